@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+# One target per folder: deltacome_module() declares it, links only the layers named in DEPS, and
+# makes one test program of its *_test.cc files.
+
+add_library(deltacome_options INTERFACE)
+target_compile_options(deltacome_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wconversion -Wno-sign-conversion -Wswitch -Wshadow>)
+if(DELTACOME_WERROR)
+  target_compile_options(deltacome_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
+endif()
+if(DELTACOME_SANITIZE)
+  target_compile_options(deltacome_options INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${DELTACOME_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer>)
+  target_link_options(deltacome_options INTERFACE -fsanitize=${DELTACOME_SANITIZE})
+endif()
+
+# deltacome_module(name SOURCES a.cc ... [DEPS target ...] [PRIVATE_DEPS target ...] [TESTS a_test.cc ...])
+function(deltacome_module name)
+  cmake_parse_arguments(M "" "" "SOURCES;DEPS;PRIVATE_DEPS;TESTS" ${ARGN})
+  add_library(deltacome_${name} STATIC ${M_SOURCES})
+  target_include_directories(deltacome_${name} PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src> $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)
+  target_link_libraries(deltacome_${name} PUBLIC ${M_DEPS}
+    PRIVATE $<BUILD_INTERFACE:deltacome_options> ${M_PRIVATE_DEPS})
+  set_property(TARGET deltacome_${name} PROPERTY POSITION_INDEPENDENT_CODE ON)
+  if(M_TESTS AND DELTACOME_BUILD_TESTS)
+    deltacome_test(${name}_test LABEL unit SOURCES ${M_TESTS} DEPS deltacome_${name} ${M_PRIVATE_DEPS})
+  endif()
+endfunction()
+
+# deltacome_test(name LABEL unit|golden|fault|e2e|slow|cuda SOURCES ... DEPS ...)
+function(deltacome_test name)
+  cmake_parse_arguments(T "" "LABEL" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${T_SOURCES})
+  target_link_libraries(${name} PRIVATE ${T_DEPS} deltacome_options GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE DELTACOME_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  gtest_discover_tests(${name} PROPERTIES LABELS ${T_LABEL} DISCOVERY_TIMEOUT 60)
+endfunction()

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <fmt/format.h>
+
+#include <source_location>
+#include <utility>
+
+#include "deltacome/error.h"
+
+namespace deltacome {
+
+/// Throws Error(code) with a formatted message.
+template <class... Args>
+[[noreturn]] void fail(ErrorCode code, fmt::format_string<Args...> format, Args&&... args) {
+  throw Error(code, fmt::format(format, std::forward<Args>(args)...));
+}
+
+/// Throws Error(kInternal) naming the condition and its place; called by DELTACOME_CHECK only.
+[[noreturn]] void check_failed(const char* condition, std::source_location where);
+
+}  // namespace deltacome
+
+/// A condition that only a bug in deltacome can break. Throws, never aborts: one tenant must not
+/// end the others.
+#define DELTACOME_CHECK(condition) \
+  (static_cast<bool>(condition)    \
+       ? static_cast<void>(0)      \
+       : ::deltacome::check_failed(#condition, std::source_location::current()))

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/host_tensor.h"
+#include "io/files.h"
+
+namespace deltacome {
+
+/// One safetensors file, mapped; or the same bytes in memory. Format: u64 little-endian header
+/// size, JSON header {name: {dtype, shape, data_offsets}, "__metadata__": {str: str}}, data. Every
+/// check of untrusted bytes is made when it is opened: the header is at most 100 MB, is one JSON
+/// object without duplicate names, shapes and offsets do not overflow, each entry has the bytes of
+/// its shape, and the entries tile the data section without gap, overlap or trailing bytes.
+/// Thread-safe after opening.
+class SafetensorsFile {
+ public:
+  /// Throws kNotFound, kIo; kCorrupt with one sentence that names file, tensor, got and expected;
+  /// kUnsupported for a dtype that deltacome does not read (named).
+  static SafetensorsFile open(const std::filesystem::path& path);
+  /// The same for bytes in memory; `name` stands for the file in messages.
+  static SafetensorsFile parse(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
+                               const std::string& name);
+
+  const std::map<std::string, HostTensor>& tensors() const noexcept { return tensors_; }
+  const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
+  /// The 8 size bytes and the JSON header, as stored.
+  std::span<const std::byte> header_bytes() const noexcept { return header_; }
+  const HostTensor* find(const std::string& name) const noexcept;  // null if absent
+  const HostTensor& at(const std::string& name) const;  // throws kNotFound naming file and tensor
+
+ private:
+  std::map<std::string, HostTensor> tensors_;
+  std::map<std::string, std::string> metadata_;
+  std::span<const std::byte> header_;
+  std::string name_;
+};
+
+/// The tensors of a Hugging Face checkpoint directory: model.safetensors, or the shards that
+/// model.safetensors.index.json names.
+class Checkpoint {
+ public:
+  /// Throws as SafetensorsFile::open; kNotFound if the directory has neither file (and says what it
+  /// has, for example a pytorch_model.bin); kCorrupt if index and shards disagree (a tensor listed
+  /// but absent from its shard, in two shards, or a shard name that leaves the directory).
+  static Checkpoint open(const std::filesystem::path& directory);
+
+  const std::map<std::string, HostTensor>& tensors() const noexcept { return tensors_; }
+  const HostTensor* find(const std::string& name) const noexcept;
+  const HostTensor& at(const std::string& name) const;
+  const std::filesystem::path& directory() const noexcept { return directory_; }
+  int64_t total_bytes() const noexcept;  // of all tensors' data
+
+  /// Lower-case hex SHA-256 over the tensors sorted by name: for each the line
+  /// "name\tdtype\t[d0, d1]\tsha256-of-bytes\n". Sharding and file order do not matter.
+  std::string content_hash() const;
+
+ private:
+  std::filesystem::path directory_;
+  std::map<std::string, HostTensor> tensors_;
+};
+
+/// What a tensor will be, before its bytes are written.
+struct TensorSpec {
+  std::string name;
+  DType dtype;
+  Shape shape;
+};
+
+/// Streams one safetensors file: all specs first, then the bytes of each tensor in that order, in
+/// any number of pieces. The file appears under its name (fsync, rename) in finish(); an abandoned
+/// writer leaves nothing.
+class SafetensorsWriter {
+ public:
+  /// Throws kInvalidArgument on duplicate names, kIo.
+  SafetensorsWriter(std::filesystem::path path, std::vector<TensorSpec> specs,
+                    std::map<std::string, std::string> metadata = {});
+  ~SafetensorsWriter();
+  SafetensorsWriter(const SafetensorsWriter&) = delete;
+  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
+
+  /// The next bytes of the data section. Throws kIo, kInternal if more than promised.
+  void append(std::span<const std::byte> bytes);
+  /// Throws kInternal if bytes are missing, kIo.
+  void finish();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace deltacome
