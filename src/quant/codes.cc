@@ -44,16 +44,6 @@ void unpack_row(const std::byte* in, const Plane& plane, std::span<uint8_t> code
   }
 }
 
-std::vector<float> halves_to_float(std::span<const std::byte> bytes) {
-  std::vector<float> out(bytes.size() / 2);
-  convert_to_float(bytes.data(), DType::kF16, out);
-  return out;
-}
-
-std::span<const std::byte> part_of(std::span<const std::byte> blob, const Part& part) {
-  return blob.subspan(static_cast<size_t>(part.offset), static_cast<size_t>(part.bytes));
-}
-
 }  // namespace
 
 void pack(const CodedArray& array, const ArrayLayout& layout, std::span<std::byte> blob) {
@@ -136,7 +126,8 @@ DecodedDelta decode_delta(const MatrixFormat& format, std::span<const std::byte>
   }
   DELTACOME_CHECK(format.codec == Codec::kLowRank);
   const int64_t rank = format.rank();
-  out.s = halves_to_float(part_of(blob, layout.s));
+  out.s.resize(static_cast<size_t>(rank));
+  convert_to_float(blob.data() + layout.s.offset, DType::kBf16, out.s);
   out.u.resize(static_cast<size_t>(format.base_rows * rank));
   int64_t first = 0;
   for (size_t t = 0; t < format.tiers.size(); ++t) {

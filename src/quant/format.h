@@ -43,7 +43,7 @@ std::string_view codec_name(Codec codec) noexcept;  // "raw", "dense", "lowrank"
 /// program's version. The parts of a blob follow each other, each aligned to 16 bytes:
 ///   raw       values [shape] raw_dtype
 ///   dense     codes, scales of [base_rows, n_in]                            | added rows
-///   lowrank   s [rank] f16 | per tier: V codes, V scales, U^T codes, U^T scales | added rows
+///   lowrank   s [rank] bf16 | per tier: V codes, V scales, U^T codes, U^T scales | added rows
 /// Rows >= base_rows (vocabulary that the base does not have) are whole, [added, n_in] raw_dtype.
 struct MatrixFormat {
   Codec codec = Codec::kRaw;
