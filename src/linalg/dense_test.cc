@@ -35,7 +35,9 @@ TEST(Dense, EighRowsAreOrthonormalAndDiagonalize) {
     gemm(v, false, {const_cast<double*>(a.data()), n, n}, false, {left.data(), n, n});
     gemm({left.data(), n, n}, false, v, true, {product.data(), n, n});
     for (int64_t i = 0; i < n; ++i) {
-      if (i > 0) EXPECT_LE(values[static_cast<size_t>(i - 1)], values[static_cast<size_t>(i)]);
+      if (i > 0) {
+        EXPECT_LE(values[static_cast<size_t>(i - 1)], values[static_cast<size_t>(i)]);
+      }
       for (int64_t j = 0; j < n; ++j) {
         const double want = i == j ? values[static_cast<size_t>(i)] : 0;
         EXPECT_NEAR(product[static_cast<size_t>(i * n + j)], want, 1e-11 * values.back());
@@ -55,7 +57,9 @@ TEST(Dense, InverseCholeskyTimesItsTransposeInverts) {
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) {
         EXPECT_NEAR(identity[static_cast<size_t>(i * n + j)], i == j ? 1 : 0, 1e-9);
-        if (j < i) EXPECT_EQ(r[static_cast<size_t>(i * n + j)], 0) << "R is upper triangular";
+        if (j < i) {
+          EXPECT_EQ(r[static_cast<size_t>(i * n + j)], 0) << "R is upper triangular";
+        }
       }
     }
   }

@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kColumnBlock = 64;  // columns between two updates of everything behind them
 constexpr int64_t kRowBlock = 16;     // rows a thread takes at a time
+constexpr uint16_t kSmallest = 1;     // 2^-24, the smallest fp16 scale
 constexpr int kScaleSteps = 24;  // candidates of the clipping search, 1/5 to 1 of the largest value
 
 int64_t ceil_div(int64_t a, int64_t b) {
@@ -34,7 +35,6 @@ struct Block {
 /// The scale with the least weighted squared error, as fp16 bits; never 0, so that codes stay
 /// defined.
 uint16_t best_scale(const Block& block, int bits) {
-  constexpr uint16_t kSmallest = 1;  // 2^-24
   double largest = 0, sum = 0, sum_of_weights = 0;
   for (size_t i = 0; i < block.values.size(); ++i) {
     const double magnitude = std::abs(block.values[i]);
