@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace deltacome::cuda {
+
+/// y[i] += x[i]; n elements f32. Stream-ordered; throws kDevice if the launch fails.
+void launch_add(const float* x, float* y, int64_t n, cudaStream_t stream);
+/// out[i] = silu(gate[i]) * up[i]; out may be gate.
+void launch_silu_mul(const float* gate, const float* up, float* out, int64_t n,
+                     cudaStream_t stream);
+/// y[i] = x[rows[i]]; rows [n_rows] i32 in device memory, x [*, cols], y [n_rows, cols] f32.
+void launch_gather_rows(const float* x, const int32_t* rows, float* y, int64_t n_rows, int64_t cols,
+                        cudaStream_t stream);
+
+}  // namespace deltacome::cuda
