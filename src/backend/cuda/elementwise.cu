@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "backend/cuda/cuda_check.cuh"
-#include "backend/cuda/elementwise.cuh"
+#include "backend/cuda/elementwise.h"
 
 namespace deltacome::cuda {
 namespace {
@@ -39,25 +38,25 @@ __global__ void gather_rows_kernel(const float* __restrict__ x, const int32_t* _
 
 }  // namespace
 
-void launch_add(const float* x, float* y, int64_t n, cudaStream_t stream) {
-  if (n == 0) return;
+cudaError_t launch_add(const float* x, float* y, int64_t n, cudaStream_t stream) {
+  if (n == 0) return cudaSuccess;
   add_kernel<<<grid_for(n), kBlock, 0, stream>>>(x, y, n);
-  DELTACOME_CUDA_CHECK(cudaGetLastError());
+  return cudaGetLastError();
 }
 
-void launch_silu_mul(const float* gate, const float* up, float* out, int64_t n,
-                     cudaStream_t stream) {
-  if (n == 0) return;
+cudaError_t launch_silu_mul(const float* gate, const float* up, float* out, int64_t n,
+                            cudaStream_t stream) {
+  if (n == 0) return cudaSuccess;
   silu_mul_kernel<<<grid_for(n), kBlock, 0, stream>>>(gate, up, out, n);
-  DELTACOME_CUDA_CHECK(cudaGetLastError());
+  return cudaGetLastError();
 }
 
-void launch_gather_rows(const float* x, const int32_t* rows, float* y, int64_t n_rows, int64_t cols,
-                        cudaStream_t stream) {
+cudaError_t launch_gather_rows(const float* x, const int32_t* rows, float* y, int64_t n_rows,
+                               int64_t cols, cudaStream_t stream) {
   const int64_t n = n_rows * cols;
-  if (n == 0) return;
+  if (n == 0) return cudaSuccess;
   gather_rows_kernel<<<grid_for(n), kBlock, 0, stream>>>(x, rows, y, n, cols);
-  DELTACOME_CUDA_CHECK(cudaGetLastError());
+  return cudaGetLastError();
 }
 
 }  // namespace deltacome::cuda

@@ -4,8 +4,8 @@
 #include <cuda_runtime.h>
 
 #include "backend/backend.h"
-#include "backend/cuda/cuda_check.cuh"
-#include "backend/cuda/elementwise.cuh"
+#include "backend/cuda/cuda_check.h"
+#include "backend/cuda/elementwise.h"
 
 namespace deltacome {
 namespace cuda {
@@ -98,19 +98,19 @@ class CudaBackend final : public Backend {
 
   void silu_mul(Stream& stream, const Tensor& gate, const Tensor& up, const Tensor& out) override {
     DELTACOME_CHECK(gate.size() == up.size() && gate.size() == out.size());
-    launch_silu_mul(f32(gate), f32(up), f32(out), out.size(), raw(stream));
+    DELTACOME_CUDA_CHECK(launch_silu_mul(f32(gate), f32(up), f32(out), out.size(), raw(stream)));
   }
   void add(Stream& stream, const Tensor& x, const Tensor& y) override {
     DELTACOME_CHECK(x.size() == y.size());
-    launch_add(f32(x), f32(y), y.size(), raw(stream));
+    DELTACOME_CUDA_CHECK(launch_add(f32(x), f32(y), y.size(), raw(stream)));
   }
   void gather_rows(Stream& stream, const Tensor& x, std::span<const int32_t> rows,
                    const Tensor& y) override {
     DELTACOME_CHECK(static_cast<int64_t>(rows.size()) == y.rows() && x.cols() == y.cols());
     const Tensor ids = allocate(DType::kI32, {y.rows()});
     upload(stream, std::as_bytes(rows), ids);
-    launch_gather_rows(f32(x), reinterpret_cast<const int32_t*>(bytes_of(ids)), f32(y), y.rows(),
-                       y.cols(), raw(stream));
+    DELTACOME_CUDA_CHECK(launch_gather_rows(f32(x), reinterpret_cast<const int32_t*>(bytes_of(ids)),
+                                            f32(y), y.rows(), y.cols(), raw(stream)));
     stream.synchronize();  // `rows` and `ids` end with this call
   }
 
