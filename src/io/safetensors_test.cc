@@ -62,6 +62,7 @@ TEST(Safetensors, ReadsAFileWithoutTensorsOrWithEmptyOnes) {
                         "abcd");
   const SafetensorsFile file = parse_safetensors(bytes);
   EXPECT_EQ(file.at("a").size(), 0);
+  EXPECT_TRUE(file.at("a").to_float().empty());
   EXPECT_EQ(file.at("e").bytes[1], std::byte{'d'});
 }
 
