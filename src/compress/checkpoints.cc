@@ -34,6 +34,7 @@ void expect_same_architecture(const ModelConfig& base, const ModelConfig& finetu
   expect_same("output projection bias", base.o_bias, finetuned.o_bias);
   expect_same("mlp_bias", base.mlp_bias, finetuned.mlp_bias);
   expect_same("sliding_window", base.sliding_window, finetuned.sliding_window);
+  expect_same("set of sliding layers", base.sliding_layers == finetuned.sliding_layers, true);
   expect_same("RoPE type", static_cast<int>(base.rope.type), static_cast<int>(finetuned.rope.type));
   expect_same("rope_theta", base.rope.theta, finetuned.rope.theta);
   if (base.rope.type == RopeType::kDefault) return;

@@ -142,6 +142,10 @@ void Archive::check_file(const std::string& name) const {
   }
 }
 
+void Archive::check_companions() const {
+  for (const std::string& name : config_.files) check_file(name);
+}
+
 int64_t Archive::file_bytes(const std::string& name) const {
   std::error_code error;
   const auto size = fs::file_size(directory_ / name, error);

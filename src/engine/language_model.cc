@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <chrono>
+
+#include "core/check.h"
+#include "delta/load_variant.h"
+#include "deltacome/model.h"
+#include "io/archive.h"
+#include "model/generate.h"
+#include "model/model.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace deltacome {
+
+struct LanguageModel::Impl {
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Stream> stream;
+  std::unique_ptr<Model> model;
+  Variant variant;
+  ModelConfig config;  // the variant's: vocabulary, stop ids
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::optional<ChatTemplate> chat_template;
+};
+
+LanguageModel::LanguageModel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+LanguageModel::LanguageModel(LanguageModel&&) noexcept = default;
+LanguageModel& LanguageModel::operator=(LanguageModel&&) noexcept = default;
+LanguageModel::~LanguageModel() = default;
+
+LanguageModel LanguageModel::open(const ModelOptions& options) {
+  auto impl = std::make_unique<Impl>();
+  const Checkpoint checkpoint = Checkpoint::open(options.model);
+  impl->config = read_model_config(options.model);
+  impl->backend = create_cpu_backend(options.n_threads);
+  impl->stream = impl->backend->create_stream();
+  impl->model = std::make_unique<Model>(*impl->backend, checkpoint, impl->config);
+  std::filesystem::path text = options.model;
+  if (options.delta) {
+    const Archive archive = Archive::open(*options.delta);
+    archive.check_base(checkpoint);
+    archive.check_companions();
+    impl->variant.device =
+        load_variant(*impl->backend, *impl->stream, archive, impl->model->config());
+    impl->config = read_model_config(*options.delta);
+    impl->variant.vocab_size = impl->config.vocab_size;
+    if (archive.file_bytes("tokenizer.json") > 0) text = *options.delta;
+  }
+  impl->tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(text));
+  impl->chat_template = ChatTemplate::load(text);
+  return LanguageModel(std::move(impl));
+}
+
+std::vector<int32_t> LanguageModel::encode(const std::string& text, bool add_special_tokens) const {
+  return impl_->tokenizer->encode(text, add_special_tokens);
+}
+
+std::string LanguageModel::decode(const std::vector<int32_t>& tokens,
+                                  bool skip_special_tokens) const {
+  return impl_->tokenizer->decode(tokens, skip_special_tokens);
+}
+
+std::string LanguageModel::chat_prompt(const std::vector<ChatTurn>& turns) const {
+  if (!impl_->chat_template)
+    fail(ErrorCode::kUnsupported, "the model has no chat template; give the prompt as text");
+  std::vector<ChatMessage> messages;
+  for (const ChatTurn& turn : turns) messages.push_back({turn.role, turn.content});
+  return impl_->chat_template->render(messages, true);
+}
+
+GenerateResult LanguageModel::generate(const std::string& prompt, const GenerateOptions& options,
+                                       const std::function<bool(const std::string&)>& on_text,
+                                       bool prompt_has_special_tokens) {
+  using Clock = std::chrono::steady_clock;
+  GenerateResult result;
+  result.prompt_tokens = encode(prompt, !prompt_has_special_tokens);
+  if (result.prompt_tokens.empty()) fail(ErrorCode::kInvalidArgument, "the prompt is empty");
+  const GenerationRequest request{
+      .prompt = result.prompt_tokens,
+      .variant = impl_->variant,
+      .max_tokens = options.max_tokens,
+      .stop_ids = impl_->config.eos_token_ids,
+      .sampling = {.temperature = static_cast<float>(options.temperature),
+                   .top_k = options.top_k,
+                   .top_p = static_cast<float>(options.top_p),
+                   .min_p = static_cast<float>(options.min_p)},
+      .seed = options.seed};
+  StreamDecoder decoder(*impl_->tokenizer, true);
+  const auto start = Clock::now();
+  auto first = start;
+  bool cancelled = false;
+  const auto emit = [&](const std::string& piece) {
+    result.text += piece;
+    if (!piece.empty() && on_text && !cancelled) cancelled = !on_text(piece);
+  };
+  const std::vector<Generation> generations = deltacome::generate(
+      *impl_->model, *impl_->stream, {&request, 1}, 1, [&](size_t, int32_t token) {
+        if (first == start) first = Clock::now();
+        emit(decoder.push(token));
+        return !cancelled;
+      });
+  emit(decoder.finish());
+  result.tokens = generations[0].tokens;
+  result.finish_reason = generations[0].stopped ? "stop" : "length";
+  result.prefill_s = std::chrono::duration<double>(first - start).count();
+  result.decode_s = std::chrono::duration<double>(Clock::now() - first).count();
+  return result;
+}
+
+int64_t LanguageModel::weight_bytes() const {
+  return impl_->model->weights().bytes;
+}
+int64_t LanguageModel::delta_bytes() const {
+  return impl_->variant.device ? impl_->variant.device->resident_bytes() : 0;
+}
+std::string LanguageModel::device() const {
+  return impl_->backend->name();
+}
+
+}  // namespace deltacome

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <chrono>
+
+#include "core/check.h"
+#include "delta/load_variant.h"
+#include "deltacome/eval.h"
+#include "eval/answer.h"
+#include "io/archive.h"
+#include "io/text_rows.h"
+#include "model/generate.h"
+#include "model/score.h"
+#include "text/tokenizer.h"
+
+namespace deltacome {
+namespace {
+
+/// The model that is scored, with what belongs to it.
+struct Candidate {
+  std::unique_ptr<Model> model;
+  Variant variant;
+  std::filesystem::path tokenizer;
+  ModelConfig config;  // the variant's
+};
+
+Candidate open_candidate(const EvalOptions& options, Backend& backend, Stream& stream) {
+  if (options.delta && options.model) {
+    fail(ErrorCode::kInvalidArgument,
+         "both a delta and a model are given; expected one of them at most");
+  }
+  const std::filesystem::path weights = options.model.value_or(options.base);
+  const Checkpoint checkpoint = Checkpoint::open(weights);
+  Candidate out;
+  out.config = read_model_config(weights);
+  out.tokenizer = weights;
+  out.model = std::make_unique<Model>(backend, checkpoint, out.config);
+  if (options.delta) {
+    const Archive archive = Archive::open(*options.delta);
+    archive.check_base(checkpoint);
+    archive.check_companions();
+    out.variant.device = load_variant(backend, stream, archive, out.model->config());
+    out.config = read_model_config(*options.delta);
+    out.variant.vocab_size = out.config.vocab_size;
+    if (archive.file_bytes("tokenizer.json") > 0) out.tokenizer = *options.delta;
+  }
+  return out;
+}
+
+/// BOS + prompt + response + EOS. The prompt's tokens are those that it shares with prompt +
+/// response tokenized as one text.
+struct TokenizedRow {
+  ScoredText text;
+  std::vector<int32_t> prompt;  // BOS + prompt alone
+};
+
+TokenizedRow tokenize(const EvalRow& row, const Tokenizer& tokenizer, const ModelConfig& config) {
+  TokenizedRow out;
+  const std::vector<TokenId> prompt = tokenizer.encode(row.prompt, false);
+  const std::vector<TokenId> whole = tokenizer.encode(row.prompt + row.response, false);
+  const auto shared =
+      std::mismatch(prompt.begin(), prompt.end(), whole.begin(), whole.end()).first -
+      prompt.begin();
+  if (config.bos_token_id) out.prompt.push_back(static_cast<int32_t>(*config.bos_token_id));
+  out.text.tokens = out.prompt;
+  out.prompt.insert(out.prompt.end(), prompt.begin(), prompt.end());
+  out.text.first_scored =
+      std::max<int64_t>(1, static_cast<int64_t>(out.text.tokens.size()) + shared);
+  out.text.tokens.insert(out.text.tokens.end(), whole.begin(), whole.end());
+  if (!config.eos_token_ids.empty())
+    out.text.tokens.push_back(static_cast<int32_t>(config.eos_token_ids.front()));
+  if (out.prompt.empty() || static_cast<int64_t>(out.text.tokens.size()) <= out.text.first_scored) {
+    fail(ErrorCode::kInvalidArgument, "a row has no response tokens to score: {}", row.json);
+  }
+  return out;
+}
+
+std::vector<std::string> complete(const Candidate& candidate, Stream& stream,
+                                  const Tokenizer& tokenizer, std::span<const TokenizedRow> rows,
+                                  std::span<const size_t> chosen, const EvalOptions& options) {
+  std::vector<GenerationRequest> requests;
+  for (const size_t i : chosen) {
+    requests.push_back({.prompt = rows[i].prompt,
+                        .variant = candidate.variant,
+                        .max_tokens = options.max_tokens,
+                        .stop_ids = candidate.config.eos_token_ids,
+                        .sampling = {},
+                        .seed = 0});
+  }
+  std::vector<std::string> texts;
+  for (const Generation& generation : generate(*candidate.model, stream, requests)) {
+    texts.push_back(tokenizer.decode(generation.tokens, true));
+  }
+  return texts;
+}
+
+}  // namespace
+
+EvalResult evaluate(const EvalOptions& options,
+                    const std::function<void(int64_t, int64_t)>& on_progress) {
+  const auto start = std::chrono::steady_clock::now();
+  const std::vector<EvalRow> rows = read_eval_rows(options.data, options.limit);
+  const auto backend = create_cpu_backend(options.n_threads);
+  const auto stream = backend->create_stream();
+  const Candidate candidate = open_candidate(options, *backend, *stream);
+  std::unique_ptr<Model> reference;
+  if (options.reference) {
+    reference = std::make_unique<Model>(*backend, Checkpoint::open(*options.reference),
+                                        read_model_config(*options.reference));
+  }
+  const Tokenizer tokenizer = Tokenizer::load(candidate.tokenizer);
+
+  std::vector<TokenizedRow> tokenized;
+  std::vector<ScoredText> texts;
+  for (const EvalRow& row : rows) {
+    tokenized.push_back(tokenize(row, tokenizer, candidate.config));
+    texts.push_back(tokenized.back().text);
+  }
+  const auto total = static_cast<int64_t>(rows.size());
+  const Score score = score_texts(*candidate.model, candidate.variant, reference.get(), *stream,
+                                  texts, [&](int64_t done) {
+                                    if (on_progress) on_progress(done, total);
+                                  });
+  EvalResult result;
+  const auto n = static_cast<double>(score.tokens);
+  result.nll = score.nll / n;
+  if (reference) {
+    result.kl = score.kl / n;
+    result.top1 = static_cast<double>(score.top1) / n;
+  }
+  result.tokens = score.tokens;
+  result.rows = total;
+
+  std::vector<size_t> chosen;  // rows to complete
+  for (size_t i = 0; i < rows.size(); ++i) {
+    result.answered_rows += rows[i].answer.has_value();
+    if (options.generations || (options.generate && rows[i].answer)) chosen.push_back(i);
+  }
+  const std::vector<std::string> completions =
+      complete(candidate, *stream, tokenizer, tokenized, chosen, options);
+  std::string lines;
+  int64_t matches = 0;
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    const EvalRow& row = rows[chosen[i]];
+    matches += row.answer && gives_answer(completions[i], *row.answer);
+    if (options.generations) lines += with_completion(row, completions[i]) + "\n";
+  }
+  if (!chosen.empty() && result.answered_rows > 0) {
+    result.exact_match = static_cast<double>(matches) / static_cast<double>(result.answered_rows);
+  }
+  if (options.generations) write_file_atomically(*options.generations, lines);
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
+}  // namespace deltacome

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "core/check.h"
+#include "deltacome/archive.h"
+#include "io/archive.h"
+
+namespace deltacome {
+namespace {
+
+/// "model.layers.3.self_attn.q_proj.weight" -> "q_proj"; norms and biases by what they are.
+std::string kind_of(const std::string& name) {
+  const std::string stem = name.substr(0, name.rfind('.'));
+  std::string last = stem.substr(stem.rfind('.') + 1);
+  if (name.ends_with(".bias")) return "bias";
+  return last.find("norm") != std::string::npos ? "norm" : last;
+}
+
+TensorInfo describe_tensor(const ArchiveTensor& tensor) {
+  TensorInfo info;
+  info.name = tensor.name;
+  info.kind = kind_of(tensor.name);
+  info.codec = codec_name(tensor.format.codec);
+  info.shape = tensor.format.shape;
+  info.bytes = layout_of(tensor.format).total_bytes;
+  info.bits_per_weight =
+      8.0 * static_cast<double>(info.bytes) / static_cast<double>(element_count(info.shape));
+  info.rank = tensor.format.rank();
+  for (const TierFormat& tier : tensor.format.tiers)
+    info.tiers.push_back({tier.rank, tier.v.bits, tier.u.bits});
+  info.relative_error = tensor.stats.relative_error;
+  info.energy = tensor.stats.energy;
+  info.stable_rank = tensor.stats.stable_rank;
+  return info;
+}
+
+}  // namespace
+
+ArchiveInfo inspect_archive(const std::filesystem::path& directory) {
+  const Archive archive = Archive::open(directory);
+  const ArchiveConfig& config = archive.config();
+  ArchiveInfo info;
+  info.method = config.method;
+  info.architecture = config.architecture;
+  info.created_by = config.created_by;
+  info.base_name = config.base_name;
+  info.base_hash = config.base_hash;
+  info.finetuned_name = config.finetuned_name;
+  info.finetuned_hash = config.finetuned_hash;
+  info.requested_bits = config.requested_bits;
+  for (const ArchiveTensor& tensor : config.tensors) {
+    const TensorInfo& described = info.tensors.emplace_back(describe_tensor(tensor));
+    const bool embedding = described.kind == "embed_tokens" || described.kind == "lm_head";
+    const bool projection = described.kind.ends_with("_proj");
+    (projection  ? info.projection_bytes
+     : embedding ? info.embedding_bytes
+                 : info.other_bytes) += described.bytes;
+  }
+  info.all_in_bytes = archive.all_in_bytes();
+  info.header_bytes =
+      info.all_in_bytes - info.projection_bytes - info.embedding_bytes - info.other_bytes;
+  for (const std::string& name : config.files) {
+    if (is_tokenizer_file(name)) info.tokenizer_bytes += archive.file_bytes(name);
+  }
+  info.finetuned_bytes = 2 * config.finetuned_parameters;
+  if (config.projection_weights > 0) {
+    info.bits_per_weight = 8.0 * static_cast<double>(info.projection_bytes) /
+                           static_cast<double>(config.projection_weights);
+  }
+  if (info.finetuned_bytes > 0) {
+    info.ratio = static_cast<double>(info.all_in_bytes) / static_cast<double>(info.finetuned_bytes);
+  }
+  info.calibration_files = config.calibration.files;
+  info.calibration_tokens = config.calibration.tokens;
+  info.calibration_sequence_length = config.calibration.sequence_length;
+  info.seed = config.calibration.seed;
+  if (config.held_out) {
+    info.held_out = {config.held_out->file, config.held_out->tokens, config.held_out->kl,
+                     config.held_out->top1};
+  }
+  return info;
+}
+
+std::vector<std::string> verify_archive(const std::filesystem::path& directory,
+                                        const std::optional<std::filesystem::path>& base) {
+  const Archive archive = Archive::open(directory);
+  std::vector<std::string> notes = archive.verify();
+  if (base) archive.check_base(Checkpoint::open(*base));
+  return notes;
+}
+
+}  // namespace deltacome
