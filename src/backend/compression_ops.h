@@ -56,6 +56,8 @@ class CompressionOps {
                      std::span<const double> cols) = 0;
   /// Sums over each row of a * b, to the host. a, b [n, d].
   virtual std::vector<double> row_dots(Stream& stream, const Tensor& a, const Tensor& b) = 0;
+  /// out = a, of equal size and dtype.
+  virtual void copy(Stream& stream, const Tensor& a, const Tensor& out) = 0;
   /// out = a^T.
   virtual void transpose(Stream& stream, const Tensor& a, const Tensor& out) = 0;
 

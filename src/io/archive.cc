@@ -94,7 +94,7 @@ Archive Archive::open(const fs::path& directory) {
     const int64_t want = layout_of(tensor.format).total_bytes;
     if (stored.dtype != DType::kU8 || static_cast<int64_t>(stored.bytes.size()) != want) {
       fail(ErrorCode::kCorrupt, "{}: tensor {} holds {} bytes of {}, expected {} of U8",
-           (directory / kTensorsName).string(), deltacome::quoted(tensor.name), stored.bytes.size(),
+           (directory / kTensorsName).string(), quote(tensor.name), stored.bytes.size(),
            dtype_name(stored.dtype), want);
     }
   }
@@ -117,8 +117,7 @@ HostTensor Archive::blob(const ArchiveTensor& tensor) const {
   HostTensor stored = file_->at(tensor.name);
   if (const std::string got = sha256_hex(stored.bytes); got != tensor.sha256) {
     fail(ErrorCode::kCorrupt, "{}: tensor {}: SHA-256 of its bytes is {}, {} says {}",
-         (directory_ / kTensorsName).string(), deltacome::quoted(tensor.name), got, kConfigName,
-         tensor.sha256);
+         (directory_ / kTensorsName).string(), quote(tensor.name), got, kConfigName, tensor.sha256);
   }
   stored.owner = file_;
   return stored;
@@ -171,7 +170,7 @@ std::vector<std::string> Archive::verify() const {
     const std::string name = entry.path().filename().string();
     if (name != kManifestName && !manifest_.contains(name)) {
       notes.push_back(
-          fmt::format("{} is not part of the archive and was not checked", deltacome::quoted(name)));
+          fmt::format("{} is not part of the archive and was not checked", quote(name)));
     }
   }
   std::sort(notes.begin(), notes.end());
@@ -200,7 +199,7 @@ void ArchiveWriter::write(const fs::path& directory, const fs::path& companions)
     DELTACOME_CHECK(static_cast<int64_t>(blob.size()) == specs[i].shape[0]);
     if (sha256_hex(blob) != config_.tensors[i].sha256) {
       fail(ErrorCode::kCorrupt, "tensor {}: its bytes changed while the archive was written",
-           deltacome::quoted(config_.tensors[i].name));
+           quote(config_.tensors[i].name));
     }
     tensors.append(blob);
   }

@@ -78,7 +78,7 @@ ArrayFormat array_from_json(const json& value, const std::string& where) {
   }
   if (code != "midrise") {
     fail(ErrorCode::kUnsupported,
-         "{}: code {} is not known to this version; it knows midrise and f16", where, deltacome::quoted(code));
+         "{}: code {} is not known to this version; it knows midrise and f16", where, quote(code));
   }
   if (bits == 16) fail(ErrorCode::kCorrupt, "{}: code midrise with 16 bits", where);
   const json& block = array(value, "block", where);
@@ -100,7 +100,7 @@ double optional_stat(const json& object, const char* name, const std::string& wh
 DType dtype_field(const json& object, const std::string& where) {
   const std::string name = text(object, "dtype", where);
   const auto dtype = dtype_from_name(name);
-  if (!dtype) fail(ErrorCode::kUnsupported, "{}: unknown dtype {}", where, deltacome::quoted(name));
+  if (!dtype) fail(ErrorCode::kUnsupported, "{}: unknown dtype {}", where, quote(name));
   return *dtype;
 }
 
@@ -130,7 +130,7 @@ json to_json(const ArchiveTensor& tensor) {
 ArchiveTensor tensor_from_json(const json& value, const std::string& where_file) {
   ArchiveTensor tensor;
   tensor.name = text(value, "name", where_file);
-  const std::string where = fmt::format("{}: tensor {}", where_file, deltacome::quoted(tensor.name));
+  const std::string where = fmt::format("{}: tensor {}", where_file, quote(tensor.name));
   const std::string codec = text(value, "codec", where);
   MatrixFormat& f = tensor.format;
   for (const json& extent : array(value, "shape", where))
@@ -153,7 +153,7 @@ ArchiveTensor tensor_from_json(const json& value, const std::string& where_file)
   } else {
     fail(ErrorCode::kUnsupported,
          "{}: codec {} is not known to this version; it knows raw, dense, lowrank", where,
-         deltacome::quoted(codec));
+         quote(codec));
   }
   validate(f, tensor.name);
   tensor.stats = {optional_stat(value, "relative_error", where),
@@ -195,7 +195,7 @@ json to_json(const ArchiveConfig& config) {
 ArchiveConfig config_from_json(const json& value, const std::string& where) {
   if (text(value, "format", where) != "deltacome") {
     fail(ErrorCode::kCorrupt, "{}: format {}, expected \"deltacome\"", where,
-         deltacome::quoted(text(value, "format", where)));
+         quote(text(value, "format", where)));
   }
   const int64_t version = integer(value, "format_version", where);
   if (version != kArchiveFormatVersion) {
@@ -233,7 +233,7 @@ ArchiveConfig config_from_json(const json& value, const std::string& where) {
     config.tensors.push_back(tensor_from_json(tensor, where));
     if (!names.insert(config.tensors.back().name).second) {
       fail(ErrorCode::kCorrupt, "{}: tensor {} is listed twice", where,
-           deltacome::quoted(config.tensors.back().name));
+           quote(config.tensors.back().name));
     }
   }
   return config;

@@ -26,14 +26,14 @@ std::vector<CodedTensor> read_shard(const std::filesystem::path& path) {
   for (const auto& [name, stored] : file.tensors()) {
     const auto described = file.metadata().find(name);
     if (described == file.metadata().end()) {
-      fail(ErrorCode::kCorrupt, "{}: tensor {} is not described", path.string(), deltacome::quoted(name));
+      fail(ErrorCode::kCorrupt, "{}: tensor {} is not described", path.string(), quote(name));
     }
     const ArchiveTensor tensor =
         tensor_from_json(parse_json_object(described->second, path.string()), path.string());
     if (sha256_hex(stored.bytes) != tensor.sha256 ||
         static_cast<int64_t>(stored.bytes.size()) != layout_of(tensor.format).total_bytes) {
       fail(ErrorCode::kCorrupt, "{}: tensor {} does not have the bytes that were written",
-           path.string(), deltacome::quoted(name));
+           path.string(), quote(name));
     }
     tensors.push_back(
         {name, tensor.format, {stored.bytes.begin(), stored.bytes.end()}, tensor.stats});

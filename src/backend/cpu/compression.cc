@@ -18,6 +18,18 @@ linalg::View view(const Tensor& tensor) {
   return {f64(tensor), tensor.rows(), tensor.cols()};
 }
 
+/// Row r of a matrix of any floating dtype, exactly.
+void load_row(const Tensor& tensor, int64_t r, std::span<double> out) {
+  if (tensor.dtype == DType::kF64) {
+    std::copy_n(f64(tensor) + r * tensor.cols(), out.size(), out.begin());
+    return;
+  }
+  std::vector<float> row(out.size());
+  convert_to_float(bytes_of(tensor) + r * tensor.cols() * dtype_bytes(tensor.dtype), tensor.dtype,
+                   row);
+  std::copy(row.begin(), row.end(), out.begin());
+}
+
 class CpuCompressionOps final : public CompressionOps {
  public:
   explicit CpuCompressionOps(ThreadPool& pool) : pool_(pool) {}
@@ -26,13 +38,12 @@ class CpuCompressionOps final : public CompressionOps {
     DELTACOME_CHECK(a.size() == out.size() && b.size() == out.size());
     const int64_t cols = out.cols();
     pool_.parallel_for(out.rows(), 16, [&](int64_t begin, int64_t end) {
-      std::vector<float> x(static_cast<size_t>(cols)), y(x.size());
+      std::vector<double> x(static_cast<size_t>(cols)), y(x.size());
       for (int64_t r = begin; r < end; ++r) {
-        convert_to_float(bytes_of(a) + r * cols * dtype_bytes(a.dtype), a.dtype, x);
-        convert_to_float(bytes_of(b) + r * cols * dtype_bytes(b.dtype), b.dtype, y);
+        load_row(a, r, x);
+        load_row(b, r, y);
         double* to = f64(out) + r * cols;
-        for (size_t i = 0; i < x.size(); ++i)
-          to[i] = static_cast<double>(x[i]) - static_cast<double>(y[i]);
+        for (size_t i = 0; i < x.size(); ++i) to[i] = x[i] - y[i];
       }
     });
   }
@@ -98,6 +109,11 @@ class CpuCompressionOps final : public CompressionOps {
       }
     });
     return sums;
+  }
+
+  void copy(Stream&, const Tensor& a, const Tensor& out) override {
+    DELTACOME_CHECK(a.dtype == out.dtype && a.size() == out.size());
+    std::copy_n(bytes_of(a), a.bytes(), bytes_of(out));
   }
 
   void transpose(Stream&, const Tensor& a, const Tensor& out) override {
