@@ -35,9 +35,8 @@ float CodedRows::scale_at(int64_t scale_row, int64_t col) const {
 void CodedRows::load_scales(const Kernels& kernels, int64_t scale_row, const CodedTile& tile,
                             float* scales) const {
   if (format_.scale_cols == 1) {
-    kernels.convert(WeightType::kF16,
-                    scales_ + 2 * (scale_row * scales_per_row_ + tile.first_col), tile.n_cols,
-                    scales);
+    kernels.convert(WeightType::kF16, scales_ + 2 * (scale_row * scales_per_row_ + tile.first_col),
+                    tile.n_cols, scales);
     return;
   }
   for (int64_t j = 0; j < tile.n_cols; ++j) scales[j] = scale_at(scale_row, tile.first_col + j);
@@ -46,14 +45,14 @@ void CodedRows::load_scales(const Kernels& kernels, int64_t scale_row, const Cod
 void CodedRows::decode_row(const Kernels& kernels, int64_t row, const CodedTile& tile, float* out,
                            const float* scales) const {
   const auto decode_piece = [&](int64_t first, int64_t n, float scale, const float* each) {
-    kernels.decode({.bits = format_.bits,
-                    .low = low_ + row * low_bytes_ +
-                           first * (format_.bits == 3 ? 2 : format_.bits) / 8,
-                    .high = high_ == nullptr ? nullptr : high_ + row * high_bytes_ + first / 8,
-                    .n = n,
-                    .scale = scale,
-                    .scales = each,
-                    .out = out + (first - tile.first_col)});
+    kernels.decode(
+        {.bits = format_.bits,
+         .low = low_ + row * low_bytes_ + first * (format_.bits == 3 ? 2 : format_.bits) / 8,
+         .high = high_ == nullptr ? nullptr : high_ + row * high_bytes_ + first / 8,
+         .n = n,
+         .scale = scale,
+         .scales = each,
+         .out = out + (first - tile.first_col)});
   };
   if (!whole_groups()) return decode_piece(tile.first_col, tile.n_cols, 1, scales);
   const int64_t end = tile.first_col + tile.n_cols;

@@ -50,8 +50,8 @@ class CodedRows {
   int64_t rows_ = 0;
   int64_t cols_ = 0;
   int64_t scales_per_row_ = 1;
-  const uint8_t* low_ = nullptr;      // plane of rows of low_bytes_; of 16 bits the elements
-  const uint8_t* high_ = nullptr;     // of 3 bits the plane of the high bits
+  const uint8_t* low_ = nullptr;       // plane of rows of low_bytes_; of 16 bits the elements
+  const uint8_t* high_ = nullptr;      // of 3 bits the plane of the high bits
   const std::byte* scales_ = nullptr;  // f16 [scale rows, scales_per_row_]
   int64_t low_bytes_ = 0;
   int64_t high_bytes_ = 0;

@@ -14,8 +14,8 @@ namespace deltacome::cpu {
 /// One tensor of a variant: its blob as stored, and views into it.
 struct VariantTensor {
   struct Tier {
-    CodedRows v;  // [rank, n_in]
-    CodedRows u;  // [rank, base_rows]: by component
+    CodedRows v;        // [rank, n_in]
+    CodedRows u;        // [rank, base_rows]: by component
     int64_t first = 0;  // component
   };
 
