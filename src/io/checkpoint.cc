@@ -19,8 +19,8 @@ constexpr size_t kHashPieceBytes = 4u << 20;
 
 /// What a user may have taken for the checkpoint; for a message.
 std::string weight_files(const fs::path& directory) {
-  static constexpr std::array<const char*, 6> kExtensions{".safetensors", ".bin", ".gguf",
-                                                          ".pt",          ".pth", ".json"};
+  static constexpr std::array<const char*, 5> kExtensions{".safetensors", ".bin", ".gguf", ".pt",
+                                                          ".pth"};
   std::set<std::string> names;
   std::error_code error;
   fs::directory_iterator entry(directory, error);

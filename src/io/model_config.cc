@@ -2,9 +2,11 @@
 #include "io/model_config.h"
 
 #include <array>
-#include <cmath>
+#include <system_error>
+#include <utility>
 
 #include "core/check.h"
+#include "io/config_fields.h"
 #include "io/files.h"
 #include "io/json.h"
 
@@ -14,10 +16,10 @@ namespace {
 using nlohmann::json;
 
 // Bounds far above any model, so that no product of sizes below overflows an int64.
-constexpr int64_t kMaxWidth = 1 << 20;   // hidden_size, intermediate_size, head_dim
-constexpr int64_t kMaxHeads = 1 << 16;   // heads * head_dim * hidden < 2^57
-constexpr int64_t kMaxLayers = 1 << 12;  //
-constexpr int64_t kMaxVocab = 1 << 26;   //
+constexpr int64_t kMaxWidth = 1 << 20;  // hidden_size, intermediate_size, head_dim
+constexpr int64_t kMaxHeads = 1 << 16;  // heads * head_dim * hidden_size <= 2^56
+constexpr int64_t kMaxLayers = 1 << 12;
+constexpr int64_t kMaxVocab = 1 << 26;
 constexpr int64_t kMaxPositions = int64_t{1} << 40;
 
 struct Architecture {
@@ -28,83 +30,6 @@ constexpr std::array<Architecture, 4> kArchitectures{{{"llama", "LlamaForCausalL
                                                       {"mistral", "MistralForCausalLM"},
                                                       {"qwen2", "Qwen2ForCausalLM"},
                                                       {"qwen3", "Qwen3ForCausalLM"}}};
-
-/// Typed reads of one JSON object; every message names the file and the field. A field that is
-/// null counts as absent.
-class Fields {
- public:
-  Fields(const json& object, std::string where) : object_(object), where_(std::move(where)) {}
-
-  const std::string& where() const noexcept { return where_; }
-
-  bool is_present(const char* key) const noexcept { return object_.contains(key); }
-
-  /// Null if the field is absent or null.
-  const json* find(const char* key) const {
-    const auto found = object_.find(key);
-    return found == object_.end() || found->is_null() ? nullptr : &*found;
-  }
-
-  const json& require(const char* key) const {
-    const json* value = find(key);
-    if (value == nullptr) fail(ErrorCode::kCorrupt, "{}: {} is missing", where_, key);
-    return *value;
-  }
-
-  [[noreturn]] void reject(const char* key, const json& value, const std::string& expected) const {
-    fail(ErrorCode::kCorrupt, "{}: {} is {}, expected {}", where_, key, describe(value), expected);
-  }
-
-  int64_t integer(const char* key, int64_t low, int64_t high) const {
-    return check_integer(key, require(key), low, high);
-  }
-  int64_t integer_or(const char* key, int64_t absent, int64_t low, int64_t high) const {
-    const json* value = find(key);
-    return value == nullptr ? absent : check_integer(key, *value, low, high);
-  }
-  int64_t check_integer(const char* key, const json& value, int64_t low, int64_t high) const {
-    const bool valid = value.is_number_unsigned()
-                           ? value.get<uint64_t>() <= static_cast<uint64_t>(high)
-                           : value.is_number_integer();
-    if (!valid || value.get<int64_t>() < low || value.get<int64_t>() > high) {
-      reject(key, value, fmt::format("an integer from {} to {}", low, high));
-    }
-    return value.get<int64_t>();
-  }
-
-  double number(const char* key, double low, double high) const {
-    return check_number(key, require(key), low, high);
-  }
-  double number_or(const char* key, double absent, double low, double high) const {
-    const json* value = find(key);
-    return value == nullptr ? absent : check_number(key, *value, low, high);
-  }
-
-  bool flag_or(const char* key, bool absent) const {
-    const json* value = find(key);
-    if (value == nullptr) return absent;
-    if (!value->is_boolean()) reject(key, *value, "true or false");
-    return value->get<bool>();
-  }
-
-  std::string text_or(const char* key, const std::string& absent) const {
-    const json* value = find(key);
-    if (value == nullptr) return absent;
-    if (!value->is_string()) reject(key, *value, "a string");
-    return value->get<std::string>();
-  }
-
- private:
-  double check_number(const char* key, const json& value, double low, double high) const {
-    if (!value.is_number() || !(value.get<double>() >= low && value.get<double>() <= high)) {
-      reject(key, value, fmt::format("a number from {} to {}", low, high));
-    }
-    return value.get<double>();
-  }
-
-  const json& object_;
-  std::string where_;
-};
 
 std::string supported(const char* Architecture::*member) {
   std::string list;
@@ -122,7 +47,7 @@ const Architecture* find_architecture(const std::string& text, const char* Archi
 }
 
 /// architectures[0] decides; a file without it is known by its model_type. The two must agree.
-const Architecture& read_architecture(const Fields& fields) {
+const Architecture& read_architecture(const ConfigFields& fields) {
   const std::string model_type = fields.text_or("model_type", "");
   const json* list = fields.find("architectures");
   if (list == nullptr || (list->is_array() && list->empty())) {
@@ -150,13 +75,13 @@ const Architecture& read_architecture(const Fields& fields) {
   return *known;
 }
 
-[[noreturn]] void fail_rope_type(const Fields& rope, const std::string& got) {
+[[noreturn]] void fail_rope_type(const ConfigFields& rope, const std::string& got) {
   fail(ErrorCode::kUnsupported,
        "{}: rope type {} is not supported; supported are default, linear, llama3", rope.where(),
        got);
 }
 
-void check_full_rotary(const Fields& fields) {
+void check_full_rotary(const ConfigFields& fields) {
   const double part = fields.number_or("partial_rotary_factor", 1.0, 0.0, 1.0);
   if (part != 1.0) {
     fail(ErrorCode::kUnsupported, "{}: partial_rotary_factor {} is not supported; supported is 1",
@@ -165,12 +90,14 @@ void check_full_rotary(const Fields& fields) {
 }
 
 /// The members that depend on the type; `fields` is rope_parameters or rope_scaling.
-void read_rope_scaling(const Fields& fields, RopeConfig& rope) {
+void read_rope_scaling(const ConfigFields& fields, RopeConfig& rope) {
   const std::string type = fields.text_or("rope_type", fields.text_or("type", ""));
   check_full_rotary(fields);
   rope.theta = fields.number_or("rope_theta", rope.theta, 1.0, 1e15);
-  if (type == "default") return;
-  if (type.empty()) fail(ErrorCode::kCorrupt, "{}: rope_type is missing", fields.where());
+  if (type.empty() && fields.is_present("factor")) {
+    fail(ErrorCode::kCorrupt, "{}: rope_type is missing", fields.where());
+  }
+  if (type.empty() || type == "default") return;
   if (type == "linear") {
     rope.type = RopeType::kLinear;
     rope.factor = fields.number("factor", 1.0, 1e6);
@@ -190,7 +117,7 @@ void read_rope_scaling(const Fields& fields, RopeConfig& rope) {
 }
 
 /// transformers 5 writes rope_parameters; earlier versions rope_theta and rope_scaling.
-RopeConfig read_rope(const Fields& fields) {
+RopeConfig read_rope(const ConfigFields& fields) {
   RopeConfig rope;
   check_full_rotary(fields);
   rope.theta = fields.number_or("rope_theta", rope.theta, 1.0, 1e15);
@@ -201,14 +128,15 @@ RopeConfig read_rope(const Fields& fields) {
     for (const auto& [name, member] : value->items()) {  // one set for each layer type
       if (member.is_object()) fail_rope_type(fields, fmt::format("set by {}", quote(name)));
     }
-    read_rope_scaling(Fields(*value, fmt::format("{}: {}", fields.where(), key)), rope);
+    read_rope_scaling(ConfigFields(*value, fmt::format("{}: {}", fields.where(), key)), rope);
     break;
   }
   return rope;
 }
 
 /// Which layers slide, as layer_types says; else those from max_window_layers on.
-std::vector<bool> read_sliding_layers(const Fields& fields, int64_t n_layers, bool any_window) {
+std::vector<bool> read_sliding_layers(const ConfigFields& fields, int64_t n_layers,
+                                      bool any_window) {
   std::vector<bool> slides(static_cast<size_t>(n_layers), false);
   const json* types = fields.find("layer_types");
   if (types == nullptr) {
@@ -236,21 +164,20 @@ std::vector<bool> read_sliding_layers(const Fields& fields, int64_t n_layers, bo
   return slides;
 }
 
-void read_windows(const Fields& fields, ModelConfig& config) {
+void read_windows(const ConfigFields& fields, ModelConfig& config) {
   constexpr int64_t kDefaultWindow = 4096;  // of transformers, if the field is absent
   const bool is_qwen = config.model_type == "qwen2" || config.model_type == "qwen3";
   if (!is_qwen && config.model_type != "mistral") return;
-  const int64_t absent = fields.is_present("sliding_window") ? 0 : kDefaultWindow;
-  const int64_t window = fields.integer_or("sliding_window", absent, 1, kMaxPositions);
-  if (!is_qwen) {
-    config.sliding_window = window;
-    return;
+  if (!is_qwen || fields.flag_or("use_sliding_window", false)) {
+    const int64_t absent = fields.is_present("sliding_window") ? 0 : kDefaultWindow;
+    config.sliding_window = fields.integer_or("sliding_window", absent, 1, kMaxPositions);
   }
-  config.sliding_window = fields.flag_or("use_sliding_window", false) ? window : 0;
-  config.sliding_layers = read_sliding_layers(fields, config.n_layers, config.sliding_window > 0);
+  if (is_qwen) {
+    config.sliding_layers = read_sliding_layers(fields, config.n_layers, config.sliding_window > 0);
+  }
 }
 
-void read_sizes(const Fields& fields, ModelConfig& config) {
+void read_sizes(const ConfigFields& fields, ModelConfig& config) {
   config.hidden_size = fields.integer("hidden_size", 1, kMaxWidth);
   config.intermediate_size = fields.integer("intermediate_size", 1, kMaxWidth);
   config.n_layers = fields.integer("num_hidden_layers", 1, kMaxLayers);
@@ -280,7 +207,7 @@ void read_sizes(const Fields& fields, ModelConfig& config) {
   }
 }
 
-void read_flags(const Fields& fields, ModelConfig& config) {
+void read_flags(const ConfigFields& fields, ModelConfig& config) {
   const std::string activation = fields.text_or("hidden_act", "silu");
   if (activation != "silu" && activation != "swish") {
     fail(ErrorCode::kUnsupported, "{}: hidden_act {} is not supported; supported are silu, swish",
@@ -305,7 +232,7 @@ void read_flags(const Fields& fields, ModelConfig& config) {
 }
 
 /// eos_token_id as one id or a list; empty if absent.
-std::vector<int64_t> read_eos(const Fields& fields) {
+std::vector<int64_t> read_eos(const ConfigFields& fields) {
   const json* value = fields.find("eos_token_id");
   if (value == nullptr) return {};
   std::vector<int64_t> ids;
@@ -326,7 +253,7 @@ ModelConfig parse_model_config(std::string_view config_json, std::string_view ge
                                const std::string& name) {
   const std::string where = name + "/config.json";
   const json object = parse_json_object(config_json, where);
-  const Fields fields(object, where);
+  const ConfigFields fields(object, where);
   ModelConfig config;
   const Architecture& architecture = read_architecture(fields);
   config.model_type = architecture.model_type;
@@ -341,7 +268,7 @@ ModelConfig parse_model_config(std::string_view config_json, std::string_view ge
   if (!generation_json.empty()) {
     const std::string generation_where = name + "/generation_config.json";
     const json generation = parse_json_object(generation_json, generation_where);
-    config.eos_token_ids = read_eos(Fields(generation, generation_where));
+    config.eos_token_ids = read_eos(ConfigFields(generation, generation_where));
   }
   if (config.eos_token_ids.empty()) config.eos_token_ids = read_eos(fields);
   return config;

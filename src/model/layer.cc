@@ -33,6 +33,15 @@ Workspace::Workspace(Backend& backend, const ModelConfig& config, int64_t n_rows
   out = rows(config.hidden_size);
 }
 
+Workspace Workspace::first_rows(int64_t n_rows) const {
+  Workspace part = *this;
+  for (Tensor* tensor :
+       {&part.normed, &part.q, &part.k, &part.v, &part.mixed, &part.gate, &part.up, &part.out}) {
+    *tensor = tensor->slice(0, n_rows);
+  }
+  return part;
+}
+
 LinearTarget target(const LinearWeights& weights, const Tensor& y) {
   return {.slot = weights.weight.slot,
           .weight = weights.weight.tensor,

@@ -10,11 +10,12 @@ namespace deltacome {
 /// Activations of one batch, allocated once and reused by every layer. Rows are tokens, f32.
 struct Workspace {
   Workspace(Backend& backend, const ModelConfig& config, int64_t n_rows);
-  Tensor normed;    // [n, hidden]
-  Tensor q, k, v;   // [n, heads * head_dim]
-  Tensor mixed;     // [n, n_heads * head_dim]: attention's output
-  Tensor gate, up;  // [n, intermediate]
-  Tensor out;       // [n, hidden]: what o or down add to the residual stream
+  Workspace first_rows(int64_t n_rows) const;  // the same memory for a smaller batch
+  Tensor normed;                               // [n, hidden]
+  Tensor q, k, v;                              // [n, heads * head_dim]
+  Tensor mixed;                                // [n, n_heads * head_dim]: attention's output
+  Tensor gate, up;                             // [n, intermediate]
+  Tensor out;  // [n, hidden]: what o or down add to the residual stream
 };
 
 /// What every piece of a layer needs to run on a batch.

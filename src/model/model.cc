@@ -104,8 +104,7 @@ Tensor Model::logits(Stream& stream, const HiddenRows& rows, int64_t first, int6
   if (count == 0) return y;
   const std::vector<VariantSegment> segments = cut(rows.segments, first, count);
   const auto variants = backend_.plan_variants(segments);
-  const std::array targets{
-      LinearTarget{.slot = weights_.head.slot, .weight = weights_.head.tensor, .y = y}};
+  const std::array targets{target({weights_.head, {}}, y)};
   backend_.linear(stream, *variants, rows.hidden.slice(first, count), targets);
   return y;
 }

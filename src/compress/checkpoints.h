@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "io/model_config.h"
+#include "io/safetensors.h"
+
+namespace deltacome {
+
+/// A base and its fine-tune, checked to be of one architecture: every tensor of one is in the other
+/// with the same shape, but for vocabulary rows; all values are finite.
+struct CheckpointPair {
+  Checkpoint base, finetuned;
+  ModelConfig base_config, finetuned_config;
+  std::vector<ExpectedTensor> tensors;  // of the base; a tensor's index is its slot
+  std::string base_hash, finetuned_hash;
+};
+
+/// Throws kMismatch for tensors or settings that differ (by name, with both values), kCorrupt for
+/// NaN or infinity (by tensor), and what the readers throw.
+CheckpointPair open_pair(const std::filesystem::path& base, const std::filesystem::path& finetuned);
+
+/// True if both tensors have the same values.
+bool equal_values(const HostTensor& a, const HostTensor& b);
+
+}  // namespace deltacome

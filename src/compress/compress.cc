@@ -1,0 +1,421 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "deltacome/compress.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+
+#include "backend/backend.h"
+#include "compress/calibration.h"
+#include "compress/checkpoints.h"
+#include "compress/codec.h"
+#include "compress/layer_flow.h"
+#include "compress/plan.h"
+#include "compress/work_directory.h"
+#include "core/check.h"
+#include "io/archive.h"
+#include "io/text_rows.h"
+#include "model/score.h"
+#include "text/tokenizer.h"
+
+namespace deltacome {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Kind = ExpectedTensor::Kind;
+
+constexpr const char* kOuterPart = "outer";  // embedding, final norm and head
+constexpr int64_t kHeldOutTokens = 16384;    // of held-out text that fidelity is measured on
+
+std::string layer_part(int64_t layer) {
+  return fmt::format("layer-{:05}", layer);
+}
+
+const char* method_name(Method method) {
+  switch (method) {
+    case Method::kCome:
+      return "come";
+    case Method::kLowRank:
+      return "lowrank";
+    case Method::kBitDelta:
+      return "bitdelta";
+  }
+  return "?";
+}
+
+/// "model.layers.3.self_attn.q_proj.weight" -> "q_proj".
+std::string kind_of(const std::string& name) {
+  const std::string stem = name.substr(0, name.rfind('.'));
+  return stem.substr(stem.rfind('.') + 1);
+}
+
+std::string directory_name(const std::filesystem::path& path) {
+  const std::filesystem::path full = std::filesystem::absolute(path).lexically_normal();
+  return full.has_filename() ? full.filename().string() : full.parent_path().filename().string();
+}
+
+int64_t peak_resident_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t{1024} * usage.ru_maxrss;
+}
+
+void check_options(const CompressOptions& options) {
+  if (!(options.bits > 0 && options.bits <= 16)) {
+    fail(ErrorCode::kInvalidArgument, "--bits {}: expected a number above 0 and at most 16",
+         options.bits);
+  }
+  if (options.method == Method::kBitDelta && options.bits < 1) {
+    fail(ErrorCode::kInvalidArgument, "--bits {}: bitdelta stores one bit per weight, no less",
+         options.bits);
+  }
+  if (options.group < 8 || options.group % 8 != 0) {
+    fail(ErrorCode::kInvalidArgument, "--group {}: expected a positive multiple of 8",
+         options.group);
+  }
+  if (options.calibration_tokens <= 0) {
+    fail(ErrorCode::kInvalidArgument, "--calib-tokens {}: expected a positive number",
+         options.calibration_tokens);
+  }
+}
+
+/// One line per thing that the coded bytes depend on.
+std::string identity_of(const CompressOptions& options, const CheckpointPair& pair,
+                        const Backend& backend) {
+  std::string text =
+      fmt::format("deltacome {}\nbase {}\nfine-tune {}\nmethod {}\nbits {}\ngroup {}\n",
+                  DELTACOME_VERSION, pair.base_hash, pair.finetuned_hash,
+                  method_name(options.method), options.bits, options.group);
+  text += fmt::format("backend {}\nseed {}\ncalibration tokens {}\n", backend.name(), options.seed,
+                      options.calibration.empty() ? 0 : options.calibration_tokens);
+  for (const std::filesystem::path& file : options.calibration) {
+    text += fmt::format("calibration {}\n", sha256_hex(MappedFile::open(file)->bytes()));
+  }
+  return text;
+}
+
+/// One compression from open checkpoints to a finished archive.
+class Compression {
+ public:
+  Compression(const CompressOptions& options,
+              const std::function<void(const CompressProgress&)>& on_progress)
+      : options_(options),
+        on_progress_(on_progress),
+        pair_(open_pair(options.base, options.finetuned)),
+        backend_(create_cpu_backend(options.n_threads)),
+        stream_(backend_->create_stream()),
+        model_(*backend_, pair_.base, pair_.base_config),
+        variant_(backend_->create_variant(static_cast<int>(pair_.tensors.size()))),
+        work_(options.out, identity_of(options, pair_, *backend_), options.resume) {}
+
+  CompressReport run() {
+    for (size_t i = 0; i < pair_.tensors.size(); ++i)
+      slots_[pair_.tensors[i].name] = static_cast<int>(i);
+    code_outer();
+    if (!options_.calibration.empty()) start_flow();
+    for (int64_t layer = 0; layer < pair_.base_config.n_layers; ++layer) code_layer(layer);
+    write();
+    CompressReport report;
+    report.archive = inspect_archive(options_.out);
+    report.kinds = summary();
+    report.notes = notes_;
+    report.seconds = elapsed();
+    report.peak_resident_bytes = peak_resident_bytes();
+    return report;
+  }
+
+ private:
+  double elapsed() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+  void progress(int64_t layer, const std::string& stage) {
+    if (!on_progress_) return;
+    const double done =
+        static_cast<double>(matrices_done_) / static_cast<double>(7 * pair_.base_config.n_layers);
+    on_progress_(
+        {.layer = layer,
+         .n_layers = pair_.base_config.n_layers,
+         .stage = stage,
+         .mean_error = n_errors_ > 0 ? error_sum_ / static_cast<double>(n_errors_) : -1,
+         .elapsed_s = elapsed(),
+         .remaining_s = coded_here_ > 0 ? elapsed() * (1 - done) / std::max(done, 1e-9) : -1});
+  }
+
+  /// Takes finished tensors over into the running variant and the list of the archive.
+  void adopt(const std::vector<CodedTensor>& tensors, const std::string& part) {
+    for (const CodedTensor& tensor : tensors) {
+      variant_->set(
+          slots_.at(tensor.name), tensor.format,
+          HostTensor::of(DType::kU8, {static_cast<int64_t>(tensor.blob.size())}, tensor.blob),
+          *stream_);
+      described_[tensor.name] = {
+          {tensor.name, tensor.format, sha256_hex(tensor.blob), tensor.stats}, part};
+    }
+  }
+
+  /// Reads a part of an interrupted run; false if it is not there.
+  bool read_part(const std::string& part) {
+    const auto tensors = work_.read(part);
+    if (tensors) adopt(*tensors, part);
+    return tensors.has_value();
+  }
+
+  /// Codes one tensor, unless it equals the base's.
+  std::optional<CodedTensor> code(const ExpectedTensor& tensor, const InputStatistics& input) {
+    const HostTensor& base = pair_.base.at(tensor.name);
+    const HostTensor& finetuned = pair_.finetuned.at(tensor.name);
+    if (equal_values(base, finetuned)) return std::nullopt;
+    switch (tensor.kind) {
+      case Kind::kNorm:
+      case Kind::kBias:
+        return encode_raw(tensor.name, finetuned);
+      case Kind::kEmbedding:
+      case Kind::kHead:
+        return encode_embedding(
+            *backend_, *stream_, tensor.name,
+            plan_embedding(finetuned.shape, base.rows(), finetuned.dtype, options_.group),
+            finetuned, base);
+      case Kind::kProjection:
+        break;
+    }
+    const Tensor d = backend_->allocate(DType::kF64, finetuned.shape);
+    backend_->compression().subtract(*stream_, backend_->import_weight(finetuned),
+                                     backend_->import_weight(base), d);
+    CodedTensor coded = encode_projection(
+        *backend_, *stream_, tensor.name,
+        plan_projection(options_.method, finetuned.shape, options_.bits, options_.group), d, input);
+    error_sum_ += coded.stats.relative_error;
+    ++n_errors_;
+    return coded;
+  }
+
+  void code_into(std::vector<CodedTensor>& part, const ExpectedTensor& tensor,
+                 const InputStatistics& input = {}) {
+    if (auto coded = code(tensor, input)) part.push_back(std::move(*coded));
+  }
+
+  void code_outer() {
+    progress(0, "embeddings");
+    if (read_part(kOuterPart)) return;
+    std::vector<CodedTensor> part;
+    for (const ExpectedTensor& tensor : pair_.tensors) {
+      if (tensor.layer < 0) code_into(part, tensor);
+    }
+    adopt(part, kOuterPart);
+    work_.write(kOuterPart, part);
+  }
+
+  void start_flow() {
+    const Tokenizer tokenizer = Tokenizer::load(options_.finetuned);
+    const ModelConfig& config = pair_.finetuned_config;
+    const auto sequences = calibration_sequences(
+        options_.calibration, tokenizer, static_cast<TokenId>(config.bos_token_id.value_or(-1)),
+        config.eos_token_ids.empty() ? -1 : static_cast<TokenId>(config.eos_token_ids.front()),
+        options_.calibration_tokens, options_.seed);
+    for (const auto& sequence : sequences)
+      calibrated_tokens_ += static_cast<int64_t>(sequence.size());
+    if (calibrated_tokens_ == 0)
+      fail(ErrorCode::kInvalidArgument, "the calibration files hold no tokens");
+    flow_ = std::make_unique<LayerFlow>(model_, *stream_, variant_, sequences);
+  }
+
+  InputStatistics statistics(int64_t layer, LayerInput input) {
+    if (!flow_) return {};
+    return make_statistics(*backend_, *stream_, flow_->statistics(layer, input));
+  }
+
+  void code_layer(int64_t layer) {
+    if (!read_part(layer_part(layer))) {
+      std::vector<CodedTensor> part;
+      for (const ExpectedTensor& tensor :
+           pair_.tensors) {  // norms and biases act on every input below
+        if (tensor.layer == layer && tensor.kind != Kind::kProjection) code_into(part, tensor);
+      }
+      adopt(part, layer_part(layer));
+      for (const LayerInput input :
+           {LayerInput::kQkv, LayerInput::kO, LayerInput::kGateUp, LayerInput::kDown}) {
+        code_projections(layer, input, part);
+      }
+      work_.write(layer_part(layer), part);
+    } else {
+      matrices_done_ += 7;
+    }
+    if (flow_) flow_->finish_layer(layer);
+    for (const ExpectedTensor& tensor : pair_.tensors) {
+      if (tensor.layer != layer) continue;
+      release_pages(pair_.base.at(tensor.name).bytes);
+      release_pages(pair_.finetuned.at(tensor.name).bytes);
+    }
+  }
+
+  void code_projections(int64_t layer, LayerInput input, std::vector<CodedTensor>& part) {
+    static const std::map<LayerInput, std::vector<std::string>> kKinds{
+        {LayerInput::kQkv, {"q_proj", "k_proj", "v_proj"}},
+        {LayerInput::kO, {"o_proj"}},
+        {LayerInput::kGateUp, {"gate_proj", "up_proj"}},
+        {LayerInput::kDown, {"down_proj"}}};
+    const InputStatistics known = statistics(layer, input);
+    std::vector<CodedTensor> coded;
+    for (const ExpectedTensor& tensor : pair_.tensors) {
+      const std::vector<std::string>& kinds = kKinds.at(input);
+      if (tensor.layer != layer || tensor.kind != Kind::kProjection ||
+          std::find(kinds.begin(), kinds.end(), kind_of(tensor.name)) == kinds.end()) {
+        continue;
+      }
+      code_into(coded, tensor, known);
+      ++matrices_done_;
+      ++coded_here_;
+      progress(layer, tensor.name);
+    }
+    adopt(coded, layer_part(layer));
+    std::move(coded.begin(), coded.end(), std::back_inserter(part));
+  }
+
+  /// KL and top-1 agreement of base + delta against the fine-tune on held-out text.
+  HeldOutFidelity measure_held_out() {
+    progress(pair_.base_config.n_layers, "measuring on held-out text");
+    const Tokenizer tokenizer = Tokenizer::load(options_.finetuned);
+    const ModelConfig& config = pair_.finetuned_config;
+    std::vector<ScoredText> texts;
+    int64_t n_tokens = 0;
+    for (const std::string& row : read_text_rows(*options_.held_out)) {
+      ScoredText text;
+      if (config.bos_token_id) text.tokens.push_back(static_cast<int32_t>(*config.bos_token_id));
+      const std::vector<TokenId> ids = tokenizer.encode(row, false);
+      text.tokens.insert(text.tokens.end(), ids.begin(), ids.end());
+      text.tokens.resize(std::min<size_t>(text.tokens.size(), kCalibrationLength));
+      if (text.tokens.size() < 2) continue;
+      n_tokens += static_cast<int64_t>(text.tokens.size());
+      texts.push_back(std::move(text));
+      if (n_tokens >= kHeldOutTokens) break;
+    }
+    if (texts.empty())
+      fail(ErrorCode::kInvalidArgument, "{}: holds no text to measure on",
+           options_.held_out->string());
+    const Model reference(*backend_, pair_.finetuned, pair_.finetuned_config);
+    const Score score = score_texts(model_, {variant_, pair_.finetuned_config.vocab_size},
+                                    &reference, *stream_, texts);
+    const auto n = static_cast<double>(score.tokens);
+    return {options_.held_out->filename().string(), score.tokens, score.kl / n,
+            static_cast<double>(score.top1) / n};
+  }
+
+  void write() {
+    ArchiveConfig config;
+    config.created_by = fmt::format("deltacome {}", DELTACOME_VERSION);
+    config.method = method_name(options_.method);
+    config.architecture = pair_.finetuned_config.architecture;
+    config.base_name = directory_name(options_.base);
+    config.base_hash = pair_.base_hash;
+    config.finetuned_name = directory_name(options_.finetuned);
+    config.finetuned_hash = pair_.finetuned_hash;
+    for (const auto& [name, tensor] : pair_.finetuned.tensors())
+      config.finetuned_parameters += tensor.size();
+    for (const ExpectedTensor& tensor : pair_.tensors) {
+      if (tensor.kind == Kind::kProjection)
+        config.projection_weights += element_count(tensor.shape);
+    }
+    config.requested_bits = options_.bits;
+    for (const std::filesystem::path& file : options_.calibration) {
+      config.calibration.files.push_back(file.filename().string());
+    }
+    config.calibration.tokens = calibrated_tokens_;
+    config.calibration.sequence_length = calibrated_tokens_ > 0 ? kCalibrationLength : 0;
+    config.calibration.seed = options_.seed;
+    if (options_.held_out) config.held_out = measure_held_out();
+    if (options_.calibration.empty() && options_.method == Method::kCome) {
+      notes_.push_back(
+          "no calibration text was given, so codes are rounded to nearest: on the project's own "
+          "models that "
+          "raised KL to the fine-tune several times over (docs/quality.md); give --calib FILE");
+    }
+    progress(pair_.base_config.n_layers, "writing");
+    ArchiveWriter writer(std::move(config));
+    for (const ExpectedTensor& tensor : pair_.tensors) {  // model order
+      const auto it = described_.find(tensor.name);
+      if (it == described_.end()) continue;
+      writer.add(it->second.tensor, [this, name = tensor.name, part = it->second.part] {
+        return stored_blob(part, name);
+      });
+    }
+    writer.write(options_.out, options_.finetuned);
+    work_.remove();
+  }
+
+  /// Blobs come back from the shards, one part in memory at a time.
+  std::vector<std::byte> stored_blob(const std::string& part, const std::string& name) {
+    if (loaded_part_ != part) {
+      auto tensors = work_.read(part);
+      if (!tensors) fail(ErrorCode::kIo, "part {} of the unfinished archive has disappeared", part);
+      loaded_ = std::move(*tensors);
+      loaded_part_ = part;
+    }
+    const auto it = std::find_if(loaded_.begin(), loaded_.end(),
+                                 [&](const CodedTensor& t) { return t.name == name; });
+    if (it == loaded_.end())
+      fail(ErrorCode::kIo, "part {} of the unfinished archive has lost {}", part, name);
+    return it->blob;
+  }
+
+  std::vector<KindSummary> summary() const {
+    std::vector<KindSummary> kinds;
+    std::map<std::string, double> bytes, weights;
+    for (const ExpectedTensor& tensor : pair_.tensors) {
+      const auto it = described_.find(tensor.name);
+      if (tensor.kind != Kind::kProjection || it == described_.end()) continue;
+      const std::string kind = kind_of(tensor.name);
+      auto at = std::find_if(kinds.begin(), kinds.end(),
+                             [&](const KindSummary& k) { return k.kind == kind; });
+      if (at == kinds.end())
+        at = kinds.insert(kinds.end(), KindSummary{.kind = kind, .relative_error = 0});
+      const ArchiveTensor& described = it->second.tensor;
+      ++at->matrices;
+      at->rank += static_cast<double>(described.format.rank());
+      at->relative_error += described.stats.relative_error;
+      bytes[kind] += static_cast<double>(layout_of(described.format).total_bytes);
+      weights[kind] += static_cast<double>(element_count(tensor.shape));
+    }
+    for (KindSummary& kind : kinds) {
+      kind.rank /= static_cast<double>(kind.matrices);
+      kind.relative_error /= static_cast<double>(kind.matrices);
+      kind.bits_per_weight = 8 * bytes[kind.kind] / weights[kind.kind];
+    }
+    return kinds;
+  }
+
+  struct Described {
+    ArchiveTensor tensor;
+    std::string part;  // the shard that holds its blob
+  };
+
+  const CompressOptions& options_;
+  const std::function<void(const CompressProgress&)>& on_progress_;
+  Clock::time_point start_ = Clock::now();
+  CheckpointPair pair_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Stream> stream_;
+  Model model_;
+  std::shared_ptr<DeviceVariant> variant_;
+  WorkDirectory work_;
+  std::map<std::string, int> slots_;
+  std::map<std::string, Described> described_;
+  std::unique_ptr<LayerFlow> flow_;
+  int64_t calibrated_tokens_ = 0;
+  int64_t matrices_done_ = 0, coded_here_ = 0, n_errors_ = 0;
+  double error_sum_ = 0;
+  std::vector<std::string> notes_;
+  std::string loaded_part_;
+  std::vector<CodedTensor> loaded_;
+};
+
+}  // namespace
+
+CompressReport compress_delta(const CompressOptions& options,
+                              const std::function<void(const CompressProgress&)>& on_progress) {
+  check_options(options);
+  return Compression(options, on_progress).run();
+}
+
+}  // namespace deltacome

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compress/layer_flow.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "core/check.h"
+
+namespace deltacome {
+namespace {
+
+constexpr int64_t kChunkTokens = 4096;  // rows that go through a layer at a time
+
+}  // namespace
+
+LayerFlow::LayerFlow(const Model& model, Stream& stream,
+                     std::shared_ptr<const DeviceVariant> variant,
+                     std::vector<std::vector<TokenId>> sequences)
+    : model_(model), stream_(stream) {
+  Backend& backend = model.backend();
+  const ModelConfig& config = model.config();
+  std::vector<int32_t> ids;
+  std::vector<std::vector<int64_t>> lengths{{}};  // of the sequences of each chunk
+  int64_t in_chunk = 0;
+  for (const std::vector<TokenId>& sequence : sequences) {
+    const auto n = static_cast<int64_t>(sequence.size());
+    if (in_chunk > 0 && in_chunk + n > kChunkTokens) {
+      lengths.emplace_back();
+      in_chunk = 0;
+    }
+    lengths.back().push_back(n);
+    in_chunk += n;
+    ids.insert(ids.end(), sequence.begin(), sequence.end());
+  }
+
+  int64_t largest = 0, blocks = 0;
+  for (const std::vector<int64_t>& chunk : lengths) {
+    int64_t rows = 0, chunk_blocks = 0;
+    for (const int64_t n : chunk) {
+      rows += n;
+      chunk_blocks += KvCache::blocks_for(n);
+    }
+    largest = std::max(largest, rows);
+    blocks = std::max(blocks, chunk_blocks);
+  }
+  cache_ = std::make_unique<KvCache>(backend, config, 1, blocks);
+  work_ = std::make_unique<Workspace>(backend, config, largest);
+  const auto n_tokens = static_cast<int64_t>(ids.size());
+  hidden_ = backend.allocate(DType::kF32, {n_tokens, config.hidden_size});
+  mixed_ = backend.allocate(DType::kF32, {n_tokens, config.n_heads * config.head_dim});
+
+  int64_t first = 0;
+  for (const std::vector<int64_t>& chunk : lengths) {
+    Chunk out;
+    std::vector<Sequence> scratch;  // every chunk uses the same blocks
+    std::vector<SequenceChunk> parts;
+    out.first_row = first;
+    for (const int64_t n : chunk) {
+      cache_->reserve(scratch.emplace_back(), n);
+      out.n_rows += n;
+    }
+    for (size_t i = 0; i < chunk.size(); ++i) parts.push_back({chunk[i], 0, scratch[i].blocks});
+    out.attention = backend.plan_attention(parts);
+    const VariantSegment segment{variant, out.n_rows};
+    out.variants = backend.plan_variants({&segment, 1});
+    for (Sequence& sequence : scratch) cache_->release(sequence);
+    backend.embed(
+        stream, *out.variants, model.weights().embedding.slot,
+        std::span(ids).subspan(static_cast<size_t>(first), static_cast<size_t>(out.n_rows)),
+        model.weights().embedding.tensor, hidden_.slice(first, out.n_rows));
+    first += out.n_rows;
+    chunks_.push_back(std::move(out));
+  }
+}
+
+template <class Body>
+void LayerFlow::for_each_chunk(const Body& body) {
+  for (const Chunk& chunk : chunks_) {
+    const LayerRun run{model_.backend(), stream_,          model_.config(),
+                       *chunk.variants,  *chunk.attention, model_.weights().inv_freq};
+    body(run, work_->first_rows(chunk.n_rows), hidden_.slice(chunk.first_row, chunk.n_rows),
+         mixed_.slice(chunk.first_row, chunk.n_rows));
+  }
+}
+
+Tensor LayerFlow::statistics(int64_t layer, LayerInput input) {
+  DELTACOME_CHECK(stage_ == static_cast<int64_t>(input));
+  ++stage_;
+  Backend& backend = model_.backend();
+  CompressionOps& ops = backend.compression();
+  const LayerWeights& w = weights(layer);
+  const ModelConfig& config = model_.config();
+  const int64_t n_in = input == LayerInput::kDown ? config.intermediate_size
+                       : input == LayerInput::kO  ? config.n_heads * config.head_dim
+                                                  : config.hidden_size;
+  const Tensor c = backend.allocate(DType::kF64, {n_in, n_in});
+  const std::vector<std::byte> zeros(static_cast<size_t>(c.bytes()));
+  backend.upload(stream_, zeros, c);
+  for_each_chunk(
+      [&](const LayerRun& run, const Workspace& work, const Tensor& hidden, const Tensor& mixed) {
+        switch (input) {
+          case LayerInput::kQkv:
+            attention_input(run, w, hidden, work);
+            ops.gram(stream_, work.normed, c);
+            break;
+          case LayerInput::kO:
+            attention_input(run, w, hidden, work);
+            attention_mix(run, w, layer, cache_->keys(0), cache_->values(0), work);
+            ops.copy(stream_, work.mixed, mixed);
+            ops.gram(stream_, work.mixed, c);
+            break;
+          case LayerInput::kGateUp:
+            ops.copy(stream_, mixed, work.mixed);
+            attention_output(run, w, work, hidden);
+            mlp_input(run, w, hidden, work);
+            ops.gram(stream_, work.normed, c);
+            break;
+          case LayerInput::kDown:
+            mlp_input(run, w, hidden, work);
+            mlp_mix(run, w, work);
+            ops.gram(stream_, work.gate, c);
+            break;
+        }
+      });
+  return c;
+}
+
+void LayerFlow::finish_layer(int64_t layer) {
+  const LayerWeights& w = weights(layer);
+  for_each_chunk(
+      [&](const LayerRun& run, const Workspace& work, const Tensor& hidden, const Tensor& mixed) {
+        if (stage_ < 2) {
+          attention_input(run, w, hidden, work);
+          attention_mix(run, w, layer, cache_->keys(0), cache_->values(0), work);
+        } else if (stage_ == 2) {
+          model_.backend().compression().copy(stream_, mixed, work.mixed);
+        }
+        if (stage_ < 3) attention_output(run, w, work, hidden);
+        mlp_input(run, w, hidden, work);
+        mlp_mix(run, w, work);
+        mlp_output(run, w, work, hidden);
+      });
+  stage_ = 0;
+}
+
+}  // namespace deltacome

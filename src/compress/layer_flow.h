@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/compression_ops.h"
+#include "model/kv_cache.h"
+#include "model/layer.h"
+#include "model/model.h"
+#include "text/tokenizer.h"
+
+namespace deltacome {
+
+/// The four inputs of a layer's projections, in the order of the forward pass.
+enum class LayerInput { kQkv, kO, kGateUp, kDown };
+
+/// Calibration activations on their way through the layers: the base's weights with the delta coded
+/// so far, exactly as they will run. Holds two activations of all tokens; everything else is a
+/// chunk's. For each layer: statistics(kQkv), code q k v into `variant`, statistics(kO), code o,
+/// ..., finish_layer().
+class LayerFlow {
+ public:
+  /// Embeds `sequences`; the embedding's delta must be in `variant` by then.
+  LayerFlow(const Model& model, Stream& stream, std::shared_ptr<const DeviceVariant> variant,
+            std::vector<std::vector<TokenId>> sequences);
+
+  /// Sum of x x^T over all tokens, x the input of the named projections of `layer`. f64 [n_in,
+  /// n_in]. Stages of a layer in order; each runs what lies between it and the stage before.
+  Tensor statistics(int64_t layer, LayerInput input);
+  /// Runs what is left of `layer`, from any stage.
+  void finish_layer(int64_t layer);
+
+ private:
+  struct Chunk {
+    std::unique_ptr<AttentionPlan> attention;
+    std::unique_ptr<VariantPlan> variants;
+    int64_t first_row = 0, n_rows = 0;
+  };
+  template <class Body>
+  void for_each_chunk(const Body& body);
+  const LayerWeights& weights(int64_t layer) const {
+    return model_.weights().layers[static_cast<size_t>(layer)];
+  }
+
+  const Model& model_;
+  Stream& stream_;
+  std::vector<Chunk> chunks_;
+  std::unique_ptr<KvCache> cache_;  // of one layer and one chunk, reused
+  std::unique_ptr<Workspace> work_;
+  Tensor hidden_;      // [n_tokens, hidden_size]: the residual stream
+  Tensor mixed_;       // [n_tokens, n_heads * head_dim]: attention's output, between kO and kGateUp
+  int64_t stage_ = 0;  // stages of the current layer that have run
+};
+
+}  // namespace deltacome
