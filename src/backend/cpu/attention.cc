@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cpu/attention.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "backend/cpu/cpu_memory.h"
+
+namespace deltacome::cpu {
+namespace {
+
+constexpr int64_t kQueryTile = 8;  // queries of one kv head that share the reading of its keys
+
+/// A few queries of one sequence and the query heads of one kv head.
+struct QueryTile {
+  const CpuAttentionPlan::Chunk* chunk = nullptr;
+  int64_t kv_head = 0;
+  int64_t first = 0;  // query inside the chunk
+  int64_t count = 0;
+
+  int64_t end_key() const noexcept { return chunk->n_past + first + count; }
+};
+
+/// Attention of one call: the caches and what does not change from tile to tile.
+class AttentionCall {
+ public:
+  AttentionCall(const Runtime& runtime, const AttentionShape& shape, const Tensor& q,
+                const Tensor& k_cache, const Tensor& v_cache, const Tensor& out)
+      : runtime_(runtime),
+        shape_(shape),
+        q_(f32(q)),
+        k_(f32(k_cache)),
+        v_(f32(v_cache)),
+        out_(f32(out)),
+        per_kv_(shape.n_heads / shape.n_kv_heads),
+        kv_width_(shape.n_kv_heads * shape.head_dim),
+        q_width_(shape.n_heads * shape.head_dim) {}
+
+  void run(const QueryTile& tile) const {
+    const int64_t n = tile.count * per_kv_;
+    const int64_t first_block = first_key(tile, 0) / kKvBlock;  // blocks before are not seen
+    const int64_t origin = first_block * kKvBlock;
+    const int64_t width = ceil_div(tile.end_key() - origin, kKvBlock) * kKvBlock;
+    float* scratch = thread_scratch(n * width).data();
+    std::vector<const float*> queries, weights;
+    std::vector<float*> scores, results;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t row = tile.chunk->first_row + tile.first + i / per_kv_;
+      const int64_t head = tile.kv_head * per_kv_ + i % per_kv_;
+      queries.push_back(q_ + row * q_width_ + head * shape_.head_dim);
+      results.push_back(out_ + row * q_width_ + head * shape_.head_dim);
+      scores.push_back(scratch + i * width);
+      weights.push_back(scores.back());
+      std::fill_n(results.back(), shape_.head_dim, 0.0f);
+    }
+    for (int64_t key = origin; key < tile.end_key(); key += kKvBlock)
+      score_block(tile, key, key - origin, queries, scores);
+    std::vector<float> inverse_sums;
+    for (int64_t i = 0; i < n; ++i)
+      inverse_sums.push_back(1.0f /
+                             normalize(tile, i, origin, width, scores[static_cast<size_t>(i)]));
+    for (int64_t key = origin; key < tile.end_key(); key += kKvBlock)
+      mix_block(tile, key, key - origin, weights, results);
+    for (int64_t i = 0; i < n; ++i) {
+      float* result = results[static_cast<size_t>(i)];
+      for (int64_t d = 0; d < shape_.head_dim; ++d)
+        result[d] *= inverse_sums[static_cast<size_t>(i)];
+    }
+  }
+
+ private:
+  int64_t position(const QueryTile& tile, int64_t i) const {
+    return tile.chunk->n_past + tile.first + i / per_kv_;
+  }
+  int64_t first_key(const QueryTile& tile, int64_t i) const {
+    return shape_.window == 0 ? 0 : std::max<int64_t>(0, position(tile, i) - shape_.window + 1);
+  }
+  /// First element of a block's keys or values of the tile's kv head.
+  const float* block(const float* cache, const QueryTile& tile, int64_t key) const {
+    const int64_t id = tile.chunk->blocks[static_cast<size_t>(key / kKvBlock)];
+    return cache + id * kKvBlock * kv_width_ + tile.kv_head * shape_.head_dim;
+  }
+
+  void score_block(const QueryTile& tile, int64_t key, int64_t at,
+                   const std::vector<const float*>& queries,
+                   const std::vector<float*>& scores) const {
+    runtime_.kernels.dot({.x = queries.data(),
+                          .n_rows = static_cast<int64_t>(queries.size()),
+                          .w = block(k_, tile, key),
+                          .w_stride = kv_width_,
+                          .n_out = std::min(kKvBlock, tile.end_key() - key),
+                          .k = shape_.head_dim,
+                          .y = scores.data(),
+                          .y_offset = at});
+  }
+
+  /// Scores become weights, 0 for keys that the query does not see; returns the weights' sum.
+  float normalize(const QueryTile& tile, int64_t i, int64_t origin, int64_t width,
+                  float* scores) const {
+    const int64_t begin = first_key(tile, i) - origin;
+    const int64_t end = position(tile, i) + 1 - origin;
+    std::fill(scores, scores + begin, 0.0f);
+    std::fill(scores + end, scores + width, 0.0f);
+    const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape_.head_dim)));
+    return runtime_.kernels.softmax(scores + begin, end - begin, scale);
+  }
+
+  /// A block's values are summed from 0 and then added; blocks start at multiples of kKvBlock of
+  /// the sequence, and those outside a query's keys add 0: the order is the same for every tile.
+  void mix_block(const QueryTile& tile, int64_t key, int64_t at,
+                 const std::vector<const float*>& weights,
+                 const std::vector<float*>& results) const {
+    runtime_.kernels.accumulate({.z = weights.data(),
+                                 .z_offset = at,
+                                 .n_rows = static_cast<int64_t>(weights.size()),
+                                 .u = block(v_, tile, key),
+                                 .u_stride = kv_width_,
+                                 .n_terms = std::min(kKvBlock, tile.end_key() - key),
+                                 .n_cols = shape_.head_dim,
+                                 .y = results.data()});
+  }
+
+  Runtime runtime_;
+  AttentionShape shape_;
+  const float* q_;  // [n, q_width_]
+  const float* k_;  // [n_blocks, kKvBlock, kv_width_]
+  const float* v_;
+  float* out_;      // [n, q_width_]
+  int64_t per_kv_;  // query heads of a kv head
+  int64_t kv_width_;
+  int64_t q_width_;
+};
+
+void check_cache_type(const Tensor& cache) {
+  if (cache.dtype != DType::kF32) {
+    fail(ErrorCode::kUnsupported, "KV cache of type {} on the CPU, expected F32",
+         dtype_name(cache.dtype));
+  }
+}
+
+}  // namespace
+
+CpuAttentionPlan::CpuAttentionPlan(std::span<const SequenceChunk> chunks) {
+  for (const SequenceChunk& chunk : chunks) {
+    DELTACOME_CHECK(chunk.n_rows >= 0 && chunk.n_past >= 0);
+    DELTACOME_CHECK(static_cast<int64_t>(chunk.block_table.size()) * kKvBlock >=
+                    chunk.n_past + chunk.n_rows);
+    if (chunk.n_rows == 0) continue;
+    chunks_.push_back({.first_row = n_rows_,
+                       .n_rows = chunk.n_rows,
+                       .n_past = chunk.n_past,
+                       .blocks = {chunk.block_table.begin(), chunk.block_table.end()}});
+    n_rows_ += chunk.n_rows;
+  }
+}
+
+std::span<const float> CpuAttentionPlan::rotations(std::span<const float> inv_freq) const {
+  if (!rotations_.empty() && std::ranges::equal(inv_freq, inv_freq_)) return rotations_;
+  inv_freq_.assign(inv_freq.begin(), inv_freq.end());
+  rotations_.clear();
+  rotations_.reserve(static_cast<size_t>(n_rows_) * 2 * inv_freq.size());
+  for (const Chunk& chunk : chunks_) {
+    for (int64_t r = 0; r < chunk.n_rows; ++r) {
+      const auto position = static_cast<float>(chunk.n_past + r);
+      // The angle is rounded to f32 first, as the models were trained.
+      for (const float f : inv_freq)
+        rotations_.push_back(static_cast<float>(std::cos(static_cast<double>(position * f))));
+      for (const float f : inv_freq)
+        rotations_.push_back(static_cast<float>(std::sin(static_cast<double>(position * f))));
+    }
+  }
+  return rotations_;
+}
+
+void rope(const Runtime& runtime, const CpuAttentionPlan& plan, const Tensor& x,
+          const Tensor& inv_freq) {
+  const int64_t half = inv_freq.size();
+  const int64_t width = x.cols();
+  DELTACOME_CHECK(x.rows() == plan.n_rows() && half > 0 && width % (2 * half) == 0);
+  const std::span<const float> rotations =
+      plan.rotations({f32(inv_freq), static_cast<size_t>(half)});
+  runtime.pool.parallel_for(x.rows(), grain_of(x.rows(), x.size()),
+                            [&](int64_t begin, int64_t end) {
+                              for (int64_t r = begin; r < end; ++r) {
+                                const float* cos = rotations.data() + r * 2 * half;
+                                const float* sin = cos + half;
+                                for (float* head = f32(x) + r * width;
+                                     head < f32(x) + (r + 1) * width; head += 2 * half) {
+                                  for (int64_t i = 0; i < half; ++i) {
+                                    const float a = head[i], b = head[i + half];
+                                    head[i] = a * cos[i] - b * sin[i];
+                                    head[i + half] = b * cos[i] + a * sin[i];
+                                  }
+                                }
+                              }
+                            });
+}
+
+void store_kv(const CpuAttentionPlan& plan, const Tensor& k, const Tensor& v, const Tensor& k_cache,
+              const Tensor& v_cache) {
+  check_cache_type(k_cache);
+  check_cache_type(v_cache);
+  const int64_t width = k.cols();
+  DELTACOME_CHECK(k.rows() == plan.n_rows() && v.shape == k.shape);
+  DELTACOME_CHECK(k_cache.cols() == kKvBlock * width && v_cache.shape == k_cache.shape);
+  for (const CpuAttentionPlan::Chunk& chunk : plan.chunks()) {
+    for (int64_t r = 0; r < chunk.n_rows; ++r) {
+      const int64_t token = chunk.n_past + r;
+      const int64_t block = chunk.blocks[static_cast<size_t>(token / kKvBlock)];
+      DELTACOME_CHECK(block >= 0 && block < k_cache.rows());
+      const int64_t to = (block * kKvBlock + token % kKvBlock) * width;
+      std::copy_n(f32(k) + (chunk.first_row + r) * width, width, f32(k_cache) + to);
+      std::copy_n(f32(v) + (chunk.first_row + r) * width, width, f32(v_cache) + to);
+    }
+  }
+}
+
+void attention(const Runtime& runtime, const CpuAttentionPlan& plan, const AttentionShape& shape,
+               const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& out) {
+  check_cache_type(k_cache);
+  check_cache_type(v_cache);
+  DELTACOME_CHECK(shape.n_kv_heads > 0 && shape.n_heads % shape.n_kv_heads == 0);
+  DELTACOME_CHECK(q.rows() == plan.n_rows() && q.cols() == shape.n_heads * shape.head_dim);
+  DELTACOME_CHECK(out.shape == q.shape);
+  std::vector<QueryTile> tiles;
+  int64_t work = 0;
+  for (const CpuAttentionPlan::Chunk& chunk : plan.chunks()) {
+    for (int64_t head = 0; head < shape.n_kv_heads; ++head) {
+      for (int64_t i = 0; i < chunk.n_rows; i += kQueryTile)
+        tiles.push_back({&chunk, head, i, std::min(kQueryTile, chunk.n_rows - i)});
+    }
+    work += chunk.n_rows * (chunk.n_past + chunk.n_rows) * q.cols();
+  }
+  const AttentionCall call(runtime, shape, q, k_cache, v_cache, out);
+  const auto n = static_cast<int64_t>(tiles.size());
+  runtime.pool.parallel_for(n, grain_of(n, work), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) call.run(tiles[static_cast<size_t>(i)]);
+  });
+}
+
+}  // namespace deltacome::cpu

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cpu/gemm.h"
+
+#include <algorithm>
+
+namespace deltacome::cpu {
+namespace {
+
+// From this many rows on, weights are converted once to f32 instead of in each register tile.
+constexpr int64_t kConvertFromRows = 7;
+
+WeightType type_of(DType dtype) {
+  switch (dtype) {
+    case DType::kBf16:
+      return WeightType::kBf16;
+    case DType::kF16:
+      return WeightType::kF16;
+    default:
+      return WeightType::kF32;
+  }
+}
+
+/// Inputs [begin, begin + n) of weight rows [first, first + count) as f32 [count, n].
+void convert_block(const Kernels& kernels, const WeightView& w, int64_t first, int64_t count,
+                   int64_t begin, int64_t n, float* out) {
+  for (int64_t o = 0; o < count; ++o, out += n) {
+    const std::byte* in = w.data + ((first + o) * w.n_in + begin) * dtype_bytes(w.dtype);
+    if (w.dtype == DType::kBf16 || w.dtype == DType::kF16) {
+      kernels.convert(type_of(w.dtype), in, n, out);
+    } else {
+      convert_to_float(in, w.dtype, {out, static_cast<size_t>(n)});
+    }
+  }
+}
+
+}  // namespace
+
+int64_t multiply_scratch(int64_t count) noexcept {
+  return count * kInputBlock;
+}
+
+void multiply(const Kernels& kernels, const WeightView& w, int64_t first, int64_t count,
+              const RowSet& rows, int64_t y_first, float* scratch) {
+  if (rows.n == 0 || count <= 0) return;
+  const bool direct =
+      w.dtype == DType::kF32 || (w.dtype != DType::kF64 && rows.n < kConvertFromRows);
+  for (int64_t begin = 0; begin < w.n_in; begin += kInputBlock) {
+    const int64_t n = std::min(kInputBlock, w.n_in - begin);
+    DotArgs args{.x = rows.x,
+                 .x_offset = begin,
+                 .n_rows = rows.n,
+                 .n_out = count,
+                 .k = n,
+                 .y = rows.y,
+                 .y_offset = y_first,
+                 .add = begin > 0};
+    if (direct) {
+      args.w = w.data + (first * w.n_in + begin) * dtype_bytes(w.dtype);
+      args.type = type_of(w.dtype);
+      args.w_stride = w.n_in;
+    } else {
+      convert_block(kernels, w, first, count, begin, n, scratch);
+      args.w = scratch;
+      args.w_stride = n;
+    }
+    kernels.dot(args);
+  }
+}
+
+}  // namespace deltacome::cpu

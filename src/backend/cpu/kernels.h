@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace deltacome::cpu {
+
+/// Element type of the weights of dot(); each has its own instance of the kernel.
+enum class WeightType : uint8_t { kF32, kBf16, kF16 };
+
+/// y[r][y_offset + o] = sum over i < k of x[r][x_offset + i] * w[o * w_stride + i], or += if `add`.
+struct DotArgs {
+  const float* const* x = nullptr;  // [n_rows] pointers to rows
+  int64_t x_offset = 0;
+  int64_t n_rows = 0;
+  const void* w = nullptr;  // [n_out, w_stride], need not be aligned
+  WeightType type = WeightType::kF32;
+  int64_t w_stride = 0;  // elements
+  int64_t n_out = 0;
+  int64_t k = 0;
+  float* const* y = nullptr;  // [n_rows] pointers to rows
+  int64_t y_offset = 0;
+  bool add = false;
+};
+
+/// y[r][y_offset + j] += sum over c < n_terms of z[r][z_offset + c] * u[c * u_stride + j], j <
+/// n_cols. The sum is taken from 0 in the order of c, then added.
+struct AccumulateArgs {
+  const float* const* z = nullptr;  // [n_rows] pointers to rows
+  int64_t z_offset = 0;
+  int64_t n_rows = 0;
+  const float* u = nullptr;  // [n_terms, u_stride]
+  int64_t u_stride = 0;
+  int64_t n_terms = 0;
+  int64_t n_cols = 0;
+  float* const* y = nullptr;  // [n_rows] pointers to rows
+  int64_t y_offset = 0;
+};
+
+/// out[i] = (code[i] - center) * scale, scale = scales[i], or `scale` if scales is null. Codes as
+/// in ArrayFormat, from the first bit of `low` on; bits 1, 2, 3, 4 or 8.
+struct DecodeArgs {
+  int bits = 0;
+  const uint8_t* low = nullptr;   // the plane; of 3 bits the 2-bit plane
+  const uint8_t* high = nullptr;  // of 3 bits the 1-bit plane
+  int64_t n = 0;
+  float scale = 1;
+  const float* scales = nullptr;  // [n] or null
+  float* out = nullptr;           // [n]
+};
+
+/// The inner loops of the CPU backend for one instruction set. Pointers need not be aligned unless
+/// their type says so. What is computed for one row never depends on the other rows of a call, nor
+/// on how many there are.
+struct Kernels {
+  const char* name;  // "AVX-512"
+  void (*dot)(const DotArgs&);
+  void (*accumulate)(const AccumulateArgs&);
+  void (*decode)(const DecodeArgs&);
+  /// out[i] = in[i] as float; type kBf16 or kF16.
+  void (*convert)(WeightType type, const void* in, int64_t n, float* out);
+  /// s[i] = exp(scale * s[i] - max), returns the sum. n >= 1.
+  float (*softmax)(float* s, int64_t n, float scale);
+  float (*sum_squares)(const float* x, int64_t n);
+  /// y[i] = x[i] * by * w[i]; y may be x.
+  void (*scale)(const float* x, float by, const float* w, int64_t n, float* y);
+  /// out[i] = gate[i] / (1 + exp(-gate[i])) * up[i]; out may be gate.
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+};
+
+/// Instances that this machine can run, best first; the last is the baseline of the architecture.
+/// An instruction set is added by one more translation unit and one line in kernels.cc.
+std::span<const Kernels* const> available_kernels();
+
+}  // namespace deltacome::cpu

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cpu/linear.h"
+
+#include <algorithm>
+
+#include "backend/cpu/cpu_memory.h"
+
+namespace deltacome::cpu {
+namespace {
+
+constexpr int64_t kOutputTile = 32;         // weight rows of a task; converted they fill 128 KiB
+constexpr int64_t kShrinkTile = 16;         // components of a task
+constexpr int64_t kExpandOutputs = 128;     // outputs of a task
+constexpr int64_t kExpandComponents = 128;  // components decoded at a time: 64 KiB
+
+/// The rows of one variant in one target.
+struct Part {
+  const VariantTensor* tensor = nullptr;  // null: the base's weight
+  const float* bias = nullptr;            // null or [n_bias]
+  int64_t n_bias = 0;
+  std::vector<const float*> x;
+  std::vector<float*> y;
+  std::vector<float*> z;  // [n] rows of the components' activations
+
+  int64_t n() const noexcept { return static_cast<int64_t>(x.size()); }
+  RowSet rows() const noexcept { return {x.data(), y.data(), n()}; }
+  Codec codec() const noexcept { return tensor->format.codec; }
+};
+
+/// One target of the call, its rows sorted by variant.
+struct Product {
+  WeightView weight;
+  std::vector<float> bias;
+  std::vector<Part> parts;
+  std::vector<const float*> base_x;  // rows that use the base's weight
+  std::vector<float*> base_y;
+  int64_t n_out = 0;  // columns that some row has
+
+  RowSet base_rows() const noexcept {
+    return {base_x.data(), base_y.data(), static_cast<int64_t>(base_x.size())};
+  }
+};
+
+/// A piece of work for one thread.
+struct Task {
+  const Product* product = nullptr;
+  const Part* part = nullptr;                 // null: outputs of all parts
+  const VariantTensor::Tier* tier = nullptr;  // null: outputs
+  int64_t first = 0;                          // output or component
+  int64_t count = 0;
+};
+
+WeightView view_of(const Tensor& weight) {
+  return {bytes_of(weight), weight.dtype, weight.rows(), weight.cols()};
+}
+
+Part make_part(const CpuVariantPlan::Group& group, const LinearTarget& target,
+               const Product& product, const Tensor& x) {
+  Part part;
+  part.tensor = group.find(target.slot);
+  if (!target.bias.empty()) {
+    const VariantTensor* own = group.find(target.bias_slot);
+    const std::vector<float>& bias = own == nullptr ? product.bias : own->values;
+    part.bias = bias.data();
+    part.n_bias = static_cast<int64_t>(bias.size());
+  }
+  for (const int64_t row : group.rows) {
+    part.x.push_back(f32(x) + row * x.cols());
+    part.y.push_back(f32(target.y) + row * target.y.cols());
+  }
+  return part;
+}
+
+/// Outputs that a part's rows have: the base's, or the variant's if it has more.
+int64_t outputs_of(const Part& part, const WeightView& weight) {
+  if (part.tensor == nullptr) return weight.n_rows;
+  DELTACOME_CHECK(part.tensor->format.n_in() == weight.n_in);
+  if (part.codec() == Codec::kRaw) return part.tensor->n_out();
+  DELTACOME_CHECK(part.tensor->format.base_rows <= weight.n_rows);
+  DELTACOME_CHECK(part.tensor->added.n_rows == 0 || part.tensor->format.base_rows == weight.n_rows);
+  return std::max(part.tensor->n_out(), weight.n_rows);
+}
+
+Product make_product(const CpuVariantPlan& plan, const LinearTarget& target, const Tensor& x) {
+  Product product;
+  product.weight = view_of(target.weight);
+  DELTACOME_CHECK(product.weight.n_in == x.cols() && target.y.rows() == x.rows());
+  if (!target.bias.empty()) {
+    product.bias.resize(static_cast<size_t>(target.bias.size()));
+    convert_to_float(bytes_of(target.bias), target.bias.dtype, product.bias);
+  }
+  for (const CpuVariantPlan::Group& group : plan.groups()) {
+    product.parts.push_back(make_part(group, target, product, x));
+    const Part& part = product.parts.back();
+    product.n_out = std::max(product.n_out, outputs_of(part, product.weight));
+    if (part.tensor != nullptr && part.codec() == Codec::kRaw) continue;
+    product.base_x.insert(product.base_x.end(), part.x.begin(), part.x.end());
+    product.base_y.insert(product.base_y.end(), part.y.begin(), part.y.end());
+  }
+  DELTACOME_CHECK(product.n_out <= target.y.cols());
+  return product;
+}
+
+/// All targets of one call and the memory between its two regions.
+class LinearCall {
+ public:
+  LinearCall(const Runtime& runtime, const CpuVariantPlan& plan, const Tensor& x,
+             std::span<const LinearTarget> targets)
+      : runtime_(runtime) {
+    products_.reserve(targets.size());
+    for (const LinearTarget& target : targets) products_.push_back(make_product(plan, target, x));
+    allocate_components();
+  }
+
+  void run() {
+    std::vector<Task> first, second;
+    int64_t first_work = 0, second_work = 0;
+    for (const Product& product : products_) {
+      for (int64_t o = 0; o < product.n_out; o += kOutputTile)
+        first.push_back({&product, nullptr, nullptr, o, std::min(kOutputTile, product.n_out - o)});
+      for (const Part& part : product.parts) {
+        const int64_t n_in = product.weight.n_in;
+        first_work += part.n() * product.n_out * n_in;
+        if (part.z.empty()) continue;
+        const int64_t rank = part.tensor->rank();
+        const int64_t base_rows = part.tensor->format.base_rows;
+        first_work += (part.n() + 1) * rank * n_in;
+        second_work += (part.n() + 1) * rank * base_rows;
+        for (const VariantTensor::Tier& tier : part.tensor->tiers) {
+          const int64_t n = tier.v.rows();
+          for (int64_t c = 0; c < n; c += kShrinkTile)
+            first.push_back({&product, &part, &tier, c, std::min(kShrinkTile, n - c)});
+        }
+        for (int64_t o = 0; o < base_rows; o += kExpandOutputs)
+          second.push_back({&product, &part, nullptr, o, std::min(kExpandOutputs, base_rows - o)});
+      }
+    }
+    run_tasks(first, first_work, [this](const Task& task) {
+      task.part == nullptr ? compute_outputs(task) : shrink(task);
+    });
+    run_tasks(second, second_work, [this](const Task& task) { expand(task); });
+  }
+
+ private:
+  template <class Body>
+  void run_tasks(const std::vector<Task>& tasks, int64_t work, const Body& body) {
+    const auto n = static_cast<int64_t>(tasks.size());
+    runtime_.pool.parallel_for(n, grain_of(n, work), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) body(tasks[static_cast<size_t>(i)]);
+    });
+  }
+
+  void allocate_components() {
+    int64_t total = 0;
+    const auto each_low_rank = [this](const auto& visit) {
+      for (Product& product : products_) {
+        for (Part& part : product.parts) {
+          if (part.tensor != nullptr && part.codec() == Codec::kLowRank) visit(part);
+        }
+      }
+    };
+    each_low_rank([&](Part& part) { total += part.n() * part.tensor->rank(); });
+    components_.resize(static_cast<size_t>(total));
+    float* next = components_.data();
+    each_low_rank([&](Part& part) {
+      for (int64_t r = 0; r < part.n(); ++r, next += part.tensor->rank()) part.z.push_back(next);
+    });
+  }
+
+  /// Outputs [first, first + count) of all rows, but for low-rank deltas.
+  void compute_outputs(const Task& task) const {
+    const Product& product = *task.product;
+    float* scratch = thread_scratch(multiply_scratch(kOutputTile) + kInputBlock).data();
+    multiply_within(product.weight, 0, task, product.base_rows(), scratch);
+    for (const Part& part : product.parts) {
+      if (part.tensor != nullptr) {
+        if (part.codec() == Codec::kRaw) {
+          multiply_within(part.tensor->raw, 0, task, part.rows(), scratch);
+        } else {
+          multiply_within(part.tensor->added, product.weight.n_rows, task, part.rows(), scratch);
+        }
+      }
+      for (float* y : part.y) {
+        const int64_t end = std::min(task.first + task.count, part.n_bias);
+        for (int64_t o = task.first; o < end; ++o) y[o] += part.bias[o];
+      }
+      if (part.tensor != nullptr && part.codec() == Codec::kDense) add_dense(part, task, scratch);
+    }
+  }
+
+  /// The rows of `w` that give outputs of the task, if row 0 gives output `offset`.
+  void multiply_within(const WeightView& w, int64_t offset, const Task& task, const RowSet& rows,
+                       float* scratch) const {
+    const int64_t begin = std::max(task.first, offset);
+    const int64_t end = std::min(task.first + task.count, offset + w.n_rows);
+    if (begin < end)
+      multiply(runtime_.kernels, w, begin - offset, end - begin, rows, begin, scratch);
+  }
+
+  void add_dense(const Part& part, const Task& task, float* scratch) const {
+    const CodedRows& dense = part.tensor->dense;
+    const int64_t count = std::min(task.count, dense.rows() - task.first);
+    if (count > 0) multiply_coded(dense, task.first, count, part.rows(), task.first, true, scratch);
+  }
+
+  /// y[r][y_first + i] = or += (row first + i of a) x[r].
+  void multiply_coded(const CodedRows& a, int64_t first, int64_t count, const RowSet& rows,
+                      int64_t y_first, bool add, float* scratch) const {
+    for (int64_t begin = 0; begin < a.cols(); begin += kInputBlock) {
+      const int64_t n = std::min(kInputBlock, a.cols() - begin);
+      a.decode(runtime_.kernels, {first, count, begin, n}, scratch, n, scratch + count * n);
+      runtime_.kernels.dot({.x = rows.x,
+                            .x_offset = begin,
+                            .n_rows = rows.n,
+                            .w = scratch,
+                            .w_stride = n,
+                            .n_out = count,
+                            .k = n,
+                            .y = rows.y,
+                            .y_offset = y_first,
+                            .add = add || begin > 0});
+    }
+  }
+
+  /// z = s * (V x) for components [first, first + count) of a tier.
+  void shrink(const Task& task) const {
+    const Part& part = *task.part;
+    float* scratch = thread_scratch((kShrinkTile + 1) * kInputBlock).data();
+    const int64_t at = task.tier->first + task.first;
+    multiply_coded(task.tier->v, task.first, task.count, {part.x.data(), part.z.data(), part.n()},
+                   at, false, scratch);
+    for (float* z : part.z) {
+      for (int64_t c = at; c < at + task.count; ++c) z[c] *= part.tensor->s[static_cast<size_t>(c)];
+    }
+  }
+
+  /// y += U z for outputs [first, first + count).
+  void expand(const Task& task) const {
+    const Part& part = *task.part;
+    float* scratch = thread_scratch((kExpandComponents + 1) * kExpandOutputs).data();
+    for (const VariantTensor::Tier& tier : part.tensor->tiers) {
+      for (int64_t c = 0; c < tier.u.rows(); c += kExpandComponents) {
+        const int64_t n = std::min(kExpandComponents, tier.u.rows() - c);
+        tier.u.decode(runtime_.kernels, {c, n, task.first, task.count}, scratch, kExpandOutputs,
+                      scratch + kExpandComponents * kExpandOutputs);
+        runtime_.kernels.accumulate({.z = part.z.data(),
+                                     .z_offset = tier.first + c,
+                                     .n_rows = part.n(),
+                                     .u = scratch,
+                                     .u_stride = kExpandOutputs,
+                                     .n_terms = n,
+                                     .n_cols = task.count,
+                                     .y = part.y.data(),
+                                     .y_offset = task.first});
+      }
+    }
+  }
+
+  Runtime runtime_;
+  std::vector<Product> products_;
+  std::vector<float> components_;  // z of all parts
+};
+
+}  // namespace
+
+void linear(const Runtime& runtime, const CpuVariantPlan& plan, const Tensor& x,
+            std::span<const LinearTarget> targets) {
+  DELTACOME_CHECK(plan.n_rows() == x.rows());
+  LinearCall(runtime, plan, x, targets).run();
+}
+
+}  // namespace deltacome::cpu

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <span>
+
+#include "backend/cpu/runtime.h"
+#include "backend/cpu/variant.h"
+
+namespace deltacome::cpu {
+
+/// Backend::linear(). Two parallel regions: outputs of the base, raw and dense weights beside
+/// z = s * (V x); then y += U z. Codes are decoded a tile at a time into the threads' scratch,
+/// never a whole matrix.
+void linear(const Runtime& runtime, const CpuVariantPlan& plan, const Tensor& x,
+            std::span<const LinearTarget> targets);
+
+}  // namespace deltacome::cpu

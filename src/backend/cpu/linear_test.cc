@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cpu/linear.h"
+
+#include <optional>
+
+#include "backend/cpu/test_support.h"
+
+namespace deltacome::cpu {
+namespace {
+
+using namespace testing;
+
+/// One matrix of a variant as the oracle sees it.
+struct Entry {
+  MatrixFormat format;
+  HostTensor blob;
+};
+
+/// y[o] of one row and the sum of the magnitudes of all products in it, in double.
+struct Oracle {
+  std::vector<double> y, magnitude;
+  std::vector<bool> defined;
+
+  explicit Oracle(int64_t n) : y(n), magnitude(n), defined(n, false) {}
+  void product(const std::vector<float>& w, int64_t first_out, const float* x, int64_t n_in) {
+    for (size_t o = 0; o < w.size() / static_cast<size_t>(n_in); ++o) {
+      const size_t at = o + static_cast<size_t>(first_out);
+      defined[at] = true;
+      for (size_t i = 0; i < static_cast<size_t>(n_in); ++i)
+        add(at,
+            static_cast<double>(w[o * static_cast<size_t>(n_in) + i]) * static_cast<double>(x[i]));
+    }
+  }
+  void add(size_t o, double value, std::optional<double> size = {}) {
+    y[o] += value;
+    magnitude[o] += size.value_or(std::abs(value));
+  }
+};
+
+void add_low_rank(Oracle& oracle, const MatrixFormat& format, const DecodedDelta& d,
+                  const float* x) {
+  const auto n_in = static_cast<size_t>(format.n_in()), rank = d.s.size();
+  for (size_t c = 0; c < rank; ++c) {
+    double z = 0, size = 0;
+    for (size_t i = 0; i < n_in; ++i) {
+      const double p = static_cast<double>(d.v[c * n_in + i]) * static_cast<double>(x[i]);
+      z += p;
+      size += std::abs(p);
+    }
+    for (size_t o = 0; o < static_cast<size_t>(format.base_rows); ++o) {
+      const double us = static_cast<double>(d.u[o * rank + c]) * static_cast<double>(d.s[c]);
+      oracle.add(o, us * z, std::abs(us) * size);
+    }
+  }
+}
+
+std::vector<float> tail_rows(const Entry& e) {
+  const Part part = layout_of(e.format).added;
+  std::vector<float> out(static_cast<size_t>(e.format.added_rows() * e.format.n_in()));
+  convert_to_float(e.blob.bytes.data() + part.offset, e.format.raw_dtype, out);
+  return out;
+}
+
+Oracle reference(const HostTensor& w, const Entry* e, const float* x, int64_t width) {
+  Oracle oracle(width);
+  if (e != nullptr && e->format.codec == Codec::kRaw) {
+    oracle.product(
+        HostTensor{e->format.raw_dtype,
+                   e->format.shape,
+                   e->blob.bytes.first(static_cast<size_t>(layout_of(e->format).raw.bytes)),
+                   {}}
+            .to_float(),
+        0, x, w.cols());
+    return oracle;
+  }
+  oracle.product(w.to_float(), 0, x, w.cols());
+  if (e == nullptr) return oracle;
+  const DecodedDelta d = decode_delta(e->format, e->blob.bytes);
+  if (e->format.codec == Codec::kDense) oracle.product(d.v, 0, x, w.cols());
+  if (e->format.codec == Codec::kLowRank) add_low_rank(oracle, e->format, d, x);
+  oracle.product(tail_rows(*e), w.rows(), x, w.cols());
+  return oracle;
+}
+
+/// One linear() over segments of variants, each with at most one matrix at slot 0.
+struct Mix {
+  std::vector<std::optional<MatrixFormat>> variants;
+  std::vector<std::pair<int, int64_t>> segments;  // index of variant (-1 = base), rows
+};
+
+class LinearTest : public EachIsa {
+ protected:
+  void check(const Mix& mix, int64_t n_in, int64_t n_out, DType dtype, int64_t extra = 0) {
+    const HostTensor w = random_tensor(rng_, dtype, {n_out, n_in}, 0.5f);
+    std::vector<std::optional<Entry>> entries;
+    std::vector<std::shared_ptr<DeviceVariant>> variants;
+    for (const auto& format : mix.variants) {
+      variants.push_back(backend_.create_variant(1));
+      entries.emplace_back();
+      if (!format) continue;
+      entries.back() = Entry{*format, random_blob(rng_, *format)};
+      variants.back()->set(0, *format, entries.back()->blob, *stream_);
+    }
+    std::vector<VariantSegment> segments;
+    std::vector<int> owner;
+    for (const auto& [index, rows] : mix.segments) {
+      segments.push_back({index < 0 ? nullptr : variants[static_cast<size_t>(index)], rows});
+      owner.insert(owner.end(), static_cast<size_t>(rows), index);
+    }
+    const auto n = static_cast<int64_t>(owner.size());
+    const int64_t width = n_out + extra + 2;
+    const std::vector<float> x = random_floats(rng_, n * n_in);
+    Guarded y(backend_, n, width);
+    const auto plan = backend_.plan_variants(segments);
+    const LinearTarget target = linear_target(0, backend_.import_weight(w), y.tensor());
+    backend_.linear(*stream_, *plan, device_tensor(backend_, {n, n_in}, x), {&target, 1});
+    for (int64_t r = 0; r < n; ++r) {
+      const int index = owner[static_cast<size_t>(r)];
+      const Entry* e = index < 0 || !entries[static_cast<size_t>(index)]
+                           ? nullptr
+                           : &*entries[static_cast<size_t>(index)];
+      const Oracle want = reference(w, e, x.data() + r * n_in, width);
+      const int64_t terms = n_in + (e == nullptr ? 0 : n_in + e->format.rank()) + 16;
+      for (int64_t o = 0; o < width; ++o) {
+        const auto at = static_cast<size_t>(o);
+        if (want.defined[at]) {
+          ASSERT_NEAR(y.at(r, o), want.y[at], gamma_k(terms) * want.magnitude[at])
+              << "row " << r << " output " << o;
+        } else {
+          ASSERT_EQ(y.at(r, o), Guarded::kCanary) << "row " << r << " output " << o;
+        }
+      }
+    }
+    EXPECT_TRUE(y.intact());
+  }
+};
+DELTACOME_FOR_EACH_ISA(LinearTest);
+
+MatrixFormat low_rank(int64_t n_out, int64_t n_in, std::vector<TierFormat> tiers,
+                      int64_t added = 0) {
+  MatrixFormat format = dense_format(n_out, n_in, {}, added);
+  format.codec = Codec::kLowRank;
+  format.tiers = std::move(tiers);
+  return format;
+}
+TierFormat tier(int64_t rank, int v_bits, int u_bits) {
+  return {.rank = rank, .v = {v_bits, 1, 128}, .u = {u_bits, 128, 1}};
+}
+MatrixFormat dense(int64_t n_out, int64_t n_in, int bits, int64_t added = 0) {
+  return dense_format(n_out, n_in, {bits, 1, 128}, added);
+}
+MatrixFormat raw(int64_t n_out, int64_t n_in, DType dtype = DType::kBf16) {
+  return raw_format({n_out, n_in}, dtype);
+}
+
+TEST_P(LinearTest, BaseOnlyOfEveryTypeAndOddSize) {
+  for (const DType dtype : {DType::kF32, DType::kBf16, DType::kF16}) {
+    for (const int64_t size : {1, 2, 3, 5, 7, 127, 129, 193}) {
+      check({{}, {{-1, 3}, {-1, 0}, {-1, 8}}}, size, 37, dtype);
+      check({{}, {{-1, 2}}}, 21, size, dtype);
+    }
+  }
+}
+
+TEST_P(LinearTest, EveryWidthOfLowRankDeltas) {
+  for (const int bits : {1, 2, 3, 4, 8, 16}) {
+    for (const int64_t size : {7, 127, 193}) {
+      check({{low_rank(size, 129, {tier(5, bits, 3)})}, {{0, 1}}}, 129, size, DType::kBf16);
+      check({{low_rank(129, size, {tier(3, 8, bits), tier(2, 2, bits)})}, {{0, 9}}}, size, 129,
+            DType::kBf16);
+    }
+  }
+}
+
+TEST_P(LinearTest, RanksBeyondOneTileAndSeveralScaleRows) {
+  check({{low_rank(300, 1100, {tier(2, 8, 8), tier(21, 3, 4), tier(270, 2, 3)})}, {{0, 4}}}, 1100,
+        300, DType::kBf16);
+}
+
+TEST_P(LinearTest, AnyScaleBlocks) {
+  for (const auto& [rows, cols] :
+       std::vector<std::pair<int64_t, int64_t>>{{0, 0}, {2, 3}, {0, 1}, {1, 16}, {5, 0}}) {
+    TierFormat t = tier(9, 3, 2);
+    t.v.scale_rows = t.u.scale_rows = rows;
+    t.v.scale_cols = t.u.scale_cols = cols;
+    check({{low_rank(53, 77, {t})}, {{0, 2}}}, 77, 53, DType::kF32);
+  }
+}
+
+TEST_P(LinearTest, DenseOfEveryWidthAndRaw) {
+  for (const int bits : {1, 2, 3, 4, 8, 16})
+    check({{dense(65, 193, bits)}, {{0, 2}, {-1, 1}}}, 193, 65, DType::kBf16);
+  for (const DType dtype : {DType::kF32, DType::kBf16, DType::kF16})
+    check({{raw(65, 193, dtype)}, {{-1, 2}, {0, 3}}}, 193, 65, DType::kBf16);
+}
+
+TEST_P(LinearTest, AddedRowsAreWrittenForTheirVariantOnly) {
+  const Mix mix{
+      {low_rank(45, 33, {tier(4, 2, 2)}, 5), dense(45, 33, 4, 2), raw(50, 33), raw(40, 33)},
+      {{0, 2}, {-1, 1}, {1, 2}, {2, 1}, {3, 1}}};
+  check(mix, 33, 45, DType::kBf16, 5);
+}
+
+TEST_P(LinearTest, TenantMixes) {
+  const std::vector<std::optional<MatrixFormat>> variants = {
+      low_rank(65, 193, {tier(9, 2, 3)}), dense(65, 193, 2), raw(65, 193), std::nullopt,
+      low_rank(65, 193, {tier(2, 8, 8), tier(30, 1, 4)})};
+  check({variants, {{0, 5}}}, 193, 65, DType::kBf16);                                    // uniform
+  check({variants, {{0, 1}, {1, 1}, {2, 1}, {3, 1}, {4, 1}}}, 193, 65, DType::kBf16);    // distinct
+  check({variants, {{0, 1}, {-1, 0}, {4, 0}, {-1, 3}, {0, 2}}}, 193, 65, DType::kBf16);  // apart
+  check({variants, {{4, 20}, {0, 1}, {-1, 1}}}, 193, 65, DType::kBf16);                  // skewed
+}
+
+TEST_P(LinearTest, ARowDoesNotDependOnTheBatch) {
+  const int64_t n_in = 1300, n_out = 150;
+  const MatrixFormat a = low_rank(n_out, n_in, {tier(20, 2, 3)}), b = dense(n_out, n_in, 2);
+  const std::vector<MatrixFormat> formats = {a, b, raw(n_out, n_in)};
+  std::vector<std::shared_ptr<const DeviceVariant>> variants = {nullptr};
+  for (const MatrixFormat& format : formats) {
+    auto variant = backend_.create_variant(1);
+    variant->set(0, format, random_blob(rng_, format), *stream_);
+    variants.push_back(variant);
+  }
+  const HostTensor w = random_tensor(rng_, DType::kBf16, {n_out, n_in});
+  const std::vector<float> row = random_floats(rng_, n_in);
+  const auto result = [&](const std::shared_ptr<const DeviceVariant>& variant, int64_t n,
+                          int64_t at, int64_t others) {
+    std::vector<float> x = random_floats(rng_, (n + others) * n_in);
+    std::ranges::copy(row, x.begin() + at * n_in);
+    Guarded y(backend_, n + others, n_out);
+    const std::vector<VariantSegment> segments = {{variant, n}, {variants[1], others}};
+    const auto plan = backend_.plan_variants(segments);
+    const LinearTarget target = linear_target(0, backend_.import_weight(w), y.tensor());
+    backend_.linear(*stream_, *plan, device_tensor(backend_, {n + others, n_in}, x), {&target, 1});
+    std::vector<float> out;
+    for (int64_t o = 0; o < n_out; ++o) out.push_back(y.at(at, o));
+    return out;
+  };
+  for (const auto& variant : variants) {
+    const std::vector<float> alone = result(variant, 1, 0, 0);
+    for (int64_t n = 1; n <= 20; ++n) {
+      EXPECT_EQ(result(variant, n, n - 1, 0), alone) << n;
+      EXPECT_EQ(result(variant, n, n / 2, 3), alone) << n;
+    }
+  }
+}
+
+TEST_P(LinearTest, TargetsShareXAndEachRowUsesItsOwnBias) {
+  const int64_t n_in = 40, n_out = 20, n = 3;
+  const HostTensor w0 = random_tensor(rng_, DType::kBf16, {n_out, n_in});
+  const HostTensor w1 = random_tensor(rng_, DType::kF32, {n_out, n_in});
+  const HostTensor bias = random_tensor(rng_, DType::kBf16, {n_out});
+  const MatrixFormat own = raw_format({n_out}, DType::kF32);
+  const HostTensor own_bias = random_tensor(rng_, DType::kF32, {n_out});
+  auto variant = backend_.create_variant(3);
+  variant->set(1, own, own_bias, *stream_);
+  const std::vector<VariantSegment> segments = {{nullptr, 1}, {variant, 2}};
+  const auto plan = backend_.plan_variants(segments);
+  const std::vector<float> x = random_floats(rng_, n * n_in);
+  Guarded y0(backend_, n, n_out), y1(backend_, n, n_out);
+  std::vector<LinearTarget> targets = {linear_target(0, backend_.import_weight(w0), y0.tensor()),
+                                       linear_target(2, backend_.import_weight(w1), y1.tensor())};
+  targets[0].bias_slot = 1;
+  targets[0].bias = backend_.import_weight(bias);
+  backend_.linear(*stream_, *plan, device_tensor(backend_, {n, n_in}, x), targets);
+  for (int64_t r = 0; r < n; ++r) {
+    Oracle want0 = reference(w0, nullptr, x.data() + r * n_in, n_out);
+    const Oracle want1 = reference(w1, nullptr, x.data() + r * n_in, n_out);
+    const std::vector<float> b = r == 0 ? bias.to_float() : own_bias.to_float();
+    for (size_t o = 0; o < static_cast<size_t>(n_out); ++o) {
+      want0.add(o, b[o]);
+      const auto out = static_cast<int64_t>(o);
+      EXPECT_NEAR(y0.at(r, out), want0.y[o], gamma_k(n_in + 2) * want0.magnitude[o]);
+      EXPECT_NEAR(y1.at(r, out), want1.y[o], gamma_k(n_in + 2) * want1.magnitude[o]);
+    }
+  }
+  EXPECT_GT(variant->resident_bytes(), n_out * 4);
+}
+
+}  // namespace
+}  // namespace deltacome::cpu

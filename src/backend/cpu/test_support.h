@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/cpu_memory.h"
+#include "quant/codes.h"
+
+namespace deltacome::cpu::testing {
+
+/// gamma_k = k u / (1 - k u): bound on the rounding error of a sum of k products in f32 (Higham
+/// 2002, section 3.1).
+inline double gamma_k(int64_t k) {
+  const double u = 0x1p-24;
+  return static_cast<double>(k) * u / (1 - static_cast<double>(k) * u);
+}
+
+using Rng = std::mt19937;
+
+inline std::vector<float> random_floats(Rng& rng, int64_t n, float scale = 1) {
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> out(static_cast<size_t>(n));
+  for (float& v : out) v = normal(rng);
+  return out;
+}
+
+inline HostTensor host_tensor(DType dtype, Shape shape, const std::vector<float>& values) {
+  std::vector<std::byte> bytes(values.size() * static_cast<size_t>(dtype_bytes(dtype)));
+  convert_from_float(values, dtype, bytes.data());
+  return HostTensor::of(dtype, std::move(shape), std::move(bytes));
+}
+inline HostTensor random_tensor(Rng& rng, DType dtype, Shape shape, float scale = 1) {
+  const int64_t n = element_count(shape);
+  return host_tensor(dtype, std::move(shape), random_floats(rng, n, scale));
+}
+
+/// An f32 tensor of the backend with these values.
+inline Tensor device_tensor(Backend& backend, Shape shape, const std::vector<float>& values) {
+  Tensor t = backend.allocate(DType::kF32, std::move(shape));
+  std::ranges::copy(values, f32(t));
+  return t;
+}
+
+/// An output with a guard row before and behind it; every element starts as kCanary.
+class Guarded {
+ public:
+  static constexpr float kCanary = -1234.5f;
+  Guarded(Backend& backend, int64_t rows, int64_t cols)
+      : all_(backend.allocate(DType::kF32, {rows + 2, cols})) {
+    std::fill_n(f32(all_), all_.size(), kCanary);
+  }
+  Tensor tensor() const { return all_.slice(1, all_.rows() - 2); }
+  float at(int64_t row, int64_t col) const { return f32(all_)[(row + 1) * all_.cols() + col]; }
+  bool intact() const {
+    const int64_t n = all_.cols(), last = (all_.rows() - 1) * n;
+    for (int64_t i = 0; i < n; ++i) {
+      if (f32(all_)[i] != kCanary || f32(all_)[last + i] != kCanary) return false;
+    }
+    return true;
+  }
+
+ private:
+  Tensor all_;
+};
+
+inline CodedArray random_array(Rng& rng, const ArrayFormat& format, int64_t rows, int64_t cols) {
+  CodedArray a{
+      .format = format, .rows = rows, .cols = cols, .codes = {}, .scales = {}, .values = {}};
+  std::uniform_int_distribution<int> code(0, format.bits == 16 ? 0 : (1 << format.bits) - 1);
+  std::uniform_real_distribution<float> scale(0.01f, 0.1f);
+  for (int64_t i = 0; i < rows * cols; ++i) {
+    if (format.bits == 16) {
+      a.values.push_back(float_to_f16(scale(rng) - 0.05f));
+    } else {
+      a.codes.push_back(static_cast<uint8_t>(code(rng)));
+    }
+  }
+  for (int64_t i = 0; i < scale_count(format, rows, cols); ++i)
+    a.scales.push_back(float_to_f16(scale(rng)));
+  return a;
+}
+
+inline MatrixFormat dense_format(int64_t base_rows, int64_t n_in, const ArrayFormat& array,
+                                 int64_t added = 0) {
+  return {.codec = Codec::kDense,
+          .shape = {base_rows + added, n_in},
+          .base_rows = base_rows,
+          .dense = array,
+          .tiers = {}};
+}
+inline MatrixFormat raw_format(Shape shape, DType dtype) {
+  MatrixFormat format;
+  format.shape = std::move(shape);
+  format.raw_dtype = dtype;
+  format.base_rows = format.n_out();
+  return format;
+}
+inline LinearTarget linear_target(int slot, Tensor weight, Tensor y) {
+  LinearTarget target;
+  target.slot = slot;
+  target.weight = std::move(weight);
+  target.y = std::move(y);
+  return target;
+}
+
+/// A blob of random values.
+inline HostTensor random_blob(Rng& rng, const MatrixFormat& format) {
+  const BlobLayout layout = layout_of(format);
+  std::vector<std::byte> blob(static_cast<size_t>(layout.total_bytes));
+  const auto fill = [&](const Part& part, DType dtype) {
+    const std::vector<float> v = random_floats(rng, part.bytes / dtype_bytes(dtype), 0.3f);
+    convert_from_float(v, dtype, blob.data() + part.offset);
+  };
+  if (format.codec == Codec::kRaw) fill(layout.raw, format.raw_dtype);
+  if (format.codec == Codec::kDense) {
+    pack(random_array(rng, format.dense, format.base_rows, format.n_in()), layout.dense, blob);
+  }
+  for (size_t i = 0; i < layout.tiers.size(); ++i) {
+    const TierFormat& tier = format.tiers[i];
+    pack(random_array(rng, tier.v, tier.rank, format.n_in()), layout.tiers[i].v, blob);
+    pack(random_array(rng, tier.u, tier.rank, format.base_rows), layout.tiers[i].u, blob);
+  }
+  fill(layout.s, DType::kBf16);
+  fill(layout.added, format.raw_dtype);
+  return HostTensor::of(DType::kU8, {layout.total_bytes}, std::move(blob));
+}
+
+/// Tests that run for every instruction set of this machine.
+class EachIsa : public ::testing::TestWithParam<const Kernels*> {
+ protected:
+  CpuBackend backend_{2, *GetParam()};
+  std::unique_ptr<Stream> stream_ = backend_.create_stream();
+  Rng rng_{42};
+};
+
+inline std::string isa_name(const ::testing::TestParamInfo<const Kernels*>& info) {
+  std::string name = info.param->name;
+  std::erase(name, '-');
+  return name;
+}
+
+#define DELTACOME_FOR_EACH_ISA(Suite)                                                          \
+  INSTANTIATE_TEST_SUITE_P(                                                                    \
+      Isa, Suite, ::testing::ValuesIn(available_kernels().begin(), available_kernels().end()), \
+      isa_name)
+
+}  // namespace deltacome::cpu::testing

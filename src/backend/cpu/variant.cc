@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cpu/variant.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/check.h"
+
+namespace deltacome::cpu {
+namespace {
+
+/// The blob itself, or a copy if nobody keeps its bytes alive.
+HostTensor keep(const HostTensor& blob) {
+  if (blob.owner != nullptr) return blob;
+  return HostTensor::of(blob.dtype, blob.shape,
+                        std::vector<std::byte>(blob.bytes.begin(), blob.bytes.end()));
+}
+
+std::unique_ptr<VariantTensor> make_tensor(const MatrixFormat& format, const HostTensor& blob) {
+  auto tensor = std::make_unique<VariantTensor>();
+  VariantTensor& t = *tensor;
+  const BlobLayout layout = layout_of(format);
+  DELTACOME_CHECK(static_cast<int64_t>(blob.bytes.size()) == layout.total_bytes);
+  t.format = format;
+  t.blob = keep(blob);
+  const std::byte* data = t.blob.bytes.data();
+  switch (format.codec) {
+    case Codec::kRaw:
+      t.raw = {data + layout.raw.offset, format.raw_dtype, format.n_out(), format.n_in()};
+      if (format.shape.size() == 1) {
+        t.values.resize(static_cast<size_t>(format.n_out()));
+        convert_to_float(t.raw.data, format.raw_dtype, t.values);
+      }
+      break;
+    case Codec::kDense:
+      t.dense = CodedRows(format.dense, format.base_rows, format.n_in(), layout.dense, data);
+      break;
+    case Codec::kLowRank: {
+      t.s.resize(static_cast<size_t>(format.rank()));
+      convert_to_float(data + layout.s.offset, DType::kBf16, t.s);
+      int64_t first = 0;
+      for (size_t i = 0; i < format.tiers.size(); ++i) {
+        const TierFormat& tier = format.tiers[i];
+        const TierLayout& at = layout.tiers[i];
+        t.tiers.push_back({.v = CodedRows(tier.v, tier.rank, format.n_in(), at.v, data),
+                           .u = CodedRows(tier.u, tier.rank, format.base_rows, at.u, data),
+                           .first = first});
+        first += tier.rank;
+      }
+      break;
+    }
+  }
+  t.added = {data + layout.added.offset, format.raw_dtype, format.added_rows(), format.n_in()};
+  return tensor;
+}
+
+}  // namespace
+
+CpuVariant::CpuVariant(int n_slots) : tensors_(static_cast<size_t>(n_slots)) {}
+
+void CpuVariant::set(int slot, const MatrixFormat& format, const HostTensor& blob, Stream&) {
+  DELTACOME_CHECK(slot >= 0 && static_cast<size_t>(slot) < tensors_.size());
+  std::unique_ptr<VariantTensor>& place = tensors_[static_cast<size_t>(slot)];
+  const auto bytes_of_slot = [&] {
+    if (place == nullptr) return int64_t{0};
+    return static_cast<int64_t>(place->blob.bytes.size() +
+                                sizeof(float) * (place->values.size() + place->s.size()));
+  };
+  std::unique_ptr<VariantTensor> tensor = make_tensor(format, blob);
+  resident_bytes_ -= bytes_of_slot();
+  place = std::move(tensor);
+  resident_bytes_ += bytes_of_slot();
+}
+
+const VariantTensor* CpuVariant::find(int slot) const noexcept {
+  if (slot < 0 || static_cast<size_t>(slot) >= tensors_.size()) return nullptr;
+  return tensors_[static_cast<size_t>(slot)].get();
+}
+
+CpuVariantPlan::CpuVariantPlan(std::span<const VariantSegment> segments) {
+  for (const VariantSegment& segment : segments) {
+    DELTACOME_CHECK(segment.n_rows >= 0);
+    if (segment.n_rows == 0) continue;
+    const auto* variant = static_cast<const CpuVariant*>(segment.variant.get());
+    auto group = std::ranges::find(groups_, variant, &Group::variant);
+    if (group == groups_.end()) {
+      groups_.push_back({.owner = segment.variant, .variant = variant, .rows = {}});
+      group = groups_.end() - 1;
+    }
+    const size_t had = group->rows.size();
+    group->rows.resize(had + static_cast<size_t>(segment.n_rows));
+    std::iota(group->rows.begin() + static_cast<std::ptrdiff_t>(had), group->rows.end(), n_rows_);
+    n_rows_ += segment.n_rows;
+  }
+}
+
+}  // namespace deltacome::cpu

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cpu/coded_rows.h"
+#include "backend/cpu/gemm.h"
+
+namespace deltacome::cpu {
+
+/// One tensor of a variant: its blob as stored, and views into it.
+struct VariantTensor {
+  struct Tier {
+    CodedRows v;        // [rank, n_in]
+    CodedRows u;        // [rank, base_rows]: by component
+    int64_t first = 0;  // component
+  };
+
+  MatrixFormat format;
+  HostTensor blob;
+  std::vector<float> values;  // of a raw vector (norm, bias)
+  WeightView raw;             // of a raw matrix
+  CodedRows dense;            // [base_rows, n_in]
+  std::vector<float> s;       // [rank]
+  std::vector<Tier> tiers;
+  WeightView added;  // rows that the base lacks
+
+  int64_t rank() const noexcept { return static_cast<int64_t>(s.size()); }
+  int64_t n_out() const noexcept { return format.n_out(); }
+};
+
+/// The packed tensors of a variant in host memory. The stored layout is used as it is.
+class CpuVariant final : public DeviceVariant {
+ public:
+  explicit CpuVariant(int n_slots);
+  void set(int slot, const MatrixFormat& format, const HostTensor& blob, Stream& stream) override;
+  int64_t resident_bytes() const noexcept override { return resident_bytes_; }
+  /// Null for a slot that equals the base's.
+  const VariantTensor* find(int slot) const noexcept;
+
+ private:
+  std::vector<std::unique_ptr<VariantTensor>> tensors_;
+  int64_t resident_bytes_ = 0;
+};
+
+/// Rows of each variant of a batch.
+class CpuVariantPlan final : public VariantPlan {
+ public:
+  struct Group {
+    std::shared_ptr<const DeviceVariant> owner;
+    const CpuVariant* variant = nullptr;  // null = base
+    std::vector<int64_t> rows;
+
+    const VariantTensor* find(int slot) const noexcept {
+      return variant == nullptr ? nullptr : variant->find(slot);
+    }
+  };
+
+  explicit CpuVariantPlan(std::span<const VariantSegment> segments);
+  int64_t n_rows() const noexcept { return n_rows_; }
+  std::span<const Group> groups() const noexcept { return groups_; }
+
+ private:
+  std::vector<Group> groups_;
+  int64_t n_rows_ = 0;
+};
+
+inline const CpuVariantPlan& cpu_plan(const VariantPlan& plan) {
+  return static_cast<const CpuVariantPlan&>(plan);
+}
+
+}  // namespace deltacome::cpu
