@@ -80,13 +80,10 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens, const Normalizer& norma
     : tokens_(std::move(tokens)) {
   for (const bool special : {true, false}) {  // of equal strings the special one is found
     for (size_t i = 0; i < tokens_.size(); ++i) {
-      const AddedToken& token = tokens_[i];
+      AddedToken& token = tokens_[i];
       if (token.special != special) continue;
-      if (token.normalized) {
-        normalized_.add(normalizer.apply(token.content).text, i);
-      } else {
-        raw_.add(token.content, i);
-      }
+      token.decoded = token.normalized ? normalizer.apply(token.content).text : token.content;
+      (token.normalized ? normalized_ : raw_).add(token.decoded, i);
     }
   }
   for (size_t i = 0; i < tokens_.size(); ++i) {

@@ -22,6 +22,7 @@ struct AddedToken {
   bool rstrip = false;       // takes the white space after it
   bool normalized = false;   // looked for after normalization, else before
   bool special = false;      // left out by decode(skip_special_tokens)
+  std::string decoded = {};  // what it stands for in decode(): content, normalized if `normalized`
 };
 
 /// Finds the longest of a set of strings at a place.
@@ -57,7 +58,7 @@ class AddedTokens {
   };
 
   AddedTokens() = default;
-  /// The ids and contents must be distinct.
+  /// The ids and contents must be distinct; `decoded` is filled in.
   AddedTokens(std::vector<AddedToken> tokens, const Normalizer& normalizer);
   AddedTokens(AddedTokens&&) noexcept = default;
   AddedTokens& operator=(AddedTokens&&) noexcept = default;

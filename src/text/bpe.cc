@@ -49,9 +49,10 @@ Bpe::Bpe(Vocabulary vocabulary, const std::vector<Merge>& merges, const BpeOptio
       }
       return *id;
     };
+    const uint64_t key = pair_key(id_of(left), id_of(right));
     const MergeRule rule{static_cast<uint32_t>(rank), id_of(left + right)};
     // A pair that is listed twice has its last rank, as in `tokenizers`.
-    rules_.insert(pair_key(id_of(left), id_of(right)), rule).first = rule;
+    rules_.insert(key, rule).first = rule;
   }
 }
 

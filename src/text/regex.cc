@@ -19,7 +19,12 @@ constexpr uint32_t kHeapLimitKib = 64 * 1024;
 constexpr size_t kJitStackBytes = 8 * 1024 * 1024;
 constexpr size_t kMaxPatternBytes = 64 * 1024;
 
-constexpr std::string_view kWordItems = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+// Oniguruma's table of Latin-1 counts the superscripts and fractions as word characters.
+constexpr std::string_view kWordItems =
+    "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
+
+const std::string kWord = fmt::format("[{}]", kWordItems);
+const std::string kNotWord = fmt::format("[^{}]", kWordItems);
 
 /// Scratch of one thread: match data for one pair of offsets and the limits.
 struct MatchScratch {
@@ -46,6 +51,15 @@ std::string pcre_message(int code) {
   PCRE2_UCHAR buffer[256] = {};
   pcre2_get_error_message(code, buffer, sizeof buffer);
   return reinterpret_cast<const char*>(buffer);
+}
+
+bool compiles(const std::string& pattern) {
+  int error = 0;
+  PCRE2_SIZE offset = 0;
+  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                                   PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr);
+  pcre2_code_free(code);
+  return code != nullptr;
 }
 
 /// Translates one pattern, item by item; see pcre_from_onig().
@@ -117,17 +131,16 @@ class Translator {
 
   void escape() {
     if (at_ + 1 >= in_.size()) reject("a \\ at the end");
-    const std::string word(kWordItems);
     switch (in_[at_ + 1]) {
       case 's':
         return put("\\p{White_Space}", 2);
       case 'S':
         return put("\\P{White_Space}", 2);
       case 'w':
-        return put(in_class_ ? word : "[" + word + "]", 2);
+        return put(in_class_ ? std::string(kWordItems) : kWord, 2);
       case 'W':
         if (in_class_) reject("\\W in a character class");
-        return put("[^" + word + "]", 2);
+        return put(kNotWord, 2);
       case 'h':
         return put(in_class_ ? "0-9a-fA-F" : "[0-9a-fA-F]", 2);
       case 'H':
@@ -135,14 +148,15 @@ class Translator {
         return put("[^0-9a-fA-F]", 2);
       case 'b':
         if (in_class_) return copy(2);
-        return put(
-            "(?:(?<=[" + word + "])(?![" + word + "])|(?<![" + word + "])(?=[" + word + "]))", 2);
+        return put(fmt::format("(?:(?<={0})(?!{0})|(?<!{0})(?={0}))", kWord), 2);
       case 'B':
-        return put(
-            "(?:(?<=[" + word + "])(?=[" + word + "])|(?<![" + word + "])(?![" + word + "]))", 2);
+        return put(fmt::format("(?:(?<={0})(?={0})|(?<!{0})(?!{0}))", kWord), 2);
       case 'u':
         if (at_ + 6 > in_.size()) reject("\\u without four digits");
         return put("\\x{" + std::string(in_.substr(at_ + 2, 4)) + "}", 6);
+      case 'p':
+      case 'P':
+        return property();
       case 'K':
         reject("\\K");
       case 'Q':
@@ -151,6 +165,17 @@ class Translator {
       default:
         copy(2);
     }
+  }
+
+  /// Oniguruma's \p{Han} is the property Script, PCRE2's is Script_Extensions.
+  void property() {
+    const size_t end = in_.find('}', at_);
+    if (in_.substr(at_ + 2, 1) != "{" || end == std::string_view::npos) return copy(2);
+    const bool negated = in_.substr(at_ + 3, 1) == "^";
+    const size_t begin = at_ + 3 + (negated ? 1 : 0);
+    const std::string script = "sc:" + std::string(in_.substr(begin, end - begin));
+    if (!compiles("\\p{" + script + "}")) return copy(end + 1 - at_);
+    put(fmt::format("\\{}{{{}{}}}", in_[at_ + 1], negated ? "^" : "", script), end + 1 - at_);
   }
 
   std::string_view in_;

@@ -24,10 +24,11 @@ struct Tokenizer::Impl {
     }
   }
 
-  /// nullptr for an id without a token and, if asked for, for a special token.
+  /// What decode() starts from; nullptr for an id without a token and, if asked for, for a special
+  /// token.
   const std::string* text_of(TokenId id, bool skip_special_tokens) const noexcept {
     if (const AddedToken* added = parts.added_tokens.find(id)) {
-      return added->special && skip_special_tokens ? nullptr : &added->content;
+      return added->special && skip_special_tokens ? nullptr : &added->decoded;
     }
     return parts.bpe.vocabulary().token_of(id);
   }
@@ -114,7 +115,8 @@ std::optional<TokenId> Tokenizer::id_of(std::string_view token) const {
 }
 
 std::string Tokenizer::token_of(TokenId id) const {
-  const std::string* token = impl_->text_of(id, false);
+  if (const AddedToken* added = impl_->parts.added_tokens.find(id)) return added->content;
+  const std::string* token = impl_->parts.bpe.vocabulary().token_of(id);
   return token == nullptr ? std::string() : *token;
 }
 

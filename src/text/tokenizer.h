@@ -33,7 +33,8 @@ class Tokenizer {
   /// Throws kInvalidArgument if a pattern of the file backtracks too much on the text.
   std::vector<TokenId> encode(std::string_view text, bool add_special_tokens) const;
   /// Text of `ids`; byte sequences that are not UTF-8 come out as U+FFFD, as in `tokenizers`. Ids
-  /// that no token has are skipped.
+  /// that no token has are skipped. Every special token is left out on request; `tokenizers` 0.23
+  /// keeps one that is `normalized` and changes by it.
   std::string decode(const std::vector<TokenId>& ids, bool skip_special_tokens) const;
 
   int64_t vocab_size() const noexcept;  // largest id + 1

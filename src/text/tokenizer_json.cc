@@ -308,8 +308,11 @@ PreTokenizerStep read_pre_tokenizer_step(const Json& value, const std::string& w
                      false};
   }
   if (type == "Whitespace") {
-    return SplitStep{Pattern::regex(R"([\w\p{Join_Control}]+|[^\w\p{Join_Control}\s]+)"),
-                     SplitBehavior::kRemoved, true};
+    // \w of Rust's regex crate.
+    constexpr std::string_view kPattern =
+        R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|)"
+        R"([^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\s]+)";
+    return SplitStep{Pattern::regex(kPattern), SplitBehavior::kRemoved, true};
   }
   if (type == "WhitespaceSplit") {
     return SplitStep{Pattern::regex(R"(\s)"), SplitBehavior::kRemoved, false};
@@ -339,7 +342,8 @@ Template read_template(const Json& value, const std::string& where) {
     const Json& item = check_object(single[i], at);
     if (const Json* sequence = find(item, "Sequence")) {
       const std::string& id = require_string(check_object(*sequence, at), "id", at);
-      if (id != "A") fail(ErrorCode::kCorrupt, "{}: sequence {}, expected \"A\"", at, in_quotes(id));
+      if (id != "A")
+        fail(ErrorCode::kCorrupt, "{}: sequence {}, expected \"A\"", at, in_quotes(id));
       items.push_back({true, {}});
       continue;
     }
