@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace deltacome {
 
@@ -30,15 +31,54 @@ class MappedFile {
   std::filesystem::path path_;
 };
 
-/// Tells the kernel that pages of a mapped region are not needed now, so that reading a checkpoint
-/// once does not fill the resident set. The bytes stay readable.
+/// Tells the kernel that pages of a MappedFile are not needed now, so that reading a checkpoint
+/// once does not fill the resident set. The bytes stay readable; other memory is left alone.
+/// Thread-safe.
 void release_pages(std::span<const std::byte> bytes) noexcept;
 
 /// The whole file. Throws kNotFound, kIo, or kCorrupt if it is larger than max_bytes.
 std::string read_text_file(const std::filesystem::path& path, size_t max_bytes = 256u << 20);
 
+/// A file that appears under its name whole or not at all: bytes go to a hidden temporary file
+/// beside it, and commit() fsyncs and renames it over `path`. Uncommitted, it is removed.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);  // throws kIo
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void append(std::span<const std::byte> bytes);  // buffered; throws kIo
+  void commit();                                  // at most once; throws kIo
+
+ private:
+  void write(std::span<const std::byte> bytes);
+
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  std::vector<std::byte> buffer_;
+  int fd_ = -1;
+};
+
 /// Replaces `path` atomically and durably: temporary file beside it, fsync, rename. Throws kIo.
 void write_file_atomically(const std::filesystem::path& path, std::string_view contents);
+
+/// SHA-256 of bytes that come in pieces.
+class Sha256 {
+ public:
+  Sha256();
+  ~Sha256();
+  Sha256(const Sha256&) = delete;
+  Sha256& operator=(const Sha256&) = delete;
+
+  void update(std::span<const std::byte> bytes);
+  void update(std::string_view text) { update(std::as_bytes(std::span(text))); }
+  std::string hex();  // lower case; ends the computation
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 /// Lower-case hexadecimal SHA-256.
 std::string sha256_hex(std::span<const std::byte> bytes);
@@ -54,7 +94,7 @@ class StagedDirectory {
   StagedDirectory& operator=(const StagedDirectory&) = delete;
 
   const std::filesystem::path& staging() const noexcept { return staging_; }
-  void commit();
+  void commit();  // throws kInvalidArgument if `target` has been filled meanwhile, kIo
 
  private:
   std::filesystem::path target_;

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace deltacome {
@@ -40,15 +42,15 @@ struct ModelConfig {
   bool qkv_bias = false;  // Qwen2, or attention_bias
   bool o_bias = false;    // attention_bias of Llama
   bool mlp_bias = false;
-  bool qk_norm = false;  // Qwen3: RMSNorm over head_dim of q and k
-  int64_t sliding_window =
-      0;  // keys a query sees, itself included; 0 = all. Per layer: window(layer)
-  int64_t first_sliding_layer = 0;  // Qwen2 with use_sliding_window: layers below see everything
+  bool qk_norm = false;        // Qwen3: RMSNorm over head_dim of q and k
+  int64_t sliding_window = 0;  // keys a query sees, itself included; 0 = all. Use window(layer)
+  std::vector<bool> sliding_layers;  // [n_layers] which layers slide; empty = every layer
   std::optional<int64_t> bos_token_id;
   std::vector<int64_t> eos_token_ids;
 
   int64_t window(int64_t layer) const noexcept {
-    return layer >= first_sliding_layer ? sliding_window : 0;
+    const bool slides = sliding_layers.empty() || sliding_layers[static_cast<size_t>(layer)];
+    return slides ? sliding_window : 0;
   }
 };
 
@@ -58,6 +60,11 @@ struct ModelConfig {
 /// name), kUnsupported for an unknown architecture, rope type or activation, listing the supported
 /// ones.
 ModelConfig read_model_config(const std::filesystem::path& directory);
+
+/// The same from text. An empty `generation_json` means that there is no such file; `name` stands
+/// for the directory in messages.
+ModelConfig parse_model_config(std::string_view config_json, std::string_view generation_json,
+                               const std::string& name);
 
 /// One tensor that the architecture has.
 struct ExpectedTensor {

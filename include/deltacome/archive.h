@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace deltacome {
+
+/// One tier of a low-rank tensor: how many components, and the bits of their vectors.
+struct TierInfo {
+  int64_t rank = 0;
+  int v_bits = 0;
+  int u_bits = 0;
+};
+
+/// One tensor that an archive stores. Figures that were not measured are negative.
+struct TensorInfo {
+  std::string name;
+  std::string kind;   // "q_proj", ..., "down_proj", "embed_tokens", "lm_head", "norm", "bias"
+  std::string codec;  // "raw", "dense", "lowrank"
+  std::vector<int64_t> shape;
+  int64_t bytes = 0;           // stored, everything included
+  double bits_per_weight = 0;  // 8 * bytes / elements
+  int64_t rank = 0;
+  std::vector<TierInfo> tiers;
+  double relative_error = -1;  // E|(dW' - dW) x|^2 / E|dW x|^2 over the calibration inputs
+  double energy = -1;          // share of |dW|_F^2 in the kept components
+  double stable_rank = -1;     // |dW|_F^2 / s_1^2
+};
+
+/// What is in an archive. Sizes in bytes.
+struct ArchiveInfo {
+  std::string method, architecture, created_by;
+  std::string base_name, base_hash, finetuned_name, finetuned_hash;
+  double requested_bits = 0;
+  double bits_per_weight = 0;  // 8 * projection_bytes / projection weights
+  int64_t projection_bytes = 0;
+  int64_t embedding_bytes = 0;  // embeddings and lm_head, with added rows
+  int64_t other_bytes = 0;      // norms and biases
+  int64_t header_bytes = 0;     // all_in_bytes less the three above
+  int64_t all_in_bytes = 0;     // every file but the tokenizer's
+  int64_t tokenizer_bytes = 0;
+  int64_t finetuned_bytes = 0;  // the fine-tune's checkpoint in bf16
+  double ratio = 0;             // all_in_bytes / finetuned_bytes
+  std::vector<std::string> calibration_files;
+  int64_t calibration_tokens = 0;
+  int64_t calibration_sequence_length = 0;
+  uint64_t seed = 0;
+  struct HeldOut {
+    std::string file;
+    int64_t tokens = 0;
+    double kl = 0, top1 = 0;
+  };
+  std::optional<HeldOut> held_out;
+  std::vector<TensorInfo> tensors;
+};
+
+/// Describes the archive in `directory`. Throws Error (kNotFound, kCorrupt, kUnsupported).
+ArchiveInfo inspect_archive(const std::filesystem::path& directory);
+
+/// Checks every byte of an archive against its hashes, and that it was made from `base` if one is
+/// given. Returns notes (files that do not belong to it); throws Error (kCorrupt, kMismatch) at the
+/// first fault.
+std::vector<std::string> verify_archive(const std::filesystem::path& directory,
+                                        const std::optional<std::filesystem::path>& base = {});
+
+/// Writes the fine-tune that base + archive stand for as a Hugging Face checkpoint, in the
+/// fine-tune's dtype. `out` must not exist or be empty; it appears whole or not at all.
+void merge_archive(const std::filesystem::path& base, const std::filesystem::path& archive,
+                   const std::filesystem::path& out, int n_threads = 0);
+
+}  // namespace deltacome

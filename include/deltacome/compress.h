@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "deltacome/archive.h"
+
+namespace deltacome {
+
+enum class Method {
+  kCome,      // Delta-CoMe: singular vectors in tiers of 8, 3 and 2 bits (arXiv:2406.08903)
+  kLowRank,   // truncated SVD, 16-bit factors
+  kBitDelta,  // sign of the delta and one scale per matrix (arXiv:2402.10193)
+};
+
+struct CompressOptions {
+  std::filesystem::path base, finetuned, out;
+  double bits = 1.0;  // stored bits per projection weight, everything included
+  Method method = Method::kCome;
+  std::vector<std::filesystem::path> calibration;  // .jsonl with "text", or plain text
+  int64_t calibration_tokens = 65536;
+  int64_t group = 128;  // codes that share a scale
+  int n_threads = 0;    // 0 = one per core
+  uint64_t seed = 0;    // which calibration rows
+  bool resume = false;  // continue after the last finished layer of an interrupted run
+  std::optional<std::filesystem::path>
+      held_out;  // rows to measure KL and top-1 on, kept in the archive
+};
+
+/// Where a compression is. Sent after every matrix.
+struct CompressProgress {
+  int64_t layer = 0, n_layers = 0;
+  std::string stage;       // "model.layers.3.mlp.up_proj", "embeddings", "writing"
+  double mean_error = -1;  // relative output error so far, mean over matrices; negative = none yet
+  double elapsed_s = 0, remaining_s = -1;  // remaining < 0: not known yet
+};
+
+/// Means over the matrices of one kind.
+struct KindSummary {
+  std::string kind;
+  int64_t matrices = 0;
+  double rank = 0, bits_per_weight = 0, relative_error = -1;
+};
+
+struct CompressReport {
+  ArchiveInfo archive;
+  std::vector<KindSummary> kinds;
+  std::vector<std::string> notes;  // what the user should know, one sentence each
+  double seconds = 0;
+  int64_t peak_resident_bytes = 0;
+};
+
+/// Compresses the fine-tune against its base into an archive. Throws Error; the output directory
+/// appears whole or not at all, finished layers are kept in "<out>.partial" for `resume`.
+/// on_progress is called on the calling thread.
+CompressReport compress_delta(const CompressOptions& options,
+                              const std::function<void(const CompressProgress&)>& on_progress = {});
+
+}  // namespace deltacome

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace deltacome {
+
+struct ModelOptions {
+  std::filesystem::path model;                 // a Hugging Face checkpoint: base or fine-tune
+  std::optional<std::filesystem::path> delta;  // an archive made from it
+  int n_threads = 0;                           // 0 = one per core
+};
+
+struct GenerateOptions {
+  int64_t max_tokens = 256;
+  double temperature = 0;  // 0 = greedy
+  int top_k = 0;           // 0 = off
+  double top_p = 1;        // 1 = off
+  double min_p = 0;        // 0 = off
+  uint64_t seed = 0;
+};
+
+struct ChatTurn {
+  std::string role, content;
+};
+
+struct GenerateResult {
+  std::string text;
+  std::vector<int32_t> prompt_tokens, tokens;
+  std::string finish_reason;  // "stop" (end-of-sequence token) or "length"
+  double prefill_s = 0, decode_s = 0;
+};
+
+/// A model with its tokenizer, alone or with one delta on top. The delta stays packed in memory.
+/// One thread at a time.
+class LanguageModel {
+ public:
+  /// Throws Error; kMismatch if the archive was made from another base.
+  static LanguageModel open(const ModelOptions& options);
+  LanguageModel(LanguageModel&&) noexcept;
+  LanguageModel& operator=(LanguageModel&&) noexcept;
+  ~LanguageModel();
+
+  std::vector<int32_t> encode(const std::string& text, bool add_special_tokens = true) const;
+  std::string decode(const std::vector<int32_t>& tokens, bool skip_special_tokens = true) const;
+  /// The prompt text of a conversation, by the model's chat template. Throws kUnsupported if it has
+  /// none.
+  std::string chat_prompt(const std::vector<ChatTurn>& turns) const;
+
+  /// Continues `prompt`. on_text receives pieces of whole UTF-8 characters as they are made;
+  /// returning false ends the generation. `prompt_has_special_tokens`: the text already begins with
+  /// what the tokenizer would add (chat prompts).
+  GenerateResult generate(const std::string& prompt, const GenerateOptions& options,
+                          const std::function<bool(const std::string&)>& on_text = {},
+                          bool prompt_has_special_tokens = false);
+
+  int64_t weight_bytes() const;  // of the base in memory
+  int64_t delta_bytes() const;   // of the packed delta in memory; 0 without one
+  std::string device() const;    // "cpu (AVX-512, 2 threads)"
+
+ private:
+  struct Impl;
+  explicit LanguageModel(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace deltacome

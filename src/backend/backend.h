@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/tensor.h"
+#include "core/host_tensor.h"
+#include "quant/format.h"
+
+namespace deltacome {
+
+class CompressionOps;
+
+/// Orders work: ops on one stream run one after another. The CPU runs each op before it returns.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  virtual void synchronize() = 0;
+};
+
+/// One variant's tensors in a backend's memory, still packed, by slot. A slot is the index of a
+/// tensor in expected_tensors() of the base's configuration; a slot that was never set equals the
+/// base.
+class DeviceVariant {
+ public:
+  virtual ~DeviceVariant() = default;
+  /// Takes over one tensor; the backend may repack it, but keeps it coded. `blob` holds
+  /// layout_of(format).total_bytes. Stream-ordered, so that a variant can be loaded layer by layer.
+  virtual void set(int slot, const MatrixFormat& format, const HostTensor& blob,
+                   Stream& stream) = 0;
+  /// Bytes held in the backend's memory.
+  virtual int64_t resident_bytes() const noexcept = 0;
+};
+
+/// Rows of a batch that belong to one variant.
+struct VariantSegment {
+  std::shared_ptr<const DeviceVariant> variant;  // null = base
+  int64_t n_rows = 0;
+};
+
+/// Which variant owns which rows of a batch. Made on the host once per batch composition.
+class VariantPlan {
+ public:
+  virtual ~VariantPlan() = default;
+};
+
+/// One sequence's part of a batch: its next n_rows tokens, after n_past tokens that are in the
+/// cache.
+struct SequenceChunk {
+  int64_t n_rows = 0;
+  int64_t n_past = 0;
+  std::span<const int32_t> block_table;  // block of tokens [i * kKvBlock, (i + 1) * kKvBlock)
+};
+
+inline constexpr int64_t kKvBlock = 16;  // tokens per block of the paged KV cache
+
+/// Positions, block tables and lengths of a batch. Made on the host once per batch composition; it
+/// copies what it needs.
+class AttentionPlan {
+ public:
+  virtual ~AttentionPlan() = default;
+};
+
+/// One matrix of a linear() call: y = W x + b, with the variant's delta of slot `slot` added.
+struct LinearTarget {
+  int slot = -1;
+  Tensor weight;       // [n_out, n_in], any floating dtype
+  int bias_slot = -1;  // slot of the bias, used if `bias` is not empty
+  Tensor bias;         // [n_out] or empty
+  Tensor y;            // [n_rows, >= n_out of every variant in the plan]; see linear()
+};
+
+struct AttentionShape {
+  int64_t n_heads = 0;
+  int64_t n_kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t window = 0;  // keys a query sees, itself included; 0 = all
+};
+
+/// How one row's next token is chosen. temperature 0 = the first of the largest logits. Otherwise:
+/// softmax(logits / temperature), restricted to the top_k largest, then to the smallest set whose
+/// mass reaches top_p, then to those with at least min_p of the largest probability; drawn with
+/// `uniform`.
+struct SampleParams {
+  float temperature = 0;
+  int top_k = 0;           // 0 = off
+  float top_p = 1;         // 1 = off
+  float min_p = 0;         // 0 = off
+  double uniform = 0;      // in [0, 1), from the request's own random stream
+  int64_t vocab_size = 0;  // columns of the row that exist for its variant
+};
+
+/// What runs a model: a CPU with its threads, or a GPU with its streams. Activations are f32
+/// tensors, row-major, one row a token. All ops are stream-ordered; inputs and outputs do not alias
+/// unless said. Shapes are the caller's promise (checked by DELTACOME_CHECK). One thread at a time
+/// per backend.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string name() const = 0;  // "cpu (AVX-512, 2 threads)"
+  virtual std::unique_ptr<Stream> create_stream() = 0;
+
+  // Memory. allocate() throws kOutOfMemory; its contents are undefined.
+  virtual Tensor allocate(DType dtype, Shape shape) = 0;
+  /// A weight: the backend may share the host's bytes (it keeps their owner) or copy them.
+  virtual Tensor import_weight(const HostTensor& host) = 0;
+  virtual void upload(Stream& stream, std::span<const std::byte> host, const Tensor& to) = 0;
+  /// Returns when the bytes have arrived.
+  virtual void download(Stream& stream, const Tensor& from, std::span<std::byte> host) = 0;
+
+  // Variants.
+  virtual std::shared_ptr<DeviceVariant> create_variant(int n_slots) = 0;
+  virtual std::unique_ptr<VariantPlan> plan_variants(std::span<const VariantSegment> segments) = 0;
+
+  // Inference. Where a plan and a slot are given, each row uses its own variant's tensor.
+  /// y[i] = table[ids[i]] + delta row; ids [n] i32 on the host; y [n, hidden]. Ids beyond the
+  /// base's rows are rows that the variant added. Throws kInvalidArgument for an id that the row's
+  /// variant lacks.
+  virtual void embed(Stream& stream, const VariantPlan& plan, int slot,
+                     std::span<const int32_t> ids, const Tensor& table, const Tensor& y) = 0;
+  /// y = x / sqrt(mean(x^2) + eps) * weight, over the last dimension. x, y [n, k * d], weight [d]:
+  /// each of the k pieces of a row is normalized on its own (k > 1 for the q/k norms). y may be x.
+  virtual void rms_norm(Stream& stream, const VariantPlan& plan, int slot, const Tensor& x,
+                        const Tensor& weight, double eps, const Tensor& y) = 0;
+  /// For each target y = W x + b + (U diag(s) V) x, from the packed codes. x [n, n_in]. All targets
+  /// share x. Columns of y beyond the base's n_out belong to added rows: written for variants that
+  /// have them, left alone otherwise. A row's result does not depend on the other rows.
+  virtual void linear(Stream& stream, const VariantPlan& plan, const Tensor& x,
+                      std::span<const LinearTarget> targets) = 0;
+  virtual std::unique_ptr<AttentionPlan> plan_attention(std::span<const SequenceChunk> chunks) = 0;
+  /// Rotates pairs (i, i + head_dim / 2) of each head in place by position * inv_freq[i].
+  /// x [n, heads * head_dim], inv_freq [head_dim / 2] f32.
+  virtual void rope(Stream& stream, const AttentionPlan& plan, const Tensor& x,
+                    const Tensor& inv_freq) = 0;
+  /// Appends k, v [n, n_kv_heads * head_dim] to the caches [n_blocks, kKvBlock, n_kv_heads *
+  /// head_dim].
+  virtual void store_kv(Stream& stream, const AttentionPlan& plan, const Tensor& k, const Tensor& v,
+                        const Tensor& k_cache, const Tensor& v_cache) = 0;
+  /// Causal attention over the block tables, softmax(q k / sqrt(head_dim)) v, after store_kv of the
+  /// same chunk. q, out [n, n_heads * head_dim].
+  virtual void attention(Stream& stream, const AttentionPlan& plan, const AttentionShape& shape,
+                         const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+                         const Tensor& out) = 0;
+  /// out = silu(gate) * up; out may be gate.
+  virtual void silu_mul(Stream& stream, const Tensor& gate, const Tensor& up,
+                        const Tensor& out) = 0;
+  /// y += x.
+  virtual void add(Stream& stream, const Tensor& x, const Tensor& y) = 0;
+  /// y[i] = x[rows[i]].
+  virtual void gather_rows(Stream& stream, const Tensor& x, std::span<const int32_t> rows,
+                           const Tensor& y) = 0;
+  /// One token id per row of logits [n, vocab] f32, to the host.
+  virtual void sample(Stream& stream, const Tensor& logits, std::span<const SampleParams> params,
+                      std::span<int32_t> tokens) = 0;
+
+  /// The dense float64 ops that compression needs. Throws kUnsupported if the backend has none.
+  virtual CompressionOps& compression() = 0;
+};
+
+/// The CPU; n_threads 0 = one per core.
+std::unique_ptr<Backend> create_cpu_backend(int n_threads = 0);
+/// Device `index`. Throws kUnsupported in a build without CUDA, kDevice without such a device.
+std::unique_ptr<Backend> create_cuda_backend(int index = 0);
+
+}  // namespace deltacome

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+
+namespace deltacome {
+
+/// Columns [first, first + count) of a matrix that is quantized, and how: scale blocks of `format`
+/// count rows and columns of the section.
+struct CodeSection {
+  int64_t first = 0;
+  int64_t count = 0;
+  ArrayFormat format;
+};
+
+/// A quantized matrix [rows, n]: what it decodes to, and per section its codes and scales.
+struct Quantized {
+  Tensor values;  // f64 [rows, n]
+  struct Section {
+    std::vector<uint8_t> codes;    // [rows, count]; empty for 16 bits
+    std::vector<uint16_t> scales;  // fp16, row-major blocks
+    std::vector<uint16_t> halves;  // 16 bits: the elements themselves
+  };
+  std::vector<Section> sections;
+};
+
+/// What gptq() needs of a Hessian H = E[x x^T], factored once for all matrices that share it.
+class GptqFactor {
+ public:
+  virtual ~GptqFactor() = default;
+};
+
+/// The dense operations of compression, in float64 unless said; all matrices row-major,
+/// stream-ordered. A backend may have them or not (Backend::compression() throws kUnsupported).
+class CompressionOps {
+ public:
+  virtual ~CompressionOps() = default;
+
+  /// out [n, d] f64 = a - b, exact for the checkpoint types; a, b any floating dtype of equal
+  /// shape.
+  virtual void subtract(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& out) = 0;
+  /// c [d, d] += x^T x; x [n, d] f32. Products in f32, sums over pieces of 4096 rows in f64.
+  virtual void gram(Stream& stream, const Tensor& x, const Tensor& c) = 0;
+  /// c = op(a) op(b), op transposes where asked.
+  virtual void matmul(Stream& stream, const Tensor& a, bool transpose_a, const Tensor& b,
+                      bool transpose_b, const Tensor& c) = 0;
+  /// Eigenvectors of the symmetric a [n, n] replace a, one a row, largest eigenvalue first;
+  /// eigenvalues to the host. Throws kInternal if the solver does not converge.
+  virtual std::vector<double> eigh(Stream& stream, const Tensor& a) = 0;
+  /// Row i of a times rows[i] and column j times cols[j]; empty = 1.
+  virtual void scale(Stream& stream, const Tensor& a, std::span<const double> rows,
+                     std::span<const double> cols) = 0;
+  /// Sums over each row of a * b, to the host. a, b [n, d].
+  virtual std::vector<double> row_dots(Stream& stream, const Tensor& a, const Tensor& b) = 0;
+  /// out = a, of equal size and dtype.
+  virtual void copy(Stream& stream, const Tensor& a, const Tensor& out) = 0;
+  /// out = a^T.
+  virtual void transpose(Stream& stream, const Tensor& a, const Tensor& out) = 0;
+
+  /// Factors h [n, n] + damp * mean(diag) * I for gptq(), columns taken in `order`. A column of
+  /// zeros (an input that is never active) is allowed. Throws kInternal if h is not positive
+  /// definite.
+  virtual std::unique_ptr<GptqFactor> gptq_factor(Stream& stream, const Tensor& h,
+                                                  std::span<const int64_t> order, double damp) = 0;
+  /// Quantizes w [rows, n] under a factored Hessian: column by column, the error of a column is fed
+  /// forward into those not yet done. Scales are fixed before (static groups), each with the least
+  /// error weighted by the Hessian's diagonal. Without a factor: round to nearest. w is
+  /// overwritten. Ref: Frantar et al., GPTQ, arXiv:2210.17323.
+  virtual Quantized gptq(Stream& stream, const Tensor& w, const GptqFactor* factor,
+                         std::span<const CodeSection> sections) = 0;
+};
+
+}  // namespace deltacome

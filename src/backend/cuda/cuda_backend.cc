@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA backend so far: memory, streams and the elementwise ops. What it does not have yet
+// throws kUnsupported by name; docs/architecture.md lists it.
+#include <cuda_runtime.h>
+
+#include "backend/backend.h"
+#include "backend/cuda/cuda_check.h"
+#include "backend/cuda/elementwise.h"
+
+namespace deltacome {
+namespace cuda {
+namespace {
+
+[[noreturn]] void not_yet(const char* op) {
+  fail(ErrorCode::kUnsupported, "the CUDA backend does not have {} yet; run on the CPU", op);
+}
+
+class CudaStorage final : public Storage {
+ public:
+  explicit CudaStorage(int64_t bytes) {
+    if (bytes > 0) DELTACOME_CUDA_CHECK(cudaMalloc(&data_, static_cast<size_t>(bytes)));
+  }
+  ~CudaStorage() override { cudaFree(data_); }
+  std::byte* data() const noexcept { return static_cast<std::byte*>(data_); }
+
+ private:
+  void* data_ = nullptr;
+};
+
+class CudaStream final : public Stream {
+ public:
+  CudaStream() { DELTACOME_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
+  ~CudaStream() override { cudaStreamDestroy(stream_); }
+  void synchronize() override { DELTACOME_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
+  cudaStream_t get() const noexcept { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+cudaStream_t raw(Stream& stream) {
+  return static_cast<CudaStream&>(stream).get();
+}
+
+std::byte* bytes_of(const Tensor& tensor) {
+  DELTACOME_CHECK(tensor.storage != nullptr);
+  return static_cast<CudaStorage&>(*tensor.storage).data() + tensor.offset;
+}
+
+float* f32(const Tensor& tensor) {
+  DELTACOME_CHECK(tensor.dtype == DType::kF32);
+  return reinterpret_cast<float*>(bytes_of(tensor));
+}
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(int index) {
+    int count = 0;
+    DELTACOME_CUDA_CHECK(cudaGetDeviceCount(&count));
+    if (index < 0 || index >= count) {
+      fail(ErrorCode::kDevice, "CUDA device {} was asked for, this machine has {}", index, count);
+    }
+    DELTACOME_CUDA_CHECK(cudaSetDevice(index));
+    cudaDeviceProp properties{};
+    DELTACOME_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
+    name_ = fmt::format("cuda:{} ({})", index, properties.name);
+  }
+
+  std::string name() const override { return name_; }
+  std::unique_ptr<Stream> create_stream() override { return std::make_unique<CudaStream>(); }
+
+  Tensor allocate(DType dtype, Shape shape) override {
+    const int64_t bytes = element_count(shape) * dtype_bytes(dtype);
+    return {std::make_shared<CudaStorage>(bytes), 0, dtype, std::move(shape)};
+  }
+  Tensor import_weight(const HostTensor& host) override {
+    const Tensor tensor = allocate(host.dtype, host.shape);
+    if (!host.bytes.empty()) {
+      DELTACOME_CUDA_CHECK(cudaMemcpy(bytes_of(tensor), host.bytes.data(), host.bytes.size(),
+                                      cudaMemcpyHostToDevice));
+    }
+    return tensor;
+  }
+  void upload(Stream& stream, std::span<const std::byte> host, const Tensor& to) override {
+    DELTACOME_CHECK(static_cast<int64_t>(host.size()) == to.bytes());
+    if (host.empty()) return;
+    DELTACOME_CUDA_CHECK(cudaMemcpyAsync(bytes_of(to), host.data(), host.size(),
+                                         cudaMemcpyHostToDevice, raw(stream)));
+  }
+  void download(Stream& stream, const Tensor& from, std::span<std::byte> host) override {
+    DELTACOME_CHECK(static_cast<int64_t>(host.size()) == from.bytes());
+    if (!host.empty()) {
+      DELTACOME_CUDA_CHECK(cudaMemcpyAsync(host.data(), bytes_of(from), host.size(),
+                                           cudaMemcpyDeviceToHost, raw(stream)));
+    }
+    stream.synchronize();
+  }
+
+  void silu_mul(Stream& stream, const Tensor& gate, const Tensor& up, const Tensor& out) override {
+    DELTACOME_CHECK(gate.size() == up.size() && gate.size() == out.size());
+    DELTACOME_CUDA_CHECK(launch_silu_mul(f32(gate), f32(up), f32(out), out.size(), raw(stream)));
+  }
+  void add(Stream& stream, const Tensor& x, const Tensor& y) override {
+    DELTACOME_CHECK(x.size() == y.size());
+    DELTACOME_CUDA_CHECK(launch_add(f32(x), f32(y), y.size(), raw(stream)));
+  }
+  void gather_rows(Stream& stream, const Tensor& x, std::span<const int32_t> rows,
+                   const Tensor& y) override {
+    DELTACOME_CHECK(static_cast<int64_t>(rows.size()) == y.rows() && x.cols() == y.cols());
+    const Tensor ids = allocate(DType::kI32, {y.rows()});
+    upload(stream, std::as_bytes(rows), ids);
+    DELTACOME_CUDA_CHECK(launch_gather_rows(f32(x), reinterpret_cast<const int32_t*>(bytes_of(ids)),
+                                            f32(y), y.rows(), y.cols(), raw(stream)));
+    stream.synchronize();  // `rows` and `ids` end with this call
+  }
+
+  std::shared_ptr<DeviceVariant> create_variant(int) override { not_yet("variants"); }
+  std::unique_ptr<VariantPlan> plan_variants(std::span<const VariantSegment>) override {
+    not_yet("variants");
+  }
+  void embed(Stream&, const VariantPlan&, int, std::span<const int32_t>, const Tensor&,
+             const Tensor&) override {
+    not_yet("embed");
+  }
+  void rms_norm(Stream&, const VariantPlan&, int, const Tensor&, const Tensor&, double,
+                const Tensor&) override {
+    not_yet("rms_norm");
+  }
+  void linear(Stream&, const VariantPlan&, const Tensor&, std::span<const LinearTarget>) override {
+    not_yet("linear");
+  }
+  std::unique_ptr<AttentionPlan> plan_attention(std::span<const SequenceChunk>) override {
+    not_yet("attention");
+  }
+  void rope(Stream&, const AttentionPlan&, const Tensor&, const Tensor&) override {
+    not_yet("rope");
+  }
+  void store_kv(Stream&, const AttentionPlan&, const Tensor&, const Tensor&, const Tensor&,
+                const Tensor&) override {
+    not_yet("attention");
+  }
+  void attention(Stream&, const AttentionPlan&, const AttentionShape&, const Tensor&, const Tensor&,
+                 const Tensor&, const Tensor&) override {
+    not_yet("attention");
+  }
+  void sample(Stream&, const Tensor&, std::span<const SampleParams>, std::span<int32_t>) override {
+    not_yet("sample");
+  }
+  CompressionOps& compression() override { not_yet("compression"); }
+
+ private:
+  std::string name_;
+};
+
+}  // namespace
+}  // namespace cuda
+
+std::unique_ptr<Backend> create_cuda_backend(int index) {
+  return std::make_unique<cuda::CudaBackend>(index);
+}
+
+}  // namespace deltacome

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/archive.h"
+
+#include <algorithm>
+#include <array>
+#include <set>
+
+#include "core/check.h"
+#include "io/archive_json.h"
+#include "io/json.h"
+#include "io/manifest.h"
+
+namespace deltacome {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kConfigName = "delta_config.json";
+constexpr const char* kTensorsName = "delta.safetensors";
+constexpr size_t kMaxConfigBytes = 64u << 20;
+constexpr size_t kMaxManifestBytes = 1u << 20;
+
+/// Hash of a mapped file; its pages are given back.
+std::string hash_of(const fs::path& path) {
+  const auto file = MappedFile::open(path);
+  std::string hash = sha256_hex(file->bytes());
+  release_pages(file->bytes());
+  return hash;
+}
+
+[[noreturn]] void fail_hash(const fs::path& path, const std::string& got, const std::string& want) {
+  fail(ErrorCode::kCorrupt, "{}: SHA-256 is {}, the manifest says {}", path.string(), got, want);
+}
+
+/// The companion files of a fine-tune that an archive keeps.
+constexpr std::array kTokenizerFiles{"tokenizer.json",
+                                     "tokenizer.model",
+                                     "tokenizer_config.json",
+                                     "special_tokens_map.json",
+                                     "added_tokens.json",
+                                     "vocab.json",
+                                     "merges.txt",
+                                     "chat_template.jinja"};
+constexpr std::array kConfigFiles{"config.json", "generation_config.json"};
+
+}  // namespace
+
+bool is_tokenizer_file(const std::string& name) {
+  return std::find(kTokenizerFiles.begin(), kTokenizerFiles.end(), name) != kTokenizerFiles.end();
+}
+
+Archive Archive::open(const fs::path& directory) {
+  std::error_code ignored;
+  if (!fs::is_directory(directory, ignored)) {
+    fail(ErrorCode::kNotFound, "archive {}: no such directory", directory.string());
+  }
+  if (!fs::exists(directory / kConfigName, ignored)) {
+    fail(ErrorCode::kNotFound, "{}: not a deltacome archive: it has no {}", directory.string(),
+         kConfigName);
+  }
+  Archive archive;
+  archive.directory_ = directory;
+  const fs::path manifest = directory / kManifestName;
+  archive.manifest_ =
+      parse_manifest(read_text_file(manifest, kMaxManifestBytes), manifest.string());
+
+  const fs::path path = directory / kConfigName;
+  const std::string config = read_text_file(path, kMaxConfigBytes);
+  const auto listed = archive.manifest_.find(kConfigName);
+  if (listed == archive.manifest_.end()) {
+    fail(ErrorCode::kCorrupt, "{}: does not list {}", manifest.string(), kConfigName);
+  }
+  const std::string got = sha256_hex(std::as_bytes(std::span(config)));
+  if (got != listed->second) fail_hash(path, got, listed->second);
+  archive.config_ = config_from_json(parse_json_object(config, path.string()), path.string());
+
+  std::set<std::string> expected(archive.config_.files.begin(), archive.config_.files.end());
+  expected.insert(kConfigName);
+  expected.insert(kTensorsName);
+  for (const std::string& name : expected) {
+    if (!archive.manifest_.contains(name)) {
+      fail(ErrorCode::kCorrupt, "{}: does not list {}", manifest.string(), name);
+    }
+  }
+  if (expected.size() != archive.manifest_.size()) {
+    fail(ErrorCode::kCorrupt, "{}: lists {} files, {} names {}", manifest.string(),
+         archive.manifest_.size(), kConfigName, expected.size());
+  }
+
+  // Every later blob() takes name, extent and hash from the checked configuration; the header only
+  // says where the bytes lie, and a wrong place gives a wrong hash.
+  auto file = std::make_shared<SafetensorsFile>(SafetensorsFile::open(directory / kTensorsName));
+  for (const ArchiveTensor& tensor : archive.config_.tensors) {
+    const HostTensor& stored = file->at(tensor.name);
+    const int64_t want = layout_of(tensor.format).total_bytes;
+    if (stored.dtype != DType::kU8 || static_cast<int64_t>(stored.bytes.size()) != want) {
+      fail(ErrorCode::kCorrupt, "{}: tensor {} holds {} bytes of {}, expected {} of U8",
+           (directory / kTensorsName).string(), quote(tensor.name), stored.bytes.size(),
+           dtype_name(stored.dtype), want);
+    }
+  }
+  if (file->tensors().size() != archive.config_.tensors.size()) {
+    fail(ErrorCode::kCorrupt, "{}: holds {} tensors, {} describes {}",
+         (directory / kTensorsName).string(), file->tensors().size(), kConfigName,
+         archive.config_.tensors.size());
+  }
+  archive.file_ = std::move(file);
+  return archive;
+}
+
+const ArchiveTensor* Archive::find(const std::string& name) const noexcept {
+  const auto it = std::find_if(config_.tensors.begin(), config_.tensors.end(),
+                               [&](const ArchiveTensor& t) { return t.name == name; });
+  return it == config_.tensors.end() ? nullptr : &*it;
+}
+
+HostTensor Archive::blob(const ArchiveTensor& tensor) const {
+  HostTensor stored = file_->at(tensor.name);
+  if (const std::string got = sha256_hex(stored.bytes); got != tensor.sha256) {
+    fail(ErrorCode::kCorrupt, "{}: tensor {}: SHA-256 of its bytes is {}, {} says {}",
+         (directory_ / kTensorsName).string(), quote(tensor.name), got, kConfigName, tensor.sha256);
+  }
+  stored.owner = file_;
+  return stored;
+}
+
+void Archive::check_base(const Checkpoint& base) const {
+  if (const std::string hash = base.content_hash(); hash != config_.base_hash) {
+    fail(ErrorCode::kMismatch,
+         "archive {} was made from base \"{}\" with content hash {}, but {} has content hash {}",
+         directory_.string(), config_.base_name, config_.base_hash, base.directory().string(),
+         hash);
+  }
+}
+
+void Archive::check_file(const std::string& name) const {
+  const auto listed = manifest_.find(name);
+  if (listed == manifest_.end()) {
+    fail(ErrorCode::kNotFound, "archive {}: has no file {}", directory_.string(), name);
+  }
+  if (const std::string got = hash_of(directory_ / name); got != listed->second) {
+    fail_hash(directory_ / name, got, listed->second);
+  }
+}
+
+int64_t Archive::file_bytes(const std::string& name) const {
+  std::error_code error;
+  const auto size = fs::file_size(directory_ / name, error);
+  return error ? 0 : static_cast<int64_t>(size);
+}
+
+int64_t Archive::all_in_bytes() const {
+  int64_t bytes = file_bytes(kManifestName);
+  for (const auto& [name, hash] : manifest_) {
+    if (!is_tokenizer_file(name)) bytes += file_bytes(name);
+  }
+  return bytes;
+}
+
+int64_t Archive::tensor_bytes() const {
+  int64_t bytes = 0;
+  for (const ArchiveTensor& tensor : config_.tensors) bytes += layout_of(tensor.format).total_bytes;
+  return bytes;
+}
+
+std::vector<std::string> Archive::verify() const {
+  for (const auto& [name, hash] : manifest_) check_file(name);
+  for (const ArchiveTensor& tensor : config_.tensors) blob(tensor);
+  std::vector<std::string> notes;
+  for (const auto& entry : fs::directory_iterator(directory_)) {
+    const std::string name = entry.path().filename().string();
+    if (name != kManifestName && !manifest_.contains(name)) {
+      notes.push_back(
+          fmt::format("{} is not part of the archive and was not checked", quote(name)));
+    }
+  }
+  std::sort(notes.begin(), notes.end());
+  return notes;
+}
+
+void ArchiveWriter::add(ArchiveTensor tensor, std::function<std::vector<std::byte>()> load) {
+  config_.tensors.push_back(std::move(tensor));
+  loaders_.push_back(std::move(load));
+}
+
+void ArchiveWriter::add(const CodedTensor& tensor) {
+  add({tensor.name, tensor.format, sha256_hex(tensor.blob), tensor.stats},
+      [blob = tensor.blob] { return blob; });
+}
+
+void ArchiveWriter::write(const fs::path& directory, const fs::path& companions) {
+  StagedDirectory stage(directory);
+  std::vector<TensorSpec> specs;
+  for (const ArchiveTensor& tensor : config_.tensors) {
+    specs.push_back({tensor.name, DType::kU8, {layout_of(tensor.format).total_bytes}});
+  }
+  SafetensorsWriter tensors(stage.staging() / kTensorsName, specs, {{"format", "deltacome"}});
+  for (size_t i = 0; i < loaders_.size(); ++i) {
+    const std::vector<std::byte> blob = loaders_[i]();
+    DELTACOME_CHECK(static_cast<int64_t>(blob.size()) == specs[i].shape[0]);
+    if (sha256_hex(blob) != config_.tensors[i].sha256) {
+      fail(ErrorCode::kCorrupt, "tensor {}: its bytes changed while the archive was written",
+           quote(config_.tensors[i].name));
+    }
+    tensors.append(blob);
+  }
+  tensors.finish();
+
+  config_.files.clear();
+  const auto keep = [&](const std::string& name) {
+    if (!fs::exists(companions / name)) return;
+    write_file_atomically(stage.staging() / name, read_text_file(companions / name));
+    config_.files.push_back(name);
+  };
+  for (const char* name : kConfigFiles) keep(name);
+  for (const char* name : kTokenizerFiles) keep(name);
+  std::string config = nlohmann::json(to_json(config_)).dump();
+  config += '\n';
+  write_file_atomically(stage.staging() / kConfigName, config);
+
+  Manifest manifest;
+  for (const auto& entry : fs::directory_iterator(stage.staging())) {
+    manifest[entry.path().filename().string()] = hash_of(entry.path());
+  }
+  write_file_atomically(stage.staging() / kManifestName, format_manifest(manifest));
+  stage.commit();
+}
+
+}  // namespace deltacome

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/host_tensor.h"
+#include "io/safetensors.h"
+#include "quant/format.h"
+
+namespace deltacome {
+
+/// What was measured on one tensor when it was compressed; negative = not measured.
+struct TensorStats {
+  double relative_error = -1;  // E|(dW' - dW) x|^2 / E|dW x|^2 over the calibration inputs
+  double energy = -1;          // share of |dW|_F^2 in the kept components
+  double stable_rank = -1;     // |dW|_F^2 / s_1^2
+};
+
+/// One tensor of the fine-tune, coded.
+struct CodedTensor {
+  std::string name;
+  MatrixFormat format;
+  std::vector<std::byte> blob;  // layout_of(format).total_bytes
+  TensorStats stats;
+};
+
+/// One tensor as delta_config.json describes it.
+struct ArchiveTensor {
+  std::string name;
+  MatrixFormat format;
+  std::string sha256;  // of its blob
+  TensorStats stats;
+};
+
+struct CalibrationInfo {
+  std::vector<std::string> files;  // names, without their directories
+  int64_t tokens = 0;              // 0 = none: rounded to nearest
+  int64_t sequence_length = 0;
+  uint64_t seed = 0;
+};
+
+/// Fidelity on held-out text, if it was asked for.
+struct HeldOutFidelity {
+  std::string file;
+  int64_t tokens = 0;
+  double kl = 0;
+  double top1 = 0;
+};
+
+/// delta_config.json.
+struct ArchiveConfig {
+  std::string created_by;
+  std::string method;        // "come", "lowrank", "bitdelta"
+  std::string architecture;  // "LlamaForCausalLM"
+  std::string base_name;
+  std::string base_hash;  // Checkpoint::content_hash() of the base
+  std::string finetuned_name;
+  std::string finetuned_hash;
+  int64_t finetuned_parameters = 0;  // of the whole fine-tune
+  int64_t projection_weights = 0;    // the denominator of bits per weight
+  double requested_bits = 0;
+  CalibrationInfo calibration;
+  std::optional<HeldOutFidelity> held_out;
+  std::vector<ArchiveTensor> tensors;  // those that differ from the base, in model order
+  std::vector<std::string> files;      // every file of the archive but the manifest and this one
+};
+
+/// A compressed delta on disk: delta_config.json, delta.safetensors (one U8 tensor, the blob, per
+/// coded tensor), the fine-tune's configuration and tokenizer, and MANIFEST.sha256, which hashes
+/// every other file in the format of sha256sum. docs/format.md is the normative description.
+class Archive {
+ public:
+  /// Reads and checks manifest, configuration and tensor header. Throws kNotFound, kCorrupt naming
+  /// file and fault, kUnsupported for a newer format version or an unknown codec.
+  static Archive open(const std::filesystem::path& directory);
+
+  const ArchiveConfig& config() const noexcept { return config_; }
+  const std::filesystem::path& directory() const noexcept { return directory_; }
+  /// The stored bytes of a tensor, mapped; their hash is checked at every call. Throws kCorrupt.
+  HostTensor blob(const ArchiveTensor& tensor) const;
+  const ArchiveTensor* find(const std::string& name) const noexcept;
+  /// Throws kMismatch naming both if `base` is not the checkpoint that this delta was made from.
+  void check_base(const Checkpoint& base) const;
+  /// Checks a file of the archive against the manifest before somebody reads it; throws kCorrupt.
+  void check_file(const std::string& name) const;
+
+  int64_t file_bytes(const std::string& name) const;  // size of one file on disk; 0 if absent
+  int64_t all_in_bytes() const;                       // every file but the tokenizer's
+  int64_t tensor_bytes() const;                       // all blobs
+
+  /// Hashes everything. Throws kCorrupt at the first fault; returns notes about files that are in
+  /// the directory but not part of the archive.
+  std::vector<std::string> verify() const;
+
+ private:
+  std::filesystem::path directory_;
+  ArchiveConfig config_;
+  std::map<std::string, std::string> manifest_;  // file -> sha256
+  std::shared_ptr<const SafetensorsFile> file_;
+};
+
+/// True for files that belong to the tokenizer, which all-in bytes leave out.
+bool is_tokenizer_file(const std::string& name);
+
+/// Writes a whole archive atomically: coded tensors (each blob is asked for once, in order), the
+/// listed companion files copied from `companions`, configuration and manifest. config.tensors and
+/// config.files are filled in here. Throws kIo, kInvalidArgument if `directory` exists and is not
+/// empty.
+class ArchiveWriter {
+ public:
+  explicit ArchiveWriter(ArchiveConfig config) : config_(std::move(config)) {}
+  /// A tensor whose bytes `load` returns when they are written.
+  void add(const CodedTensor& tensor);
+  void add(ArchiveTensor tensor, std::function<std::vector<std::byte>()> load);
+  void write(const std::filesystem::path& directory, const std::filesystem::path& companions);
+
+ private:
+  ArchiveConfig config_;
+  std::vector<std::function<std::vector<std::byte>()>> loaders_;
+};
+
+/// Coded tensors of one finished layer, kept beside an unfinished archive for --resume. The file
+/// holds the blobs as U8 tensors and their descriptions in its metadata.
+void write_shard(const std::filesystem::path& path, const std::vector<CodedTensor>& tensors);
+std::vector<CodedTensor> read_shard(const std::filesystem::path& path);
+
+}  // namespace deltacome

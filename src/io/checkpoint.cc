@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <array>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "core/check.h"
+#include "io/json.h"
+#include "io/safetensors.h"
+
+namespace deltacome {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kSingleName = "model.safetensors";
+constexpr const char* kIndexName = "model.safetensors.index.json";
+constexpr size_t kHashPieceBytes = 4u << 20;
+
+/// What a user may have taken for the checkpoint; for a message.
+std::string weight_files(const fs::path& directory) {
+  static constexpr std::array<const char*, 6> kExtensions{".safetensors", ".bin", ".gguf",
+                                                          ".pt",          ".pth", ".json"};
+  std::set<std::string> names;
+  std::error_code error;
+  fs::directory_iterator entry(directory, error);
+  for (const fs::directory_iterator end; !error && entry != end; entry.increment(error)) {
+    const fs::path& path = entry->path();
+    const std::string extension = path.extension().string();
+    if (std::find(kExtensions.begin(), kExtensions.end(), extension) != kExtensions.end()) {
+      names.insert(quote(path.filename().string()));
+    }
+  }
+  if (names.empty()) return "no weights";
+  constexpr size_t kShown = 6;
+  const auto shown_end = std::next(names.begin(), std::min(names.size(), kShown));
+  return fmt::format("{}{}", fmt::join(names.begin(), shown_end, ", "),
+                     names.size() > kShown ? ", ..." : "");
+}
+
+bool is_plain_file_name(const std::string& name) {
+  return !name.empty() && name != "." && name != ".." &&
+         name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
+}
+
+/// The index: tensor -> shard file, shard names checked.
+std::map<std::string, std::string> read_weight_map(const fs::path& path) {
+  const std::string where = path.string();
+  const nlohmann::json index = parse_json_object(read_text_file(path), where);
+  const auto found = index.find("weight_map");
+  if (found == index.end() || !found->is_object()) {
+    fail(ErrorCode::kCorrupt, "{}: weight_map is {}, expected an object of file names", where,
+         found == index.end() ? "missing" : describe(*found));
+  }
+  std::map<std::string, std::string> weight_map;
+  for (const auto& [tensor, shard] : found->items()) {
+    if (!shard.is_string() || !is_plain_file_name(shard.get_ref<const std::string&>())) {
+      fail(ErrorCode::kCorrupt, "{}: the shard of tensor {} is {}, expected a plain file name",
+           where, quote(tensor), describe(shard));
+    }
+    weight_map.emplace(tensor, shard.get<std::string>());
+  }
+  return weight_map;
+}
+
+std::map<std::string, HostTensor> open_shards(const fs::path& directory) {
+  const auto weight_map = read_weight_map(directory / kIndexName);
+  std::set<std::string> shards;
+  for (const auto& [tensor, shard] : weight_map) shards.insert(shard);
+
+  std::map<std::string, HostTensor> tensors;
+  std::map<std::string, std::string> shard_of;
+  for (const std::string& shard : shards) {
+    const SafetensorsFile file = SafetensorsFile::open(directory / shard);
+    for (const auto& [name, tensor] : file.tensors()) {
+      const auto [first, inserted] = shard_of.emplace(name, shard);
+      if (!inserted) {
+        fail(ErrorCode::kCorrupt, "{}: tensor {} is in two shards, {} and {}", directory.string(),
+             quote(name), quote(first->second), quote(shard));
+      }
+      tensors.emplace(name, tensor);
+    }
+  }
+  for (const auto& [tensor, shard] : weight_map) {
+    const auto found = shard_of.find(tensor);
+    if (found == shard_of.end() || found->second != shard) {
+      fail(ErrorCode::kCorrupt, "{}: tensor {} is not in shard {}, where {} lists it",
+           directory.string(), quote(tensor), quote(shard), kIndexName);
+    }
+  }
+  return tensors;
+}
+
+std::string hash_tensor(std::span<const std::byte> bytes) {
+  Sha256 hash;
+  while (!bytes.empty()) {
+    const auto piece = bytes.first(std::min(bytes.size(), kHashPieceBytes));
+    hash.update(piece);
+    release_pages(piece);
+    bytes = bytes.subspan(piece.size());
+  }
+  return hash.hex();
+}
+
+}  // namespace
+
+Checkpoint Checkpoint::open(const fs::path& directory) {
+  std::error_code error;
+  if (!fs::exists(directory, error)) {
+    fail(ErrorCode::kNotFound, "{}: no such model directory", directory.string());
+  }
+  Checkpoint checkpoint;
+  checkpoint.directory_ = directory;
+  if (fs::exists(directory / kSingleName, error)) {  // as transformers: before an index
+    checkpoint.tensors_ = SafetensorsFile::open(directory / kSingleName).tensors();
+  } else if (fs::exists(directory / kIndexName, error)) {
+    checkpoint.tensors_ = open_shards(directory);
+  } else {
+    fail(ErrorCode::kNotFound, "{}: neither {} nor {}; the directory has {}", directory.string(),
+         kSingleName, kIndexName, weight_files(directory));
+  }
+  return checkpoint;
+}
+
+const HostTensor* Checkpoint::find(const std::string& name) const noexcept {
+  const auto found = tensors_.find(name);
+  return found == tensors_.end() ? nullptr : &found->second;
+}
+
+const HostTensor& Checkpoint::at(const std::string& name) const {
+  const HostTensor* tensor = find(name);
+  if (tensor == nullptr) {
+    fail(ErrorCode::kNotFound, "{}: there is no tensor {}", directory_.string(), quote(name));
+  }
+  return *tensor;
+}
+
+int64_t Checkpoint::total_bytes() const noexcept {
+  int64_t total = 0;
+  for (const auto& [name, tensor] : tensors_) total += static_cast<int64_t>(tensor.bytes.size());
+  return total;
+}
+
+std::string Checkpoint::content_hash() const {
+  Sha256 hash;
+  for (const auto& [name, tensor] : tensors_) {
+    hash.update(fmt::format("{}\t{}\t{}\t{}\n", name, dtype_name(tensor.dtype),
+                            to_string(tensor.shape), hash_tensor(tensor.bytes)));
+  }
+  return hash.hex();
+}
+
+}  // namespace deltacome

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace deltacome {
+
+/// Documents of a calibration file: the "text" of each row of a .jsonl file; of any other file,
+/// pieces of at least 4,000 bytes that end at a blank line. Throws kNotFound, and kCorrupt naming
+/// file and line.
+std::vector<std::string> read_text_rows(const std::filesystem::path& path);
+
+/// One row of an evaluation file.
+struct EvalRow {
+  std::string prompt;
+  std::string response;
+  std::optional<std::string> answer;
+  std::string json;  // the whole row as it stands in the file
+};
+
+/// Rows {prompt, response, answer?} of a .jsonl file, the first `limit` of them (0 = all). Throws
+/// as above.
+std::vector<EvalRow> read_eval_rows(const std::filesystem::path& path, int64_t limit = 0);
+
+/// One line of a generations file: the row with "completion" added, as JSON, without a newline.
+std::string with_completion(const EvalRow& row, const std::string& completion);
+
+}  // namespace deltacome

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace deltacome::linalg {
+
+/// Threads that BLAS and LAPACK use from now on, in the whole process.
+void set_threads(int n_threads);
+
+/// A row-major matrix of doubles in host memory that somebody else owns.
+struct View {
+  double* data = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;
+
+  double* row(int64_t i) const noexcept { return data + i * cols; }
+  double& operator()(int64_t i, int64_t j) const noexcept { return data[i * cols + j]; }
+};
+
+/// c = alpha op(a) op(b) + beta c.
+void gemm(View a, bool transpose_a, View b, bool transpose_b, View c, double alpha = 1,
+          double beta = 0);
+/// The same with row strides, for blocks of larger matrices: c [m, n] += alpha a [m, k] b [k, n].
+void gemm_block(int64_t m, int64_t n, int64_t k, double alpha, const double* a, int64_t lda,
+                const double* b, int64_t ldb, double* c, int64_t ldc);
+/// c [d, d] (f32, upper triangle only) = x^T x; x [n, d].
+void gram_upper(const float* x, int64_t n, int64_t d, float* c);
+/// Eigenvectors replace the symmetric a, one a row, ascending; returns the eigenvalues. Throws
+/// kInternal if LAPACK's dsyevd does not converge.
+std::vector<double> eigh(View a);
+/// Replaces the symmetric positive definite a by the upper triangular R with R^T R = a^-1 (zeros
+/// below the diagonal). Throws kInternal if a is not positive definite.
+void inverse_cholesky(View a);
+
+}  // namespace deltacome::linalg

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "backend/backend.h"
+#include "io/model_config.h"
+#include "io/safetensors.h"
+#include "model/kv_cache.h"
+#include "model/layer.h"
+#include "model/weights.h"
+
+namespace deltacome {
+
+/// A variant in a backend's memory, as batches name it. Null device = the base itself.
+struct Variant {
+  std::shared_ptr<const DeviceVariant> device;
+  int64_t vocab_size = 0;  // rows of its embedding; 0 = as the base
+};
+
+/// One sequence's part of a step.
+struct BatchItem {
+  std::span<const int32_t> tokens;  // the next tokens of the sequence, at least one
+  Sequence* sequence = nullptr;     // grows by them
+  Variant variant;
+  enum class Rows {
+    kNone,
+    kLast,
+    kAll
+  } wanted = Rows::kLast;  // rows whose hidden state is asked for
+};
+
+/// Rows of hidden states that belong to one variant.
+struct HiddenRows {
+  Tensor hidden;  // [n, hidden_size] after the final norm
+  std::vector<VariantSegment> segments;
+  int64_t vocab_size = 0;  // the largest among the variants
+};
+
+/// A decoder-only transformer on a backend: weights of the base, shared by all variants. Immutable;
+/// one thread at a time (the backend's rule).
+class Model {
+ public:
+  Model(Backend& backend, const Checkpoint& checkpoint, ModelConfig config);
+
+  /// Runs one step of a batch of sequences of any variants: prefill chunks and single tokens mixed.
+  /// Returns the wanted rows in batch order. A row's result does not depend on the rest of the
+  /// batch nor on how a prompt was cut into chunks. Throws kInvalidArgument for a token id that the
+  /// variant does not have, kOutOfMemory if the cache has no room (then no sequence has changed its
+  /// length).
+  HiddenRows forward(Stream& stream, std::span<const BatchItem> batch, KvCache& cache) const;
+
+  /// Logits [n, vocab_size] f32 of rows [first, first + count) of `rows`. Columns beyond a row's
+  /// own vocabulary are undefined.
+  Tensor logits(Stream& stream, const HiddenRows& rows, int64_t first, int64_t count) const;
+
+  int64_t vocab_size(const Variant& variant) const noexcept {
+    return variant.vocab_size > 0 ? variant.vocab_size : config_.vocab_size;
+  }
+  const ModelConfig& config() const noexcept { return config_; }
+  const ModelWeights& weights() const noexcept { return weights_; }
+  Backend& backend() const noexcept { return backend_; }
+
+ private:
+  Backend& backend_;
+  ModelConfig config_;
+  ModelWeights weights_;
+};
+
+}  // namespace deltacome

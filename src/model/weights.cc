@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/weights.h"
+
+#include <map>
+
+#include "core/check.h"
+#include "model/rope.h"
+
+namespace deltacome {
+namespace {
+
+/// Finds weights by their transformers name.
+class Finder {
+ public:
+  Finder(Backend& backend, const Checkpoint& checkpoint,
+         const std::vector<ExpectedTensor>& expected)
+      : backend_(backend), checkpoint_(checkpoint) {
+    for (size_t i = 0; i < expected.size(); ++i) slots_[expected[i].name] = static_cast<int>(i);
+  }
+
+  Weight find(const std::string& name) {  // empty if the architecture does not have it
+    const auto slot = slots_.find(name);
+    if (slot == slots_.end()) return {};
+    return {slot->second, backend_.import_weight(checkpoint_.at(name))};
+  }
+  LinearWeights linear(const std::string& prefix) {
+    return {find(prefix + ".weight"), find(prefix + ".bias")};
+  }
+
+ private:
+  Backend& backend_;
+  const Checkpoint& checkpoint_;
+  std::map<std::string, int> slots_;
+};
+
+}  // namespace
+
+void check_tensors(const Checkpoint& checkpoint, const std::vector<ExpectedTensor>& expected) {
+  for (const ExpectedTensor& want : expected) {
+    const HostTensor& got = checkpoint.at(want.name);
+    if (got.shape != want.shape) {
+      fail(ErrorCode::kMismatch, "{}: tensor \"{}\" has shape {}, its config.json asks for {}",
+           checkpoint.directory().string(), want.name, to_string(got.shape), to_string(want.shape));
+    }
+    if (!is_floating(got.dtype) || got.dtype == DType::kF64) {
+      fail(ErrorCode::kUnsupported, "{}: tensor \"{}\" is {}, expected BF16, F16 or F32",
+           checkpoint.directory().string(), want.name, dtype_name(got.dtype));
+    }
+  }
+}
+
+ModelWeights load_weights(Backend& backend, const Checkpoint& checkpoint,
+                          const ModelConfig& config) {
+  const std::vector<ExpectedTensor> expected = expected_tensors(config);
+  check_tensors(checkpoint, expected);
+  Finder finder(backend, checkpoint, expected);
+  ModelWeights out;
+  for (const ExpectedTensor& tensor : expected) {
+    out.bytes += static_cast<int64_t>(checkpoint.at(tensor.name).bytes.size());
+  }
+  out.embedding = finder.find("model.embed_tokens.weight");
+  for (int64_t i = 0; i < config.n_layers; ++i) {
+    const std::string layer = fmt::format("model.layers.{}.", i);
+    const std::string attention = layer + "self_attn.", mlp = layer + "mlp.";
+    out.layers.push_back({.input_norm = finder.find(layer + "input_layernorm.weight"),
+                          .post_norm = finder.find(layer + "post_attention_layernorm.weight"),
+                          .q_norm = finder.find(attention + "q_norm.weight"),
+                          .k_norm = finder.find(attention + "k_norm.weight"),
+                          .q = finder.linear(attention + "q_proj"),
+                          .k = finder.linear(attention + "k_proj"),
+                          .v = finder.linear(attention + "v_proj"),
+                          .o = finder.linear(attention + "o_proj"),
+                          .gate = finder.linear(mlp + "gate_proj"),
+                          .up = finder.linear(mlp + "up_proj"),
+                          .down = finder.linear(mlp + "down_proj")});
+  }
+  out.final_norm = finder.find("model.norm.weight");
+  out.head = config.tied_embeddings ? out.embedding : finder.find("lm_head.weight");
+  out.inv_freq = backend.import_weight(HostTensor::of(
+      DType::kF32, {config.head_dim / 2}, rope_frequencies(config.rope, config.head_dim)));
+  return out;
+}
+
+}  // namespace deltacome

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vector>
+
+#include "backend/backend.h"
+#include "io/model_config.h"
+#include "io/safetensors.h"
+
+namespace deltacome {
+
+/// A tensor of the base in a backend's memory and its slot: its index in expected_tensors().
+struct Weight {
+  int slot = -1;
+  Tensor tensor;  // empty if the architecture does not have it
+};
+
+struct LinearWeights {
+  Weight weight;  // [n_out, n_in]
+  Weight bias;    // [n_out] or empty
+};
+
+struct LayerWeights {
+  Weight input_norm, post_norm;  // [hidden]
+  Weight q_norm, k_norm;         // [head_dim] or empty
+  LinearWeights q, k, v, o, gate, up, down;
+};
+
+struct ModelWeights {
+  Weight embedding;  // [vocab, hidden]
+  std::vector<LayerWeights> layers;
+  Weight final_norm;  // [hidden]
+  Weight head;        // [vocab, hidden]; the embedding if tied
+  Tensor inv_freq;    // [head_dim / 2] f32
+  int64_t bytes = 0;  // of all tensors
+};
+
+/// Takes over every tensor that the configuration expects. Throws kMismatch naming the tensor, what
+/// it has and what was expected; kNotFound for a missing one. Tensors that nobody expects are left
+/// alone.
+ModelWeights load_weights(Backend& backend, const Checkpoint& checkpoint,
+                          const ModelConfig& config);
+
+/// Throws as load_weights(), without loading: `checkpoint` holds what `expected` lists.
+void check_tensors(const Checkpoint& checkpoint, const std::vector<ExpectedTensor>& expected);
+
+}  // namespace deltacome
