@@ -17,7 +17,7 @@ size_t last_character(std::string_view text) noexcept {
 
 /// \w of Rust's regex crate, which knows joiners as word characters too.
 bool is_word(std::string_view character) {
-  static const Regex word(R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}])");
+  static const Regex word(R"([\p{Alphabetic}\p{L}\p{M}\p{Nd}\p{Pc}\p{Join_Control}])");
   return word.find(character, 0).has_value();
 }
 

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "core/check.h"
+#include "text/unicode_tables.h"
 #include "text/utf8.h"
 
 namespace deltacome {
@@ -51,6 +52,33 @@ std::string strip(std::string_view text, bool left, bool right) {
   return std::string(text.substr(begin, end - begin));
 }
 
+/// Appends the form of a text without inert characters.
+void append_form(std::string_view text, UnicodeForm form, std::string& out) {
+  const bool compose = form == UnicodeForm::kNfc || form == UnicodeForm::kNfkc;
+  const bool compat = form == UnicodeForm::kNfkc || form == UnicodeForm::kNfkd;
+  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE |
+                                                      (compat ? UTF8PROC_COMPAT : 0));
+  std::vector<utf8proc_int32_t> points;
+  points.reserve(text.size());
+  for (size_t at = 0; at < text.size(); at += static_cast<size_t>(utf8_size(text[at]))) {
+    utf8proc_int32_t buffer[32];  // the longest decomposition has 18 characters
+    int boundary = 0;
+    const utf8proc_ssize_t n = utf8proc_decompose_char(
+        static_cast<utf8proc_int32_t>(code_point_at(text, at)), buffer, 32, options, &boundary);
+    DELTACOME_CHECK(n >= 0 && n <= 32);
+    points.insert(points.end(), buffer, buffer + n);
+  }
+  order_marks(points);
+  if (compose) {
+    const utf8proc_ssize_t n = utf8proc_normalize_utf32(
+        points.data(), static_cast<utf8proc_ssize_t>(points.size()),
+        static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    DELTACOME_CHECK(n >= 0);
+    points.resize(static_cast<size_t>(n));
+  }
+  for (const utf8proc_int32_t c : points) append_utf8(static_cast<char32_t>(c), out);
+}
+
 struct Apply {
   Normalizer::Result& result;
 
@@ -79,31 +107,19 @@ struct Apply {
 
 std::string to_unicode_form(std::string_view text, UnicodeForm form) {
   if (is_ascii(text)) return std::string(text);
-  const bool compose = form == UnicodeForm::kNfc || form == UnicodeForm::kNfkc;
-  const bool compat = form == UnicodeForm::kNfkc || form == UnicodeForm::kNfkd;
-  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE |
-                                                      (compat ? UTF8PROC_COMPAT : 0));
-  std::vector<utf8proc_int32_t> points;
-  points.reserve(text.size());
-  for (size_t at = 0; at < text.size(); at += static_cast<size_t>(utf8_size(text[at]))) {
-    utf8proc_int32_t buffer[32];  // the longest decomposition has 18 characters
-    int boundary = 0;
-    const utf8proc_ssize_t n = utf8proc_decompose_char(
-        static_cast<utf8proc_int32_t>(code_point_at(text, at)), buffer, 32, options, &boundary);
-    DELTACOME_CHECK(n >= 0 && n <= 32);
-    points.insert(points.end(), buffer, buffer + n);
-  }
-  order_marks(points);
-  if (compose) {
-    const utf8proc_ssize_t n = utf8proc_normalize_utf32(
-        points.data(), static_cast<utf8proc_ssize_t>(points.size()),
-        static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-    DELTACOME_CHECK(n >= 0);
-    points.resize(static_cast<size_t>(n));
-  }
   std::string out;
   out.reserve(text.size());
-  for (const utf8proc_int32_t c : points) append_utf8(static_cast<char32_t>(c), out);
+  size_t begin = 0;
+  for (size_t at = 0; at < text.size();) {
+    const auto n_bytes = static_cast<size_t>(utf8_size(text[at]));
+    if (n_bytes > 1 && is_inert_in_normalization(code_point_at(text, at))) {
+      append_form(text.substr(begin, at - begin), form, out);
+      out += text.substr(at, n_bytes);
+      begin = at + n_bytes;
+    }
+    at += n_bytes;
+  }
+  append_form(text.substr(begin), form, out);
   return out;
 }
 

@@ -13,8 +13,8 @@ namespace deltacome {
 
 enum class UnicodeForm { kNfc, kNfd, kNfkc, kNfkd };
 
-/// `text` in a normalization form, by the Unicode version of utf8proc. Linear but for the sort of
-/// each run of combining marks.
+/// `text` in a normalization form, by the Unicode version of `tokenizers` (9). Linear but for the
+/// sort of each run of combining marks.
 std::string to_unicode_form(std::string_view text, UnicodeForm form);
 /// Full lower case, character by character (no final sigma), as Rust's char::to_lowercase.
 std::string to_lower_case(std::string_view text);

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "core/check.h"
+#include "text/unicode_tables.h"
 #include "text/utf8.h"
 
 namespace deltacome {
@@ -18,13 +19,6 @@ constexpr uint32_t kMatchLimit = 10'000'000;
 constexpr uint32_t kHeapLimitKib = 64 * 1024;
 constexpr size_t kJitStackBytes = 8 * 1024 * 1024;
 constexpr size_t kMaxPatternBytes = 64 * 1024;
-
-// Oniguruma's table of Latin-1 counts the superscripts and fractions as word characters.
-constexpr std::string_view kWordItems =
-    "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
-
-const std::string kWord = fmt::format("[{}]", kWordItems);
-const std::string kNotWord = fmt::format("[^{}]", kWordItems);
 
 /// Scratch of one thread: match data for one pair of offsets and the limits.
 struct MatchScratch {
@@ -137,10 +131,10 @@ class Translator {
       case 'S':
         return put("\\P{White_Space}", 2);
       case 'w':
-        return put(in_class_ ? std::string(kWordItems) : kWord, 2);
+        return put(in_class_ ? word_items() : word(), 2);
       case 'W':
         if (in_class_) reject("\\W in a character class");
-        return put(kNotWord, 2);
+        return put(fmt::format("[^{}]", word_items()), 2);
       case 'h':
         return put(in_class_ ? "0-9a-fA-F" : "[0-9a-fA-F]", 2);
       case 'H':
@@ -148,9 +142,9 @@ class Translator {
         return put("[^0-9a-fA-F]", 2);
       case 'b':
         if (in_class_) return copy(2);
-        return put(fmt::format("(?:(?<={0})(?!{0})|(?<!{0})(?={0}))", kWord), 2);
+        return put(fmt::format("(?:(?<={0})(?!{0})|(?<!{0})(?={0}))", word()), 2);
       case 'B':
-        return put(fmt::format("(?:(?<={0})(?={0})|(?<!{0})(?!{0}))", kWord), 2);
+        return put(fmt::format("(?:(?<={0})(?={0})|(?<!{0})(?!{0}))", word()), 2);
       case 'u':
         if (at_ + 6 > in_.size()) reject("\\u without four digits");
         return put("\\x{" + std::string(in_.substr(at_ + 2, 4)) + "}", 6);
@@ -167,15 +161,42 @@ class Translator {
     }
   }
 
-  /// Oniguruma's \p{Han} is the property Script, PCRE2's is Script_Extensions.
+  /// A general category also has what newer versions of Unicode added to it. \p{Han} of Oniguruma
+  /// is the property Script, that of PCRE2 is Script_Extensions.
   void property() {
     const size_t end = in_.find('}', at_);
     if (in_.substr(at_ + 2, 1) != "{" || end == std::string_view::npos) return copy(2);
-    const bool negated = in_.substr(at_ + 3, 1) == "^";
-    const size_t begin = at_ + 3 + (negated ? 1 : 0);
-    const std::string script = "sc:" + std::string(in_.substr(begin, end - begin));
-    if (!compiles("\\p{" + script + "}")) return copy(end + 1 - at_);
-    put(fmt::format("\\{}{{{}{}}}", in_[at_ + 1], negated ? "^" : "", script), end + 1 - at_);
+    const bool caret = in_.substr(at_ + 3, 1) == "^";
+    const bool negated = (in_[at_ + 1] == 'P') != caret;
+    const size_t begin = at_ + 3 + (caret ? 1 : 0);
+    std::string name(in_.substr(begin, end - begin));
+    if (const std::string added = added_ranges(name); !added.empty() && !(in_class_ && negated)) {
+      const std::string items = fmt::format("\\p{{{}}}{}", name, added);
+      return put(in_class_ ? items : fmt::format("[{}{}]", negated ? "^" : "", items),
+                 end + 1 - at_);
+    }
+    if (const std::string script = "sc:" + name; compiles(fmt::format("\\p{{{}}}", script))) {
+      name = script;
+    }
+    put(fmt::format("\\{}{{{}}}", negated ? 'P' : 'p', name), end + 1 - at_);
+  }
+
+  /// Oniguruma's table of Latin-1 counts the superscripts and fractions as word characters.
+  static std::string word_items() {
+    return R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE})" + added_ranges("L") +
+           added_ranges("M") + added_ranges("Nd");
+  }
+  static std::string word() { return fmt::format("[{}]", word_items()); }
+
+  static std::string added_ranges(std::string_view category) {
+    std::string out;
+    if (category.empty() || category.size() > 2) return out;
+    for (const CategoryRange& range : added_categories()) {
+      if (!std::string_view(range.category).starts_with(category)) continue;
+      out += fmt::format("\\x{{{:X}}}-\\x{{{:X}}}", static_cast<uint32_t>(range.first),
+                         static_cast<uint32_t>(range.last));
+    }
+    return out;
   }
 
   std::string_view in_;

@@ -310,8 +310,8 @@ PreTokenizerStep read_pre_tokenizer_step(const Json& value, const std::string& w
   if (type == "Whitespace") {
     // \w of Rust's regex crate.
     constexpr std::string_view kPattern =
-        R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|)"
-        R"([^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\s]+)";
+        R"([\p{Alphabetic}\p{L}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|)"
+        R"([^\p{Alphabetic}\p{L}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\s]+)";
     return SplitStep{Pattern::regex(kPattern), SplitBehavior::kRemoved, true};
   }
   if (type == "WhitespaceSplit") {
