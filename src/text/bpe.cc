@@ -40,7 +40,8 @@ Bpe::Bpe(Vocabulary vocabulary, const std::vector<Merge>& merges, const BpeOptio
     unk_id_ = *id;
   }
   for (size_t rank = 0; rank < merges.size(); ++rank) {
-    const auto& [left, right] = merges[rank];
+    const std::string& left = merges[rank].first;
+    const std::string& right = merges[rank].second;
     const auto id_of = [&](const std::string& token) {
       const std::optional<TokenId> id = vocabulary_.id_of(token);
       if (!id) {

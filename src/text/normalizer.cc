@@ -131,7 +131,8 @@ std::string to_lower_case(std::string_view text) {
     if (c == 0x130) {
       out += "i\xCC\x87";  // the only character whose lower case has two
     } else {
-      append_utf8(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))), out);
+      const auto lower = static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c)));
+      append_utf8(lower == c ? added_lower_case(c) : lower, out);
     }
   }
   return out;

@@ -126,6 +126,10 @@ class Translator {
   void escape() {
     if (at_ + 1 >= in_.size()) reject("a \\ at the end");
     switch (in_[at_ + 1]) {
+      case 'd':
+        return put(in_class_ ? digit_items() : fmt::format("[{}]", digit_items()), 2);
+      case 'D':
+        return in_class_ ? copy(2) : put(fmt::format("[^{}]", digit_items()), 2);
       case 's':
         return put("\\p{White_Space}", 2);
       case 'S':
@@ -186,6 +190,7 @@ class Translator {
     return R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE})" + added_ranges("L") +
            added_ranges("M") + added_ranges("Nd");
   }
+  static std::string digit_items() { return "\\p{Nd}" + added_ranges("Nd"); }
   static std::string word() { return fmt::format("[{}]", word_items()); }
 
   static std::string added_ranges(std::string_view category) {

@@ -26,4 +26,7 @@ struct CategoryRange {
 /// category, PCRE2 10.42 does not. Ascending.
 std::span<const CategoryRange> added_categories() noexcept;
 
+/// The lower case of a character that Unicode 15 to 17 added, else the character itself.
+char32_t added_lower_case(char32_t code_point) noexcept;
+
 }  // namespace deltacome
