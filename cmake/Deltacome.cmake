@@ -13,6 +13,10 @@ if(DELTACOME_SANITIZE)
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${DELTACOME_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer>)
   target_link_options(deltacome_options INTERFACE -fsanitize=${DELTACOME_SANITIZE})
 endif()
+if(DELTACOME_BUILD_FUZZERS)  # coverage of the libraries guides the fuzzers
+  target_compile_options(deltacome_options INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=fuzzer-no-link>)
+endif()
 
 # deltacome_module(name SOURCES a.cc ... [DEPS target ...] [PRIVATE_DEPS target ...] [TESTS a_test.cc ...])
 function(deltacome_module name)
