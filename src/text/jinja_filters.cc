@@ -40,7 +40,7 @@ Value filter_tojson(const Value& input, const Args& args, Budget& budget) {
     } else {
       style.indent = bound.text(1);
     }
-    style.item_separator = ",";
+    style.item_separator.assign(1, ',');
   }
   if (bound.given(2)) {
     const std::vector<Value> pair = iterate_or_fault(*bound.get(2), budget);

@@ -84,7 +84,7 @@ const Value* Dict::find(const Value& key, Budget& budget) const {
 }
 
 const Value* Dict::find(std::string_view key) const {
-  const auto it = index.find("s" + std::string(key));
+  const auto it = index.find(fmt::format("s{}", key));
   return it == index.end() ? nullptr : &entries[it->second].second;
 }
 
@@ -257,17 +257,17 @@ std::string hash_key(const Value& value, Budget& budget) {
       return "n";
     case Type::kBool:
     case Type::kInt:
-      return "i" + std::to_string(value.as_int());
+      return fmt::format("i{}", value.as_int());
     case Type::kFloat: {
       const double v = value.as_double();
       if (v == std::floor(v) && std::fabs(v) < 0x1p62) {
-        return "i" + std::to_string(static_cast<int64_t>(v));
+        return fmt::format("i{}", static_cast<int64_t>(v));
       }
-      return "f" + float_repr(v);
+      return fmt::format("f{}", float_repr(v));
     }
     case Type::kString:
       budget.bytes(static_cast<int64_t>(value.as_string().size()));
-      return "s" + value.as_string();
+      return fmt::format("s{}", value.as_string());
     case Type::kList: {
       if (value.as_list().kind != SeqKind::kTuple) break;
       std::string key = "t";
