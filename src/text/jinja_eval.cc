@@ -229,9 +229,10 @@ class Interpreter {
       const ScopePtr inner = inner_scope(scope);
       inner->variables["loop"] = loop;
       assign(*node.a[0], loop->items[loop->index], inner);
-      ran = true;
       const Flow flow = execute(node.body, inner);
       if (flow == Flow::kBreak) break;
+      // As in jinja2, where an iteration that ends early does not count for `else`.
+      ran = ran || flow == Flow::kNormal;
     }
     return ran ? Flow::kNormal : execute(node.orelse, inner_scope(scope));
   }

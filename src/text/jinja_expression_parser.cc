@@ -328,10 +328,9 @@ NodePtr ExpressionParser::parse_dict() {
   return node;
 }
 
-bool ExpressionParser::at_tuple_end(std::string_view end_name) const {
+bool ExpressionParser::at_tuple_end() const {
   const TokenType type = current().type;
-  return type == TokenType::kVariableEnd || type == TokenType::kBlockEnd || at_op(")") ||
-         (!end_name.empty() && at_name(end_name));
+  return type == TokenType::kVariableEnd || type == TokenType::kBlockEnd || at_op(")");
 }
 
 NodePtr ExpressionParser::parse_tuple(const TupleRules& rules) {
@@ -339,7 +338,7 @@ NodePtr ExpressionParser::parse_tuple(const TupleRules& rules) {
   bool is_tuple = false;
   for (;;) {
     if (!tuple->a.empty()) expect_op(",");
-    if (at_tuple_end(rules.end_name)) break;
+    if (at_tuple_end()) break;
     adopt(*tuple, parse_expression(rules.conditions));
     if (!at_op(",")) break;
     is_tuple = true;
@@ -393,21 +392,25 @@ NodePtr ExpressionParser::parse_subscript(NodePtr object) {
 NodePtr ExpressionParser::parse_brackets(NodePtr object, int line) {
   NodePtr parts[3];
   int n_colons = 0;
-  if (at_op("]")) unexpected("an index");
-  for (;;) {
-    if (!at_op(":") && !at_op("]")) parts[n_colons] = parse_expression();
-    if (at_op(":") && n_colons < 2) {
+  NodePtr keys = make(Kind::kTuple, line);  // object[a, b] and object[] have a tuple as the key
+  while (!at_op("]")) {
+    if (!at_op(":")) parts[n_colons] = parse_expression();
+    if (at_op(":") && n_colons < 2 && keys->a.empty()) {
       next();
       ++n_colons;
-    } else {
-      break;
+      continue;
     }
+    if (at_op("]") && keys->a.empty()) break;
+    if (n_colons > 0 || !parts[0]) unsupported_at(line, "[a:b, c]", "one index or slice");
+    adopt(*keys, std::move(parts[0]));
+    if (!at_op("]")) expect_op(",");
+    if (at_op("]")) break;
   }
-  if (at_op(",")) unsupported_at(line, "[a, b]", "one index or slice");
   expect_op("]");
   NodePtr node = make(n_colons > 0 ? Kind::kSlice : Kind::kItem, line);
   adopt(*node, std::move(object));
-  adopt(*node, std::move(parts[0]));
+  const bool is_tuple = n_colons == 0 && !parts[0];
+  adopt(*node, is_tuple ? std::move(keys) : std::move(parts[0]));
   if (n_colons > 0) {
     adopt(*node, std::move(parts[1]));
     adopt(*node, std::move(parts[2]));
@@ -516,12 +519,12 @@ NodePtr ExpressionParser::parse_target_item(bool allow_namespace) {
   return node;
 }
 
-NodePtr ExpressionParser::parse_target(bool allow_namespace, std::string_view end_name) {
+NodePtr ExpressionParser::parse_target(bool allow_namespace) {
   NodePtr tuple = make(Kind::kTuple, current().line);
   bool is_tuple = false;
   for (;;) {
     if (!tuple->a.empty()) expect_op(",");
-    if (is_tuple && (at_tuple_end(end_name) || at_op("="))) break;
+    if (is_tuple && at_tuple_end()) break;
     adopt(*tuple, parse_target_item(allow_namespace));
     if (!at_op(",")) break;
     is_tuple = true;

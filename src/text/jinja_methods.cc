@@ -289,6 +289,12 @@ Value find_method(const Value& self, const std::string& name) {
 }
 
 Value call_method(const Callable& method, const Args& args, Budget& budget) {
+  const std::string& name = method.name;
+  const bool takes_names =
+      name == "format" || name == "split" || name == "rsplit" || name == "splitlines";
+  if (!args.named.empty() && !takes_names) {
+    fault(fmt::format("{}() takes no keyword arguments", name));
+  }
   switch (method.self.type()) {
     case Type::kString:
       return call_string_method(method.name, method.self.as_string(), args, budget);

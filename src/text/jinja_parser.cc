@@ -101,9 +101,9 @@ class Parser : public ExpressionParser {
   NodePtr parse_for() {
     NodePtr node = make(Kind::kFor, next().line);
     ++loop_depth_;  // 'loop' is reserved in the target too
-    adopt(*node, parse_target(false, "in"));
+    adopt(*node, parse_target(false));
     expect_name("in");
-    adopt(*node, parse_tuple({.conditions = false, .end_name = "recursive"}));
+    adopt(*node, parse_tuple({.conditions = false}));
     adopt(*node, skip_name("if") ? parse_expression() : nullptr);
     if (at_name("recursive")) unsupported_at(current().line, "for ... recursive", kStatements);
     parse_block(*node, node->body, {"else", "endfor"});

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <initializer_list>
 #include <string>
 #include <string_view>
@@ -65,13 +66,12 @@ class ExpressionParser : public TokenCursor {
 
  protected:
   struct TupleRules {
-    bool conditions = true;          // allow the inline if
-    bool parentheses = false;        // an empty tuple is fine
-    std::string_view end_name = {};  // a name that ends the tuple
+    bool conditions = true;    // allow the inline if
+    bool parentheses = false;  // an empty tuple is fine
   };
   NodePtr parse_expression(bool conditions = true);
   NodePtr parse_tuple(const TupleRules& rules);
-  NodePtr parse_target(bool allow_namespace, std::string_view end_name = {});
+  NodePtr parse_target(bool allow_namespace);
   std::string parse_plain_target();
   NodePtr parse_filter_chain(NodePtr input, bool start_inline);
 
@@ -102,7 +102,7 @@ class ExpressionParser : public TokenCursor {
   void parse_arguments(Node& call);
   NodePtr parse_target_item(bool allow_namespace);
   NodePtr binary(std::string op, NodePtr left, NodePtr right, int line);
-  bool at_tuple_end(std::string_view end_name) const;
+  bool at_tuple_end() const;
   void check_storable(const std::string& name) const;
 };
 

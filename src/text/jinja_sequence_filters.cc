@@ -74,7 +74,6 @@ Value filter_first(const Value& input, const Args& args, Budget& budget) {
 
 Value filter_last(const Value& input, const Args& args, Budget& budget) {
   const Bound none("last", args, {});
-  if (input.is(Type::kUndefined)) fault_undefined(input);  // has no reverse in jinja2
   if (input.is(Type::kList) && input.as_list().kind == SeqKind::kLazy) {
     fault("'generator' object is not reversible; pipe it through 'list'");
   }
@@ -92,8 +91,7 @@ Value filter_reverse(const Value& input, const Args& args, Budget& budget) {
   std::vector<Value> items = iterate_or_fault(input, budget);
   std::reverse(items.begin(), items.end());
   if (!input.is(Type::kString)) {
-    const bool copied = input.is(Type::kUndefined) ||
-                        (input.is(Type::kList) && input.as_list().kind == SeqKind::kLazy);
+    const bool copied = (input.is(Type::kList) && input.as_list().kind == SeqKind::kLazy);
     return make_list(std::move(items), copied ? SeqKind::kList : SeqKind::kLazy);
   }
   std::string text;

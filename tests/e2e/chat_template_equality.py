@@ -19,10 +19,10 @@ import jinja2
 import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from chat_template_snippets import snippets
+from chat_template_snippets import CONTEXT, UNSUPPORTED, snippets
 
 TEMPLATES = pathlib.Path(__file__).resolve().parents[1] / "data" / "templates"
-UNSUPPORTED = 2  # ErrorCode::kUnsupported
+UNSUPPORTED_CODE = 2  # ErrorCode::kUnsupported
 
 
 class Generation(jinja2.ext.Extension):
@@ -181,7 +181,7 @@ def check(title, cases, program, verbose):
     n_equal = n_refused = n_bad = 0
     for (name, source, context), answer in zip(cases, run_program(program, cases)):
         text, error = render_reference(env, cache, source, context)
-        if text is None and "error" in answer and answer.get("code") != UNSUPPORTED:
+        if text is None and "error" in answer:
             n_refused += 1
         elif text is not None and answer.get("ok") == text:
             n_equal += 1
@@ -196,6 +196,17 @@ def check(title, cases, program, verbose):
     return n_bad
 
 
+def check_unsupported(program):
+    cases = [("unsupported", source, CONTEXT) for source, _ in UNSUPPORTED]
+    n_bad = 0
+    for (source, part), answer in zip(UNSUPPORTED, run_program(program, cases)):
+        if answer.get("code") != UNSUPPORTED_CODE or part not in answer["error"]:
+            n_bad += 1
+            print(f"DIFFERENCE unsupported {source!r}: {answer!r} does not name {part!r}")
+    print(f"unsupported: {len(cases)} cases, {len(cases) - n_bad} named, {n_bad} differences")
+    return n_bad
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("program")
@@ -204,6 +215,7 @@ def main():
     n_templates = len(list(TEMPLATES.glob("*.jinja")))
     n_bad = check(f"{n_templates} templates", list(model_cases()), args.program, args.verbose)
     n_bad += check("snippets", list(snippets()), args.program, args.verbose)
+    n_bad += check_unsupported(args.program)
     return 1 if n_bad else 0
 
 
