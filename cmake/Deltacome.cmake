@@ -13,6 +13,10 @@ if(DELTACOME_SANITIZE)
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${DELTACOME_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer>)
   target_link_options(deltacome_options INTERFACE -fsanitize=${DELTACOME_SANITIZE})
 endif()
+if(DELTACOME_BUILD_FUZZERS)  # coverage of the libraries guides the fuzzers
+  target_compile_options(deltacome_options INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=fuzzer-no-link>)
+endif()
 
 # deltacome_module(name SOURCES a.cc ... [DEPS target ...] [PRIVATE_DEPS target ...] [TESTS a_test.cc ...])
 function(deltacome_module name)
@@ -22,11 +26,15 @@ function(deltacome_module name)
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src> $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)
   target_link_libraries(deltacome_${name} PUBLIC ${M_DEPS}
     PRIVATE $<BUILD_INTERFACE:deltacome_options> ${M_PRIVATE_DEPS})
-  set_property(TARGET deltacome_${name} PROPERTY POSITION_INDEPENDENT_CODE ON)
+  set_target_properties(deltacome_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON EXPORT_NAME ${name})
+  set_property(GLOBAL APPEND PROPERTY DELTACOME_MODULES deltacome_${name})
   if(M_TESTS AND DELTACOME_BUILD_TESTS)
     deltacome_test(${name}_test LABEL unit SOURCES ${M_TESTS} DEPS deltacome_${name} ${M_PRIVATE_DEPS})
   endif()
 endfunction()
+
+# What the sanitizer builds need: cmake --build --preset asan-ubsan --target unit_tests
+add_custom_target(unit_tests)
 
 # deltacome_test(name LABEL unit|golden|fault|e2e|slow|cuda SOURCES ... DEPS ...)
 function(deltacome_test name)
@@ -35,5 +43,8 @@ function(deltacome_test name)
   target_link_libraries(${name} PRIVATE ${T_DEPS} deltacome_options GTest::gtest_main)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})  # tests/support
   target_compile_definitions(${name} PRIVATE DELTACOME_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  if(T_LABEL STREQUAL unit)
+    add_dependencies(unit_tests ${name})
+  endif()
   gtest_discover_tests(${name} PROPERTIES LABELS ${T_LABEL} DISCOVERY_TIMEOUT 60)
 endfunction()

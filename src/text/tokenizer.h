@@ -17,9 +17,9 @@ using TokenId = int32_t;
 /// SentencePiece-style BPE with byte fallback (Llama-2, Mistral). Immutable and thread-safe.
 class Tokenizer {
  public:
-  /// Reads tokenizer.json, and tokenizer_config.json if present. Throws kNotFound, kCorrupt, and
-  /// kUnsupported for a model, normalizer, pre-tokenizer, post-processor or decoder that is not
-  /// known (named, with the list of those that are).
+  /// Reads tokenizer.json. Throws kNotFound, kCorrupt, and kUnsupported for a model, normalizer,
+  /// pre-tokenizer, post-processor or decoder that is not known (named, with the list of those that
+  /// are). Its `truncation` and `padding` are ignored: they are settings of a training run.
   static Tokenizer load(const std::filesystem::path& directory);
   /// The same from the JSON text of tokenizer.json; `name` stands for the file in messages.
   static Tokenizer parse(std::string_view tokenizer_json, const std::string& name);
@@ -30,8 +30,11 @@ class Tokenizer {
   /// Token ids of `text`. Special tokens that occur in the text are recognized;
   /// `add_special_tokens` applies the post-processor (BOS and the like), as in `tokenizers`.
   /// Invalid UTF-8 is read as Python's bytes.decode("utf-8", errors="replace") reads it.
+  /// Throws kInvalidArgument if a pattern of the file backtracks too much on the text.
   std::vector<TokenId> encode(std::string_view text, bool add_special_tokens) const;
-  /// Text of `ids`; byte sequences that are not UTF-8 come out as U+FFFD, as in `tokenizers`.
+  /// Text of `ids`; byte sequences that are not UTF-8 come out as U+FFFD, as in `tokenizers`. Ids
+  /// that no token has are skipped. Every special token is left out on request; `tokenizers` 0.23
+  /// keeps one that is `normalized` and changes by it.
   std::string decode(const std::vector<TokenId>& ids, bool skip_special_tokens) const;
 
   int64_t vocab_size() const noexcept;  // largest id + 1
@@ -48,20 +51,24 @@ class Tokenizer {
 };
 
 /// Decodes a growing sequence: each push returns the text that is final, so that concatenated
-/// pieces equal decode() of the whole. Bytes of an unfinished UTF-8 character are held back. One
-/// thread.
+/// pieces equal decode() of the whole. Work is linear in the tokens. Held back are the bytes of an
+/// unfinished UTF-8 character and, with byte fallback, a run of byte tokens until it ends, as one
+/// bad byte turns the whole run into U+FFFD. One thread.
 class StreamDecoder {
  public:
   StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens);
+  StreamDecoder(StreamDecoder&&) noexcept;
+  StreamDecoder& operator=(StreamDecoder&&) noexcept;
+  ~StreamDecoder();
+
   std::string push(TokenId id);
-  std::string finish();  // what is still held back
+  std::string finish();  // what is still held back; the next push begins a new sequence
 
  private:
+  struct State;
   std::shared_ptr<const Tokenizer::Impl> impl_;
   bool skip_special_tokens_;
-  std::vector<TokenId> ids_;
-  size_t first_ = 0;    // ids before it cannot change any more text
-  size_t emitted_ = 0;  // bytes of decode(ids_[first_..]) already returned
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace deltacome

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "deltacome/compress.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+#include <memory>
+
+#include "archive_report.h"
+#include "cli.h"
+#include "progress.h"
+#include "text.h"
+
+namespace deltacome::cli {
+namespace {
+
+struct Options {
+  std::string base, finetuned, out, method = "come";
+  std::vector<std::string> calibration;
+  std::optional<std::string> held_out;
+  CompressOptions compress;
+  bool json = false;
+};
+
+Method method_of(const std::string& name) {
+  if (name == "lowrank") return Method::kLowRank;
+  if (name == "bitdelta") return Method::kBitDelta;
+  return Method::kCome;
+}
+
+void show(Progress& line, const CompressProgress& p) {
+  std::string text = p.stage;
+  if (p.mean_error >= 0) text += fmt::format("  error {:.4f}", p.mean_error);
+  text += fmt::format("  {} elapsed", format_duration(p.elapsed_s));
+  if (p.remaining_s >= 0) text += fmt::format(", {} remaining", format_duration(p.remaining_s));
+  // Outside the layers every stage is a part of its own.
+  const bool in_layer = p.stage.find("layers.") != std::string::npos;
+  line.update(p.layer, p.n_layers,
+              in_layer ? p.layer : p.n_layers + 1 + static_cast<int64_t>(p.stage.size()), text);
+}
+
+nlohmann::ordered_json to_json(const CompressReport& report, const std::string& out) {
+  nlohmann::ordered_json object = cli::to_json(report.archive);
+  // One summary per kind: the report's own, which knows the matrices that are equal in both models.
+  nlohmann::ordered_json summary = nlohmann::ordered_json::array();
+  for (const KindSummary& kind : report.kinds) {
+    summary.push_back({{"kind", kind.kind},
+                       {"matrices", kind.matrices},
+                       {"rank", kind.rank},
+                       {"bits_per_weight", kind.bits_per_weight},
+                       {"relative_error", measured(kind.relative_error)}});
+  }
+  object["summary"] = std::move(summary);
+  object["out"] = out;
+  object["notes"] = report.notes;
+  object["seconds"] = report.seconds;
+  object["peak_resident_bytes"] = report.peak_resident_bytes;
+  return object;
+}
+
+std::string to_text(const CompressReport& report, const std::string& out) {
+  Table table({"kind", "matrices", "rank", "bits", "rel. output error"});
+  for (const KindSummary& kind : report.kinds) {
+    table.add({kind.kind, std::to_string(kind.matrices),
+               kind.rank > 0 ? fmt::format("{:.4g}", kind.rank) : "-",
+               fmt::format("{:.3f}", kind.bits_per_weight), format_figure(kind.relative_error)});
+  }
+  std::string text =
+      table.text() + "\n" + sizes_table(report.archive) + "\n" + fidelity_lines(report.archive);
+  for (const std::string& sentence : report.notes) text += "note: " + one_line(sentence) + "\n";
+  text += fmt::format("{} written in {}, at most {} resident\n", one_line(out),
+                      format_duration(report.seconds), format_bytes(report.peak_resident_bytes));
+  return text;
+}
+
+void compress(const Options& options) {
+  CompressOptions request = options.compress;
+  request.base = options.base;
+  request.finetuned = options.finetuned;
+  request.out = options.out;
+  request.method = method_of(options.method);
+  request.calibration.assign(options.calibration.begin(), options.calibration.end());
+  if (options.held_out) request.held_out = *options.held_out;
+
+  Progress line;
+  const CompressReport report =
+      compress_delta(request, [&](const CompressProgress& p) { show(line, p); });
+  line.finish();
+  if (options.json) {
+    print_json(to_json(report, options.out));
+  } else {
+    print(to_text(report, options.out));
+  }
+}
+
+/// Accepts 0 < bits <= 16; the conversion to a number has its own message.
+std::string check_bits(const std::string& text) {
+  double bits = 0;
+  if (!CLI::detail::lexical_cast(text, bits)) return text + " is not a number";
+  return bits > 0 && bits <= 16 ? std::string() : text + " is not in (0, 16]";
+}
+
+}  // namespace
+
+void add_compress(CLI::App& program) {
+  const auto o = std::make_shared<Options>();
+  CLI::App* c =
+      program.add_subcommand("compress", "Compress a fine-tune against its base into an archive");
+  add_path(*c, "--base", o->base, "Model directory of the base")->required();
+  add_path(*c, "--finetuned", o->finetuned, "Model directory of the fine-tune")->required();
+  add_path(*c, "--out", o->out, "Archive directory to write")->required();
+  c->add_option("--bits", o->compress.bits,
+                "Stored bits per projection weight, everything included; default 1")
+      ->type_name("X")
+      ->check(CLI::Validator(check_bits, ""));
+  c->add_option("--method", o->method, "come (default), lowrank or bitdelta")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"come", "lowrank", "bitdelta"}));
+  add_path(*c, "--calib", o->calibration,
+           "Calibration text: .jsonl with \"text\", or plain; repeatable", "FILE")
+      ->allow_extra_args(false);
+  c->add_option("--calib-tokens", o->compress.calibration_tokens,
+                "Calibration tokens to use; default 65536")
+      ->type_name("N")
+      ->check(integer_in(1, int64_t{1} << 40));
+  c->add_option("--group", o->compress.group, "Codes that share a scale; default 128")
+      ->type_name("N")
+      ->check(integer_in(1, int64_t{1} << 30));
+  c->add_option("--seed", o->compress.seed, "Chooses the calibration rows; default 0")
+      ->type_name("N")
+      ->check(integer_in(0, std::numeric_limits<int64_t>::max()));
+  add_path(*c, "--held-out", o->held_out, "Rows {prompt, response} to measure KL and top-1 on",
+           "FILE");
+  c->add_flag("--resume", o->compress.resume,
+              "Continue an interrupted run after its last finished layer");
+  add_threads_option(*c, o->compress.n_threads);
+  add_json_option(*c, o->json);
+  c->callback([o] { compress(*o); });
+}
+
+}  // namespace deltacome::cli
