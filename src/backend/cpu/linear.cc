@@ -71,14 +71,14 @@ Part make_part(const CpuVariantPlan::Group& group, const LinearTarget& target,
   return part;
 }
 
-/// Outputs that a part's rows have: the base's, or the variant's if it has more.
+/// Outputs that a part's rows have. A variant may have more than the base, or fewer.
 int64_t outputs_of(const Part& part, const WeightView& weight) {
   if (part.tensor == nullptr) return weight.n_rows;
   DELTACOME_CHECK(part.tensor->format.n_in() == weight.n_in);
   if (part.codec() == Codec::kRaw) return part.tensor->n_out();
   DELTACOME_CHECK(part.tensor->format.base_rows <= weight.n_rows);
   DELTACOME_CHECK(part.tensor->added.n_rows == 0 || part.tensor->format.base_rows == weight.n_rows);
-  return std::max(part.tensor->n_out(), weight.n_rows);
+  return part.tensor->n_out();
 }
 
 Product make_product(const CpuVariantPlan& plan, const LinearTarget& target, const Tensor& x) {

@@ -201,6 +201,28 @@ TEST_P(LinearTest, AddedRowsAreWrittenForTheirVariantOnly) {
   check(mix, 33, 45, DType::kBf16, 5);
 }
 
+TEST_P(LinearTest, VariantsWithFewerRowsThanTheBaseNeedNoWiderOutput) {
+  for (const MatrixFormat& format : {low_rank(40, 33, {tier(4, 2, 2)}), dense(40, 33, 4)}) {
+    const HostTensor w = random_tensor(rng_, DType::kBf16, {45, 33});
+    const HostTensor blob = random_blob(rng_, format);
+    auto variant = backend_.create_variant(1);
+    variant->set(0, format, blob, *stream_);
+    const std::vector<VariantSegment> segments = {{variant, 2}};
+    const auto plan = backend_.plan_variants(segments);
+    const std::vector<float> x = random_floats(rng_, 2 * 33);
+    Guarded y(backend_, 2, 40);
+    const LinearTarget target = linear_target(0, backend_.import_weight(w), y.tensor());
+    backend_.linear(*stream_, *plan, device_tensor(backend_, {2, 33}, x), {&target, 1});
+    const Entry entry{format, blob};
+    for (int64_t r = 0; r < 2; ++r) {
+      const Oracle want = reference(w, &entry, x.data() + r * 33, 45);
+      for (size_t o = 0; o < 40; ++o)
+        EXPECT_NEAR(y.at(r, static_cast<int64_t>(o)), want.y[o], gamma_k(90) * want.magnitude[o]);
+    }
+    EXPECT_TRUE(y.intact());
+  }
+}
+
 TEST_P(LinearTest, TenantMixes) {
   const std::vector<std::optional<MatrixFormat>> variants = {
       low_rank(65, 193, {tier(9, 2, 3)}), dense(65, 193, 2), raw(65, 193), std::nullopt,
