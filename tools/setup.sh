@@ -1,13 +1,10 @@
 #!/usr/bin/env bash
 # Installs what the build needs and does not find (Debian 12, Ubuntu 24.04).
-#   tools/setup.sh           compiler, CMake and libraries
-#   tools/setup.sh --lint    clang-tidy as well
 set -euo pipefail
 
 packages=(g++ cmake ninja-build ccache pkg-config libopenblas0-pthread libopenblas-pthread-dev
   liblapacke-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libutf8proc-dev
   libpcre2-dev libssl-dev libgtest-dev python3 python3-venv)
-[[ ${1:-} != --lint ]] || packages+=(clang-tidy)
 
 fail() {
   echo "setup: $*" >&2
