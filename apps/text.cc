@@ -30,7 +30,7 @@ std::string format_duration(double seconds) {
 }
 
 std::string format_figure(double value, const char* format) {
-  return value >= 0 ? fmt::format(fmt::runtime(format), value) : "-";
+  return is_measured(value) ? fmt::format(fmt::runtime(format), value) : "-";
 }
 
 std::string Table::text() const {

@@ -102,7 +102,7 @@ def main():
         for name, seconds, kind, message in cases:
             case = ElementTree.SubElement(root, "testcase", name=name, time=f"{seconds:.3f}")
             if kind:
-                ElementTree.SubElement(case, kind, message=message)
+                ElementTree.SubElement(case, kind, message="".join(c if c.isprintable() else " " for c in message))
         args.results.mkdir(parents=True, exist_ok=True)
         ElementTree.ElementTree(root).write(args.results / "python.xml", encoding="utf-8")
     return 1 if any(kind == "failure" for _, _, kind, _ in cases) or not result.wasSuccessful() else 0
