@@ -3,9 +3,9 @@
 
 namespace deltacome {
 
-void check_failed(const char* condition, std::source_location where) {
-  fail(ErrorCode::kInternal, "internal error: {} does not hold ({}:{}, {})", condition,
-       where.file_name(), where.line(), where.function_name());
+void check_failed(const char* condition, const char* file, int line, const char* function) {
+  fail(ErrorCode::kInternal, "internal error: {} does not hold ({}:{}, {})", condition, file, line,
+       function);
 }
 
 }  // namespace deltacome

@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <source_location>
 #include <utility>
 
 #include "deltacome/error.h"
@@ -17,13 +16,14 @@ template <class... Args>
 }
 
 /// Throws Error(kInternal) naming the condition and its place; called by DELTACOME_CHECK only.
-[[noreturn]] void check_failed(const char* condition, std::source_location where);
+[[noreturn]] void check_failed(const char* condition, const char* file, int line,
+                               const char* function);
 
 }  // namespace deltacome
 
 /// A condition that only a bug in deltacome can break. Throws, never aborts: one tenant must not
-/// end the others.
+/// end the others. Not std::source_location, which clang 14 lacks with libstdc++.
 #define DELTACOME_CHECK(condition) \
   (static_cast<bool>(condition)    \
        ? static_cast<void>(0)      \
-       : ::deltacome::check_failed(#condition, std::source_location::current()))
+       : ::deltacome::check_failed(#condition, __FILE__, __LINE__, __func__))

@@ -90,7 +90,7 @@ void convert_to_float(const void* source, DType dtype, std::span<float> out) {
       for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(load<double>(p, i));
       return;
     case DType::kF32:
-      std::memcpy(out.data(), p, out.size_bytes());
+      if (!out.empty()) std::memcpy(out.data(), p, out.size_bytes());  // null is not for memcpy
       return;
     case DType::kF16:
       for (size_t i = 0; i < out.size(); ++i) out[i] = f16_to_float(load<uint16_t>(p, i));
@@ -112,7 +112,7 @@ void convert_from_float(std::span<const float> in, DType dtype, void* destinatio
       for (size_t i = 0; i < in.size(); ++i) store(p, i, static_cast<double>(in[i]));
       return;
     case DType::kF32:
-      std::memcpy(p, in.data(), in.size_bytes());
+      if (!in.empty()) std::memcpy(p, in.data(), in.size_bytes());
       return;
     case DType::kF16:
       for (size_t i = 0; i < in.size(); ++i) store(p, i, float_to_f16(in[i]));

@@ -40,6 +40,13 @@ TEST(DType, HalfRoundsToNearestEvenAlsoBelowTheNormalRange) {
   EXPECT_EQ(float_to_f16(-std::numeric_limits<float>::infinity()), 0xfc00u);
 }
 
+TEST(DType, ConvertsNothingFromAndToNullPointers) {  // an empty tensor; memcpy must not see them
+  for (const DType dtype : {DType::kF64, DType::kF32, DType::kF16, DType::kBf16}) {
+    EXPECT_NO_THROW(convert_to_float(nullptr, dtype, {}));
+    EXPECT_NO_THROW(convert_from_float({}, dtype, nullptr));
+  }
+}
+
 TEST(DType, NamesAreThoseOfSafetensors) {
   for (const char* name : {"F64", "F32", "F16", "BF16", "I64", "I32", "U8"}) {
     ASSERT_TRUE(dtype_from_name(name).has_value());
