@@ -18,7 +18,7 @@ import xml.etree.ElementTree as ElementTree
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Script in tests/e2e: the built program that it drives.
-COMPARISONS = {"tokenizer_equality.py": "tokenize_lines", "chat_template_equality.py": "render_chat"}
+COMPARISONS = {"tokenizer_equality.py": "tokenize_lines", "chat_template_equality.py": "render_template"}
 
 
 class Result(unittest.TextTestResult):
