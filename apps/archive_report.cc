@@ -26,7 +26,7 @@ std::string plan_of(const TensorInfo& tensor) {
 class Mean {
  public:
   void add(double value) {
-    if (value < 0) return;
+    if (!is_measured(value)) return;
     sum_ += value;
     ++count_;
   }

@@ -47,7 +47,7 @@ std::string one_line(std::string_view text) {
 }
 
 nlohmann::ordered_json measured(double value) {
-  return value >= 0 ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
+  return is_measured(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
 }
 
 void add_model_options(CLI::App& command, ModelChoice& choice) {

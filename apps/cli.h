@@ -40,7 +40,12 @@ void note(std::string_view text);
 /// The text on one line, without control characters: names from files must not steer the terminal.
 std::string one_line(std::string_view text);
 
-/// A figure for JSON: null if it was not measured (negative).
+/// The API marks figures that were not measured by a negative value; a KL divergence of zero may
+/// come out a rounding error below it.
+inline bool is_measured(double value) {
+  return value > -1e-6;
+}
+/// A figure for JSON: null if it was not measured.
 nlohmann::ordered_json measured(double value);
 
 /// Which model a command runs: base, base + delta, or another checkpoint on its own.

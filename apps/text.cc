@@ -30,7 +30,7 @@ std::string format_duration(double seconds) {
 }
 
 std::string format_figure(double value, const char* format) {
-  return value >= 0 ? fmt::format(fmt::runtime(format), value) : "-";
+  return is_measured(value) ? fmt::format(fmt::runtime(format), value) : "-";
 }
 
 std::string Table::text() const {
@@ -46,7 +46,8 @@ std::string Table::text() const {
       line += i == 0 ? fmt::format("  {:<{}}", cell, widths[i])
                      : fmt::format("  {:>{}}", cell, widths[i]);
     }
-    out += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+    line.erase(line.find_last_not_of(' ') + 1);
+    if (!line.empty()) out += line + "\n";  // a header without names takes no line
   }
   return out;
 }

@@ -18,9 +18,9 @@ if(DELTACOME_BUILD_FUZZERS)  # coverage of the libraries guides the fuzzers
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=fuzzer-no-link>)
 endif()
 
-# deltacome_module(name SOURCES a.cc ... [DEPS target ...] [PRIVATE_DEPS target ...] [TESTS a_test.cc ...])
+# deltacome_module(name SOURCES a.cc ... [DEPS target ...] [PRIVATE_DEPS target ...] [TESTS a_test.cc ... [TEST_DEPS target ...]])
 function(deltacome_module name)
-  cmake_parse_arguments(M "" "" "SOURCES;DEPS;PRIVATE_DEPS;TESTS" ${ARGN})
+  cmake_parse_arguments(M "" "" "SOURCES;DEPS;PRIVATE_DEPS;TESTS;TEST_DEPS" ${ARGN})
   add_library(deltacome_${name} STATIC ${M_SOURCES})
   target_include_directories(deltacome_${name} PUBLIC
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src> $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)
@@ -29,7 +29,7 @@ function(deltacome_module name)
   set_target_properties(deltacome_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON EXPORT_NAME ${name})
   set_property(GLOBAL APPEND PROPERTY DELTACOME_MODULES deltacome_${name})
   if(M_TESTS AND DELTACOME_BUILD_TESTS)
-    deltacome_test(${name}_test LABEL unit SOURCES ${M_TESTS} DEPS deltacome_${name} ${M_PRIVATE_DEPS})
+    deltacome_test(${name}_test LABEL unit SOURCES ${M_TESTS} DEPS deltacome_${name} ${M_PRIVATE_DEPS} ${M_TEST_DEPS})
   endif()
 endfunction()
 

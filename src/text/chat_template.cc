@@ -9,7 +9,7 @@
 #include "text/jinja_eval.h"
 #include "text/jinja_parser.h"
 #include "text/jinja_print.h"
-#include "text/unicode_text.h"
+#include "text/utf8.h"
 
 namespace deltacome {
 

@@ -7,6 +7,7 @@
 
 #include "core/check.h"
 #include "text/unicode_text.h"
+#include "text/utf8.h"
 
 namespace deltacome::jinja {
 namespace {
@@ -361,7 +362,7 @@ class Lexer {
     if (c > 0x10ffff || (c >= 0xd800 && c < 0xe000)) {
       syntax_error("an escape in a string is not a character");
     }
-    append_code_point(out, c);
+    append_utf8(c, out);
   }
 
   std::string source_;

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "text/utf8.h"
+
 namespace deltacome {
 namespace {
 
@@ -34,7 +36,7 @@ void append_upper(std::string& out, char32_t c) {
   if (c == U'\u00df') {
     out += "SS";
   } else {
-    append_code_point(out, static_cast<char32_t>(utf8proc_toupper(static_cast<int32_t>(c))));
+    append_utf8(static_cast<char32_t>(utf8proc_toupper(static_cast<int32_t>(c))), out);
   }
 }
 
@@ -42,7 +44,7 @@ void append_title(std::string& out, char32_t c) {
   if (c == U'\u00df') {
     out += "Ss";
   } else {
-    append_code_point(out, static_cast<char32_t>(utf8proc_totitle(static_cast<int32_t>(c))));
+    append_utf8(static_cast<char32_t>(utf8proc_totitle(static_cast<int32_t>(c))), out);
   }
 }
 
@@ -50,7 +52,7 @@ void append_lower(std::string& out, char32_t c) {
   if (c == U'\u0130') {
     out += "i\u0307";
   } else {
-    append_code_point(out, static_cast<char32_t>(utf8proc_tolower(static_cast<int32_t>(c))));
+    append_utf8(static_cast<char32_t>(utf8proc_tolower(static_cast<int32_t>(c))), out);
   }
 }
 
@@ -76,18 +78,6 @@ bool is_space_bytes(std::string_view bytes) {
 
 }  // namespace
 
-bool is_valid_utf8(std::string_view text) {
-  size_t i = 0;
-  while (i < text.size()) {
-    utf8proc_int32_t c = 0;
-    const auto n = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + i,
-                                    static_cast<utf8proc_ssize_t>(text.size() - i), &c);
-    if (n <= 0) return false;
-    i += static_cast<size_t>(n);
-  }
-  return true;
-}
-
 int64_t count_code_points(std::string_view text) {
   return std::count_if(text.begin(), text.end(),
                        [](char c) { return (static_cast<unsigned char>(c) & 0xc0u) != 0x80u; });
@@ -109,12 +99,6 @@ char32_t decode_code_point(std::string_view bytes) {
   const auto n = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(bytes.data()),
                                   static_cast<utf8proc_ssize_t>(bytes.size()), &c);
   return n > 0 ? static_cast<char32_t>(c) : U'\ufffd';
-}
-
-void append_code_point(std::string& out, char32_t c) {
-  utf8proc_uint8_t bytes[4];
-  const auto n = utf8proc_encode_char(static_cast<utf8proc_int32_t>(c), bytes);
-  out.append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(n));
 }
 
 bool is_space(char32_t c) {

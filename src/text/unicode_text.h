@@ -10,11 +10,9 @@ namespace deltacome {
 
 /// Text operations with the semantics of Python's str. All take valid UTF-8; positions and counts
 /// are in code points unless a name says bytes.
-bool is_valid_utf8(std::string_view text);
 int64_t count_code_points(std::string_view text);
 std::vector<std::string_view> code_points(std::string_view text);  // each as its bytes
 char32_t decode_code_point(std::string_view bytes);                // the first one
-void append_code_point(std::string& out, char32_t c);              // not a surrogate
 
 bool is_space(char32_t c);       // str.isspace
 bool is_alphabetic(char32_t c);  // str.isalpha

@@ -9,7 +9,7 @@ without special tokens, the text decoded with and without skip_special_tokens, a
 streaming decode; then the texts of random ids. The tokenizers are those of the model directories
 (without any: tests/data/models/tiny-base and, if it is there, ../shared/testbed/models/small-base)
 and others that are trained here in the style of Llama-3, Qwen2, GPT-2, Llama-2 and Mistral.
-Exits with 1 on any difference.
+Exits with 1 on any difference, or if nothing was compared.
 """
 
 import argparse
@@ -348,7 +348,7 @@ def main():
                 totals = [a + b for a, b in zip(totals, counts)]
     print(f"{len(cases)} tokenizers ({n_models} of models): {totals[0]} strings and {totals[1]} id "
           f"lists compared, {totals[2]} differences")
-    return 1 if totals[2] else 0
+    return 0 if totals[0] and not totals[2] else 1
 
 
 if __name__ == "__main__":

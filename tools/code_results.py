@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Share of completed functions that compute the same results as the reference.
+
+    deltacome eval ... --data code.jsonl --generations out.jsonl
+    tools/code_results.py out.jsonl
+
+A row is {prompt, response, results?, completion}: prompt + completion is a Python function of one list.
+Both it and prompt + response run on the same fixed lists, each in its own process with a time limit; the
+row counts if every result is equal. The functions come from a model: run this where that is acceptable.
+"""
+import argparse
+import json
+import multiprocessing
+import re
+import sys
+
+INPUTS = [[], [1], [5, 3, 8], [2, 4, 6, 8, 10], [-3, 7, 0, 12, 5, 5], [100, 21, 14, 3, 9, 27, 30],
+          [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [-10, -5, 0, 5, 10, 15], [13, 13, 2, 40, 7, 18, 18, 25]]
+SECONDS = 2
+
+
+def run(source, queue):
+    try:
+        import resource
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        name = re.search(r"def (\w+)\(", source).group(1)
+        scope = {}
+        exec(source, scope)  # noqa: S102 (that is the point)
+        queue.put([repr(scope[name](list(values))) for values in INPUTS])
+    except BaseException as error:  # a wrong program may raise anything
+        queue.put(f"{type(error).__name__}")
+
+
+def results(source):
+    queue = multiprocessing.Queue()
+    process = multiprocessing.Process(target=run, args=(source, queue))
+    process.start()
+    try:
+        got = queue.get(timeout=SECONDS + 1)
+    except Exception:
+        got = "timeout"
+    process.kill()
+    process.join()
+    return got
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("generations")
+    args = parser.parse_args()
+    same = total = 0
+    for line in open(args.generations):
+        row = json.loads(line)
+        want = results(row["prompt"] + row["response"])
+        if isinstance(want, str):
+            sys.exit(f"{args.generations}: the reference of row {total + 1} fails with {want}")
+        same += results(row["prompt"] + row["completion"]) == want
+        total += 1
+    print(json.dumps({"same_results": same / total, "rows": total}))
+
+
+if __name__ == "__main__":
+    main()
