@@ -103,7 +103,7 @@ def violations(root, paths):
             match = INCLUDE.match(line)
             why = match and problem(path, *match.groups())
             if why:
-                yield f"{path}:{number}: #include {match.group(1)}{match.group(2)}: {why}"
+                yield f"{path}:{number}: includes {match.group(2)}: {why}"
 
 
 def sources(root):

@@ -60,6 +60,8 @@ Value negate(const Value& operand);
 Value unary_plus(const Value& operand);
 int64_t multiply_exactly(int64_t a, int64_t b);  // a fault beyond 64 bits
 
+Value make_range(const Args& args);                 // range()
+std::string local_time(const std::string& format);  // strftime_now()
 Value call_method(const Callable& method, const Args& args, Budget& budget);
 /// What look-ups find on strings, lists and dicts; a fault for Python's methods that are missing.
 Value find_method(const Value& self, const std::string& name);

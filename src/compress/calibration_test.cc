@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compress/calibration.h"
+
+#include <gtest/gtest.h>
+
+#include "deltacome/error.h"
+#include "io/files.h"
+#include "tests/support/temp_dir.h"
+
+namespace deltacome {
+namespace {
+
+class CalibrationTest : public testing::Test {
+ protected:
+  std::filesystem::path write(const std::string& name, const std::string& text) {
+    write_file_atomically(directory_.path() / name, text);
+    return directory_.path() / name;
+  }
+  test::TempDir directory_;
+  Tokenizer tokenizer_ = Tokenizer::load(DELTACOME_SOURCE_DIR "/tests/data/models/tiny-base");
+};
+
+TEST_F(CalibrationTest, SequencesAreFullSharesAreEqualAndTheSeedDecides) {
+  std::string rows;
+  for (int i = 0; i < 300; ++i)
+    rows += "{\"text\": \"row " + std::to_string(i) + " of the first file\"}\n";
+  const auto first = write("a.jsonl", rows);
+  const auto second = write("b.txt", std::string(20000, 'x') + "\n\n" + std::string(9000, 'y'));
+  const auto sequences = calibration_sequences({first, second}, tokenizer_, 1, 2, 4096, 5);
+  ASSERT_FALSE(sequences.empty());
+  int64_t from_first = 0, total = 0;
+  for (const auto& sequence : sequences) {
+    EXPECT_EQ(static_cast<int64_t>(sequence.size()), kCalibrationLength);
+    total += kCalibrationLength;
+    const std::string text = tokenizer_.decode(sequence, true);
+    from_first += text.find("first file") != std::string::npos ? kCalibrationLength : 0;
+  }
+  EXPECT_EQ(total, 4096);
+  EXPECT_EQ(from_first, 2048);
+  EXPECT_EQ(sequences, calibration_sequences({first, second}, tokenizer_, 1, 2, 4096, 5));
+  EXPECT_NE(sequences, calibration_sequences({first, second}, tokenizer_, 1, 2, 4096, 6));
+}
+
+TEST_F(CalibrationTest, AShortFileGivesOneShortSequence) {
+  const auto file = write("short.jsonl", "{\"text\": \"few words\"}\n");
+  const auto sequences = calibration_sequences({file}, tokenizer_, 1, 2, 4096, 0);
+  ASSERT_EQ(sequences.size(), 1u);
+  EXPECT_EQ(sequences[0].front(), 1);
+  EXPECT_EQ(sequences[0].back(), 2);
+  EXPECT_LT(static_cast<int64_t>(sequences[0].size()), kCalibrationLength);
+}
+
+TEST_F(CalibrationTest, AMalformedRowIsNamedByLine) {
+  const auto file = write("bad.jsonl", "{\"text\": \"fine\"}\n\n{\"txt\": 1}\n");
+  try {
+    calibration_sequences({file}, tokenizer_, 1, 2, 64, 0);
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("bad.jsonl:3: the row has no string \"text\""),
+              std::string::npos)
+        << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace deltacome

@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Measures docs/quality.md's table: methods x fine-tunes x budgets on the test bed.
+
+    tools/quality.py TESTBED [--limit 250] [--models small-math,tiny-chat] [--work DIR] > rows.jsonl
+    tools/quality.py --table rows.jsonl
+
+TESTBED holds models/, calib/ and eval/. Archives stay in the work directory; a row that is already measured
+is not measured again.
+"""
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROGRAM = ROOT / "build/release/bin/deltacome"
+# Fine-tune -> task; its base is <family>-base. Tasks with an answer or results are generated too.
+MODELS = {"small-math": "math", "small-code": "code", "small-chat": "chat", "tiny-math": "math", "tiny-chat": "chat"}
+GENERATED = ("math", "code")
+PLANS = [("lowrank", 1.0), ("lowrank", 0.5), ("bitdelta", 1.01), ("come", 1.195), ("come", 1.0), ("come", 0.5)]
+
+
+def run(*arguments):
+    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, arguments))}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def score(bed, work, model, task, limit, threads, *candidate):
+    family = model.split("-")[0]
+    command = [PROGRAM, "eval", "--base", bed / f"models/{family}-base", *candidate, "--reference", bed / f"models/{model}",
+               "--data", bed / f"eval/{task}.jsonl", "--limit", limit, "--threads", threads, "--json"]
+    if task not in GENERATED:
+        command.append("--no-generate")
+    if task == "code":
+        command += ["--generations", work / "completions.jsonl"]
+    row = json.loads(run(*command))
+    if task == "code":
+        row |= json.loads(run(sys.executable, ROOT / "tools/code_results.py", work / "completions.jsonl"))
+    return row
+
+
+def measure(args):
+    bed, work = pathlib.Path(args.testbed), pathlib.Path(args.work)
+    work.mkdir(parents=True, exist_ok=True)
+    for model in args.models.split(","):
+        task, family = MODELS[model], model.split("-")[0]
+        base = bed / f"models/{family}-base"
+        cases = [("base", None, []), ("fine-tune", None, ["--model", bed / f"models/{model}"])]
+        for method, bits in PLANS:
+            out = work / f"{model}-{method}-{bits}"
+            if not out.exists():
+                calib = ["--calib", bed / f"calib/{task}.jsonl"] if method == "come" else []
+                run(PROGRAM, "compress", "--base", base, "--finetuned", bed / f"models/{model}", "--out", out, "--method", method,
+                    "--bits", bits, "--threads", args.threads, *calib)
+            cases.append((method, out, ["--delta", out]))
+        for method, archive, candidate in cases:
+            row = {"model": model, "method": method}
+            if archive:
+                info = json.loads(run(PROGRAM, "inspect", archive, "--json"))
+                row |= {"bits": info["bits_per_weight"], "all_in_bytes": info["all_in_bytes"]}
+            row |= score(bed, work, model, task, args.limit, args.threads, *candidate)
+            print(json.dumps(row), flush=True)
+
+
+def table(path):
+    def cell(value, digits=4):
+        return "" if value is None else f"{value:.{digits}f}"
+
+    print("| fine-tune | method | bits | all-in bytes | NLL | KL | top-1 | EM | same results |\n|" + " --- |" * 9)
+    for line in open(path):
+        r = json.loads(line)
+        print(f"| {r['model']} | {r['method']} | {cell(r.get('bits'), 3)} | {r.get('all_in_bytes', '')} | {cell(r['nll'])} | "
+              f"{cell(r['kl'])} | {cell(r['top1'])} | {cell(r['exact_match'], 3)} | {cell(r.get('same_results'), 3)} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("testbed", nargs="?")
+    parser.add_argument("--limit", default="250")
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--threads", default="0")
+    parser.add_argument("--work", default=ROOT / "build/quality")
+    parser.add_argument("--table")
+    args = parser.parse_args()
+    if args.table:
+        table(args.table)
+    elif args.testbed:
+        measure(args)
+    else:
+        parser.error("give the test bed's directory, or --table")
+
+
+if __name__ == "__main__":
+    main()
