@@ -155,6 +155,68 @@ TEST_P(GoldenTest, ChunksAndCompanyDoNotChangeABit) {
   EXPECT_TRUE(run(static_cast<int64_t>(ids_.size()), true) == whole);
 }
 
+/// The whole fine-tune as a variant whose every tensor replaces the base's.
+std::shared_ptr<const DeviceVariant> raw_variant(Backend& backend, Stream& stream,
+                                                 const Checkpoint& checkpoint,
+                                                 const std::vector<ExpectedTensor>& expected) {
+  const auto variant = backend.create_variant(static_cast<int>(expected.size()));
+  for (size_t slot = 0; slot < expected.size(); ++slot) {
+    const HostTensor& tensor = checkpoint.at(expected[slot].name);
+    MatrixFormat format;
+    format.codec = Codec::kRaw;
+    format.shape = tensor.shape;
+    format.raw_dtype = tensor.dtype;
+    std::vector<std::byte> blob(static_cast<size_t>(layout_of(format).total_bytes));
+    std::ranges::copy(tensor.bytes, blob.begin());
+    const auto n_bytes = static_cast<int64_t>(blob.size());
+    variant->set(static_cast<int>(slot), format,
+                 HostTensor::of(DType::kU8, {n_bytes}, std::move(blob)), stream);
+  }
+  return variant;
+}
+
+TEST(VariantGolden, AFineTuneOfRawTensorsBesideTheBaseGivesItsOwnTokensAndTheBaseIts) {
+  const fs::path data = source_dir() / "tests" / "data";
+  const auto backend = create_cpu_backend(2);
+  const auto stream = backend->create_stream();
+  const fs::path base = data / "models" / "tiny-base", math = data / "models" / "tiny-math";
+  const Model model(*backend, Checkpoint::open(base), read_model_config(base));
+  const Variant variant{
+      raw_variant(*backend, *stream, Checkpoint::open(math), expected_tensors(model.config())), 0};
+  std::vector<GenerationRequest> requests;
+  std::vector<std::vector<int32_t>> want;
+  for (const bool tuned : {true, false, true, true, false}) {
+    const auto golden = SafetensorsFile::open(
+        data / "goldens" / (tuned ? "tiny-math" : "tiny-base") / "golden.safetensors");
+    requests.emplace_back();
+    requests.back().prompt = read_ids(golden.at("input_ids"));
+    want.push_back(read_ids(golden.at("greedy")));
+    requests.back().max_tokens = static_cast<int64_t>(want.back().size());
+    if (tuned) requests.back().variant = variant;
+  }
+  const std::vector<Generation> got = generate(model, *stream, requests, 3);
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_EQ(got[i].tokens, want[i]) << i;
+}
+
+TEST(VariantGolden, SampledTokensDoNotDependOnTheBatch) {
+  const fs::path dir = source_dir() / "tests" / "data" / "models" / "tiny-math";
+  const auto backend = create_cpu_backend(2);
+  const auto stream = backend->create_stream();
+  const Model model(*backend, Checkpoint::open(dir), read_model_config(dir));
+  std::vector<GenerationRequest> requests(6);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    for (size_t t = 0; t < 3 + 7 * i; ++t)
+      requests[i].prompt.push_back(static_cast<int32_t>((i * 97 + t * 31) % 2048));
+    requests[i].max_tokens = static_cast<int64_t>(12 + i);
+    requests[i].seed = i;
+    requests[i].sampling.temperature = 1;
+    requests[i].sampling.top_p = 0.95f;
+  }
+  const std::vector<Generation> together = generate(model, *stream, requests, 4);
+  for (size_t i = 0; i < requests.size(); ++i)
+    EXPECT_EQ(generate(model, *stream, {&requests[i], 1}, 1).front().tokens, together[i].tokens);
+}
+
 std::string golden_name(const ::testing::TestParamInfo<Golden>& info) {
   std::string name = info.param.name;
   std::ranges::replace(name, '-', '_');

@@ -6,8 +6,7 @@
 namespace deltacome::cpu {
 namespace {
 
-// From this many rows on, weights are converted once to f32 instead of in each register tile.
-constexpr int64_t kConvertFromRows = 7;
+constexpr int64_t kConvertTile = 32;  // weight rows converted at a time: 128 KiB
 
 WeightType type_of(DType dtype) {
   switch (dtype) {
@@ -35,15 +34,21 @@ void convert_block(const Kernels& kernels, const WeightView& w, int64_t first, i
 
 }  // namespace
 
-int64_t multiply_scratch(int64_t count) noexcept {
-  return count * kInputBlock;
+int64_t multiply_scratch() noexcept {
+  return kConvertTile * kInputBlock;
 }
 
 void multiply(const Kernels& kernels, const WeightView& w, int64_t first, int64_t count,
               const RowSet& rows, int64_t y_first, float* scratch) {
   if (rows.n == 0 || count <= 0) return;
   const bool direct =
-      w.dtype == DType::kF32 || (w.dtype != DType::kF64 && rows.n < kConvertFromRows);
+      w.dtype == DType::kF32 || (w.dtype != DType::kF64 && rows.n < kernels.convert_from_rows);
+  if (!direct && count > kConvertTile) {
+    for (int64_t o = 0; o < count; o += kConvertTile)
+      multiply(kernels, w, first + o, std::min(kConvertTile, count - o), rows, y_first + o,
+               scratch);
+    return;
+  }
   for (int64_t begin = 0; begin < w.n_in; begin += kInputBlock) {
     const int64_t n = std::min(kInputBlock, w.n_in - begin);
     DotArgs args{.x = rows.x,

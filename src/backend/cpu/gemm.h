@@ -29,8 +29,8 @@ struct RowSet {
   int64_t n = 0;
 };
 
-/// Floats of scratch that multiply() needs for `count` weight rows.
-int64_t multiply_scratch(int64_t count) noexcept;
+/// Floats of scratch that multiply() needs.
+int64_t multiply_scratch() noexcept;
 
 /// y[r][y_first + o] = W[first + o] x[r] for o < count. A result does not depend on the other rows.
 void multiply(const Kernels& kernels, const WeightView& w, int64_t first, int64_t count,

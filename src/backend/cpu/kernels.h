@@ -55,6 +55,9 @@ struct DecodeArgs {
 /// on how many there are.
 struct Kernels {
   const char* name;  // "AVX-512"
+  /// From this many rows on it pays to convert weights to f32 once instead of in dot(). Measured on
+  /// a Zen 5: never where the instruction set converts.
+  int64_t convert_from_rows;
   void (*dot)(const DotArgs&);
   void (*accumulate)(const AccumulateArgs&);
   void (*decode)(const DecodeArgs&);

@@ -8,9 +8,14 @@
 namespace deltacome::cpu {
 namespace {
 
-constexpr int64_t kOutputTile = 32;         // weight rows of a task; converted they fill 128 KiB
-constexpr int64_t kShrinkTile = 16;         // components of a task
-constexpr int64_t kExpandOutputs = 128;     // outputs of a task
+// Weight rows of a task, a piece of which stays in a second-level cache. Many rows of x are read
+// once for each task, so then it is wider.
+constexpr int64_t kOutputTile = 32;
+constexpr int64_t kWideOutputTile = 128;
+constexpr int64_t kWideFromRows = 32;
+constexpr int64_t kDenseScratch = (kOutputTile + 1) * kInputBlock;  // decoded rows and scales
+constexpr int64_t kShrinkTile = 16;                                 // components of a task
+constexpr int64_t kExpandOutputs = 128;                             // outputs of a task
 constexpr int64_t kExpandComponents = 128;  // components decoded at a time: 64 KiB
 
 /// The rows of one variant in one target.
@@ -36,6 +41,11 @@ struct Product {
   std::vector<float*> base_y;
   int64_t n_out = 0;  // columns that some row has
 
+  int64_t n_rows() const noexcept {
+    int64_t n = 0;
+    for (const Part& part : parts) n += part.n();
+    return n;
+  }
   RowSet base_rows() const noexcept {
     return {base_x.data(), base_y.data(), static_cast<int64_t>(base_x.size())};
   }
@@ -116,8 +126,9 @@ class LinearCall {
     std::vector<Task> first, second;
     int64_t first_work = 0, second_work = 0;
     for (const Product& product : products_) {
-      for (int64_t o = 0; o < product.n_out; o += kOutputTile)
-        first.push_back({&product, nullptr, nullptr, o, std::min(kOutputTile, product.n_out - o)});
+      const int64_t tile = product.n_rows() < kWideFromRows ? kOutputTile : kWideOutputTile;
+      for (int64_t o = 0; o < product.n_out; o += tile)
+        first.push_back({&product, nullptr, nullptr, o, std::min(tile, product.n_out - o)});
       for (const Part& part : product.parts) {
         const int64_t n_in = product.weight.n_in;
         first_work += part.n() * product.n_out * n_in;
@@ -170,7 +181,7 @@ class LinearCall {
   /// Outputs [first, first + count) of all rows, but for low-rank deltas.
   void compute_outputs(const Task& task) const {
     const Product& product = *task.product;
-    float* scratch = thread_scratch(multiply_scratch(kOutputTile) + kInputBlock).data();
+    float* scratch = thread_scratch(std::max(multiply_scratch(), kDenseScratch)).data();
     multiply_within(product.weight, 0, task, product.base_rows(), scratch);
     for (const Part& part : product.parts) {
       if (part.tensor != nullptr) {
@@ -199,8 +210,9 @@ class LinearCall {
 
   void add_dense(const Part& part, const Task& task, float* scratch) const {
     const CodedRows& dense = part.tensor->dense;
-    const int64_t count = std::min(task.count, dense.rows() - task.first);
-    if (count > 0) multiply_coded(dense, task.first, count, part.rows(), task.first, true, scratch);
+    const int64_t end = std::min(task.first + task.count, dense.rows());
+    for (int64_t o = task.first; o < end; o += kOutputTile)
+      multiply_coded(dense, o, std::min(kOutputTile, end - o), part.rows(), o, true, scratch);
   }
 
   /// y[r][y_first + i] = or += (row first + i of a) x[r].

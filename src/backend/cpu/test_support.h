@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <ostream>
 #include <random>
 #include <string>
 #include <vector>
@@ -11,6 +13,15 @@
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/cpu_memory.h"
 #include "quant/codes.h"
+
+namespace deltacome::cpu {
+
+/// How gtest prints the parameter of a test: the same in every run, as ctest needs.
+inline void PrintTo(const Kernels* kernels, std::ostream* out) {
+  *out << kernels->name;
+}
+
+}  // namespace deltacome::cpu
 
 namespace deltacome::cpu::testing {
 
