@@ -55,7 +55,10 @@ std::vector<std::string> read_text_rows(const std::filesystem::path& path) {
   std::vector<std::string> rows;
   if (path.extension() == ".jsonl") {
     for_each_line(path, [&](std::string_view line, const std::string& where) {
-      rows.push_back(text_field(parse_json_object(line, where), "text", where));
+      const json row = parse_json_object(line, where);
+      const bool pair = !row.contains("text") && row.contains("prompt");
+      rows.push_back(pair ? text_field(row, "prompt", where) + text_field(row, "response", where)
+                          : text_field(row, "text", where));
       return true;
     });
   } else {

@@ -15,6 +15,9 @@ TEST(TextRows, ReadsJsonLinesAndPiecesOfPlainText) {
   write_file_atomically(directory / "a.jsonl",
                         "{\"text\": \"one\"}\r\n\n{\"text\": \"two\\n\", \"more\": [1]}");
   EXPECT_EQ(read_text_rows(directory / "a.jsonl"), (std::vector<std::string>{"one", "two\n"}));
+  write_file_atomically(directory / "pairs.jsonl",
+                        "{\"prompt\": \"2 + 2 = \", \"response\": \"4\"}\n");
+  EXPECT_EQ(read_text_rows(directory / "pairs.jsonl"), (std::vector<std::string>{"2 + 2 = 4"}));
   const std::string paragraph = std::string(3000, 'x') + "\n\n";
   write_file_atomically(directory / "b.txt", paragraph + paragraph + paragraph);
   const std::vector<std::string> pieces = read_text_rows(directory / "b.txt");

@@ -209,7 +209,7 @@ def check_unsupported(program):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("program")
+    parser.add_argument("--program", required=True)
     parser.add_argument("-v", "--verbose", action="store_true", help="print all differences")
     args = parser.parse_args()
     n_templates = len(list(TEMPLATES.glob("*.jinja")))
