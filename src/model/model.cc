@@ -42,40 +42,50 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, ModelConfig config)
       config_(std::move(config)),
       weights_(load_weights(backend, checkpoint, config_)) {}
 
-HiddenRows Model::forward(Stream& stream, std::span<const BatchItem> batch, KvCache& cache) const {
-  std::vector<int32_t> ids, wanted;
+/// A batch laid out as rows: what the plans and the first op need.
+struct Model::Rows {
+  std::vector<int32_t> ids;     // a token per row
+  std::vector<int32_t> wanted;  // rows whose hidden state is asked for
   std::vector<VariantSegment> segments;
   std::vector<SequenceChunk> chunks;
-  HiddenRows out;
+};
+
+Model::Rows Model::lay_out(std::span<const BatchItem> batch, KvCache& cache,
+                           HiddenRows& out) const {
+  Rows rows;
   for (const BatchItem& item : batch) {
     DELTACOME_CHECK(item.sequence != nullptr && !item.tokens.empty());
-    const auto n = static_cast<int64_t>(item.tokens.size());
+    const int64_t n = static_cast<int64_t>(item.tokens.size()), vocab = vocab_size(item.variant);
     for (const int32_t id : item.tokens) {
-      if (id < 0 || id >= vocab_size(item.variant)) {
-        fail(ErrorCode::kInvalidArgument, "token id {} is outside of the vocabulary of {}", id,
-             vocab_size(item.variant));
-      }
+      if (id >= 0 && id < vocab) continue;
+      fail(ErrorCode::kInvalidArgument, "token id {} is outside of the vocabulary of {}", id,
+           vocab);
     }
     cache.reserve(*item.sequence, item.sequence->length + n);
-    chunks.push_back({n, item.sequence->length, item.sequence->blocks});
-    append_rows(segments, item.variant.device, n);
-    const auto first = static_cast<int32_t>(ids.size());
-    ids.insert(ids.end(), item.tokens.begin(), item.tokens.end());
+    rows.chunks.push_back({n, item.sequence->length, item.sequence->blocks});
+    append_rows(rows.segments, item.variant.device, n);
+    rows.ids.insert(rows.ids.end(), item.tokens.begin(), item.tokens.end());
     const int64_t n_wanted = item.wanted == BatchItem::Rows::kAll    ? n
                              : item.wanted == BatchItem::Rows::kLast ? 1
                                                                      : 0;
-    for (int64_t i = n - n_wanted; i < n; ++i) wanted.push_back(first + static_cast<int32_t>(i));
+    const auto end = static_cast<int64_t>(rows.ids.size());
+    for (int64_t i = end - n_wanted; i < end; ++i) rows.wanted.push_back(static_cast<int32_t>(i));
     append_rows(out.segments, item.variant.device, n_wanted);
-    out.vocab_size = std::max(out.vocab_size, vocab_size(item.variant));
+    out.vocab_size = std::max(out.vocab_size, vocab);
   }
+  return rows;
+}
 
-  const auto n_rows = static_cast<int64_t>(ids.size());
-  const auto variants = backend_.plan_variants(segments);
-  const auto attention = backend_.plan_attention(chunks);
+HiddenRows Model::forward(Stream& stream, std::span<const BatchItem> batch, KvCache& cache) const {
+  HiddenRows out;
+  const Rows rows = lay_out(batch, cache, out);
+  const auto n_rows = static_cast<int64_t>(rows.ids.size());
+  const auto variants = backend_.plan_variants(rows.segments);
+  const auto attention = backend_.plan_attention(rows.chunks);
   const LayerRun run{backend_, stream, config_, *variants, *attention, weights_.inv_freq};
   const Workspace work(backend_, config_, n_rows);
   const Tensor hidden = backend_.allocate(DType::kF32, {n_rows, config_.hidden_size});
-  backend_.embed(stream, *variants, weights_.embedding.slot, ids, weights_.embedding.tensor,
+  backend_.embed(stream, *variants, weights_.embedding.slot, rows.ids, weights_.embedding.tensor,
                  hidden);
   for (int64_t i = 0; i < config_.n_layers; ++i) {
     const LayerWeights& layer = weights_.layers[static_cast<size_t>(i)];
@@ -89,10 +99,10 @@ HiddenRows Model::forward(Stream& stream, std::span<const BatchItem> batch, KvCa
   for (const BatchItem& item : batch)
     item.sequence->length += static_cast<int64_t>(item.tokens.size());
 
-  out.hidden =
-      backend_.allocate(DType::kF32, {static_cast<int64_t>(wanted.size()), config_.hidden_size});
-  if (wanted.empty()) return out;
-  backend_.gather_rows(stream, hidden, wanted, out.hidden);
+  out.hidden = backend_.allocate(DType::kF32,
+                                 {static_cast<int64_t>(rows.wanted.size()), config_.hidden_size});
+  if (rows.wanted.empty()) return out;
+  backend_.gather_rows(stream, hidden, rows.wanted, out.hidden);
   const auto wanted_variants = backend_.plan_variants(out.segments);
   backend_.rms_norm(stream, *wanted_variants, weights_.final_norm.slot, out.hidden,
                     weights_.final_norm.tensor, config_.rms_norm_eps, out.hidden);

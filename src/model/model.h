@@ -63,6 +63,11 @@ class Model {
   Backend& backend() const noexcept { return backend_; }
 
  private:
+  struct Rows;
+  /// Checks the tokens, reserves cache, and puts the batch in rows; fills in `out` but its hidden
+  /// states.
+  Rows lay_out(std::span<const BatchItem> batch, KvCache& cache, HiddenRows& out) const;
+
   Backend& backend_;
   ModelConfig config_;
   ModelWeights weights_;
