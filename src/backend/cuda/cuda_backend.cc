@@ -75,9 +75,12 @@ class CudaBackend final : public Backend {
   }
   Tensor import_weight(const HostTensor& host) override {
     const Tensor tensor = allocate(host.dtype, host.shape);
+    DELTACOME_CHECK(static_cast<int64_t>(host.bytes.size()) == tensor.bytes());
     if (!host.bytes.empty()) {
+      // The copy may return before the bytes are there, and our streams do not wait for it.
       DELTACOME_CUDA_CHECK(cudaMemcpy(bytes_of(tensor), host.bytes.data(), host.bytes.size(),
                                       cudaMemcpyHostToDevice));
+      DELTACOME_CUDA_CHECK(cudaStreamSynchronize(cudaStreamLegacy));
     }
     return tensor;
   }

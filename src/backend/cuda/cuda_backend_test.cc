@@ -54,6 +54,19 @@ TEST_F(CudaBackendTest, ElementwiseOpsMatchTheHostAtOddSizes) {
   }
 }
 
+TEST_F(CudaBackendTest, ImportedWeightsKeepTheirBytes) {
+  std::vector<float> values(1u << 22);
+  std::iota(values.begin(), values.end(), 0.0f);
+  const auto n = static_cast<int64_t>(values.size());
+  const Tensor weight = backend_->import_weight(HostTensor::of(DType::kF32, {n}, values));
+  EXPECT_EQ(get(weight), values);
+}
+
+TEST_F(CudaBackendTest, RefusesADeviceThatIsNotThere) {
+  EXPECT_THROW(create_cuda_backend(-1), Error);
+  EXPECT_THROW(create_cuda_backend(1000), Error);
+}
+
 TEST_F(CudaBackendTest, GatherRowsCopiesTheNamedRows) {
   std::vector<float> x(6 * 5);
   std::iota(x.begin(), x.end(), 0.0f);

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# What needs a GPU: builds the preset "cuda", runs its tests, then again under compute-sanitizer.
+# Ends at the first failed part; a table comes last.
+#   tools/gpu_check.sh [build] [test] [sanitize]    the parts named, or all
+#   tools/gpu_check.sh --prepare                    for a GPU machine without network, elsewhere and
+#       first: fetches PCRE2 and utf8proc into .cache/gpu-deps, which travels with the checkout
+set -uo pipefail
+cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/local/cuda/bin
+
+programs=(backend_cuda_test)  # the programs whose tests have the label "cuda"
+deps=$PWD/.cache/gpu-deps
+log=$(mktemp)
+rows=()
+
+prepare() (
+  set -e
+  rm -rf "$deps"
+  mkdir -p "$deps"
+  cd "$deps"
+  apt-get -qq download libpcre2-dev libutf8proc-dev
+  for package in *.deb; do dpkg -x "$package" .; done
+  # Archives alone, so that programs need nothing of this at run time; found wherever this is.
+  find . -name '*.deb' -delete -o -name '*.so*' -delete
+  # shellcheck disable=SC2016  # pkg-config expands it
+  sed -i 's|^prefix=.*|prefix=${pcfiledir}/../../..|' usr/lib/*/pkgconfig/*.pc
+)
+
+build() {
+  local options=() pc
+  command -v ccache >/dev/null || options=(-DCMAKE_CXX_COMPILER_LAUNCHER= -DCMAKE_CUDA_COMPILER_LAUNCHER=)
+  for pc in "$deps"/usr/lib/*/pkgconfig; do
+    [[ ! -d $pc ]] || export PKG_CONFIG_PATH=$pc
+  done
+  cmake --preset cuda "${options[@]}" >"$log" 2>&1 || { cat "$log"; return 1; }
+  cmake --build --preset cuda -j "$(nproc)" --target "${programs[@]}" deltacome_program
+}
+
+# A skipped test means that the GPU was not used: that is no pass here.
+passes() { "$@" 2>&1 | tee "$log" && ! grep -qi skipped "$log"; }
+
+gpu_tests() { passes ctest --test-dir build/cuda -L cuda --output-on-failure --no-tests=error; }
+
+sanitize() {  # TOOL [OPTION ...]
+  local tool=$1 program
+  shift
+  for program in "${programs[@]}"; do
+    passes compute-sanitizer --tool "$tool" "$@" --error-exitcode 1 "build/cuda/bin/$program" || return 1
+  done
+}
+
+part() {  # NAME COMMAND...
+  local name=$1 result=passed started=${EPOCHREALTIME//[!0-9]/} tenths
+  shift
+  echo "=== $name"
+  "$@" || result=FAILED
+  tenths=$(((${EPOCHREALTIME//[!0-9]/} - started) / 100000))
+  rows+=("$(printf '%-22s %-8s %5d.%d' "$name" $result $((tenths / 10)) $((tenths % 10)))")
+  [[ $result == passed ]] || exit 1
+}
+
+report() {
+  local status=$?
+  rm -f "$log"
+  [[ ${#rows[@]} == 0 ]] || printf '\n%-22s %-8s %7s\n' part result seconds
+  [[ ${#rows[@]} == 0 ]] || printf '%s\n' "${rows[@]}"
+  exit $status
+}
+trap report EXIT
+
+[[ $# -gt 0 ]] || set -- build test sanitize
+for argument; do
+  case $argument in
+    --prepare) part prepare prepare ;;
+    build) part build build ;;
+    test)
+      nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+      part test gpu_tests
+      ;;
+    sanitize)
+      if command -v compute-sanitizer >/dev/null; then
+        part "sanitize: memcheck" sanitize memcheck --leak-check full
+        part "sanitize: racecheck" sanitize racecheck
+        part "sanitize: synccheck" sanitize synccheck
+      else
+        rows+=("$(printf '%-22s %-8s %7s' sanitize "no tool" -)")
+      fi
+      ;;
+    *)
+      sed -n '2,7s/^# \?//p' "$0" >&2
+      exit 2
+      ;;
+  esac
+done
