@@ -53,9 +53,10 @@ class LanguageModel {
   /// none.
   std::string chat_prompt(const std::vector<ChatTurn>& turns) const;
 
-  /// Continues `prompt`. on_text receives pieces of whole UTF-8 characters as they are made;
-  /// returning false ends the generation. `prompt_has_special_tokens`: the text already begins with
-  /// what the tokenizer would add (chat prompts).
+  /// Continues `prompt`, at most to the end of the model's context. Throws kInvalidArgument for a
+  /// prompt that is empty or fills it. on_text receives pieces of whole UTF-8 characters as they
+  /// are made; returning false ends the generation. `prompt_has_special_tokens`: the text already
+  /// begins with what the tokenizer would add (chat prompts).
   GenerateResult generate(const std::string& prompt, const GenerateOptions& options,
                           const std::function<bool(const std::string&)>& on_text = {},
                           bool prompt_has_special_tokens = false);

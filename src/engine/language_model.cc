@@ -74,11 +74,17 @@ GenerateResult LanguageModel::generate(const std::string& prompt, const Generate
   using Clock = std::chrono::steady_clock;
   GenerateResult result;
   result.prompt_tokens = encode(prompt, !prompt_has_special_tokens);
-  if (result.prompt_tokens.empty()) fail(ErrorCode::kInvalidArgument, "the prompt is empty");
+  const auto n_prompt = static_cast<int64_t>(result.prompt_tokens.size());
+  if (n_prompt == 0) fail(ErrorCode::kInvalidArgument, "the prompt is empty");
+  const int64_t room = impl_->config.max_positions - n_prompt;
+  if (room <= 0) {
+    fail(ErrorCode::kInvalidArgument, "the prompt has {} tokens, the model's context holds {}",
+         n_prompt, impl_->config.max_positions);
+  }
   const GenerationRequest request{
       .prompt = result.prompt_tokens,
       .variant = impl_->variant,
-      .max_tokens = options.max_tokens,
+      .max_tokens = std::min(options.max_tokens, room),
       .stop_ids = impl_->config.eos_token_ids,
       .sampling = {.temperature = static_cast<float>(options.temperature),
                    .top_k = options.top_k,

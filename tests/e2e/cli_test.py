@@ -403,6 +403,11 @@ class Evaluation(CliTest):
 
 
 class Generation(CliTest):
+    def test_the_context_bounds_prompt_and_completion(self):
+        self.fails("generate", "--base", BASE, "--prompt", "x " * 2048, says=["2048"])
+        answer = self.json("generate", "--base", BASE, "--prompt", "x " * 1000, "--max-tokens", 1 << 30)
+        self.assertLessEqual(answer["prompt_tokens"] + answer["completion_tokens"], 2048)
+
     def generate(self, *options):
         return self.json("generate", "--base", BASE, "--model", FINETUNED, "--prompt", PROMPT.format(12, 7), "--max-tokens", 24, *options)
 
