@@ -13,6 +13,7 @@ import argparse
 import copy
 import json
 import multiprocessing
+import os
 import re
 import sys
 
@@ -24,6 +25,7 @@ SECONDS = 2
 
 
 def run(source, inputs, queue):
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # what the function prints is not a result
     try:
         import resource
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures docs/quality.md's table: methods x fine-tunes x budgets on the test bed.
 
-    tools/quality.py TESTBED [--limit 250] [--models small-math,tiny-chat] [--work DIR] > rows.jsonl
-    tools/quality.py --table rows.jsonl
+    tools/quality.py TESTBED --rows rows.jsonl [--limit 250] [--models small-math,tiny-chat] [--work DIR]
+    tools/quality.py --table --rows rows.jsonl
 
-TESTBED holds models/, calib/ and eval/. Archives stay in the work directory; a row that is already measured
-is not measured again.
+TESTBED holds models/, calib/ and eval/. Archives stay in the work directory, rows are added to the file: what
+is there already is not measured again.
 """
 import argparse
 import json
@@ -46,24 +46,30 @@ def score(bed, work, model, task, limit, threads, *candidate):
 def measure(args):
     bed, work = pathlib.Path(args.testbed), pathlib.Path(args.work)
     work.mkdir(parents=True, exist_ok=True)
+    rows = pathlib.Path(args.rows)
+    done = [json.loads(line) for line in open(rows)] if rows.exists() else []
+    done = {(row["model"], row["method"], row["requested"]) for row in done}
     for model in args.models.split(","):
         task, family = MODELS[model], model.split("-")[0]
         base = bed / f"models/{family}-base"
-        cases = [("base", None, []), ("fine-tune", None, ["--model", bed / f"models/{model}"])]
+        cases = [("base", 0, None, []), ("fine-tune", 16, None, ["--model", bed / f"models/{model}"])]
         for method, bits in PLANS:
             out = work / f"{model}-{method}-{bits}"
-            if not out.exists():
+            if (model, method, bits) not in done and not out.exists():
                 calib = ["--calib", bed / f"calib/{task}.jsonl"] if method == "come" else []
                 run(PROGRAM, "compress", "--base", base, "--finetuned", bed / f"models/{model}", "--out", out, "--method", method,
                     "--bits", bits, "--threads", args.threads, *calib)
-            cases.append((method, out, ["--delta", out]))
-        for method, archive, candidate in cases:
-            row = {"model": model, "method": method}
+            cases.append((method, bits, out, ["--delta", out]))
+        for method, bits, archive, candidate in cases:
+            if (model, method, bits) in done:
+                continue
+            row = {"model": model, "method": method, "requested": bits}
             if archive:
                 info = json.loads(run(PROGRAM, "inspect", archive, "--json"))
                 row |= {"bits": info["bits_per_weight"], "all_in_bytes": info["all_in_bytes"]}
             row |= score(bed, work, model, task, args.limit, args.threads, *candidate)
-            print(json.dumps(row), flush=True)
+            with open(rows, "a") as file:
+                print(json.dumps(row), file=file)
 
 
 def table(path):
@@ -84,10 +90,11 @@ def main():
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--threads", default="0")
     parser.add_argument("--work", default=ROOT / "build/quality")
-    parser.add_argument("--table")
+    parser.add_argument("--rows", required=True)
+    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     if args.table:
-        table(args.table)
+        table(args.rows)
     elif args.testbed:
         measure(args)
     else:
