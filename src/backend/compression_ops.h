@@ -43,7 +43,8 @@ class CompressionOps {
   /// out [n, d] f64 = a - b, exact for the checkpoint types; a, b any floating dtype of equal
   /// shape.
   virtual void subtract(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& out) = 0;
-  /// c [d, d] += x^T x; x [n, d] f32. Products in f32, sums over pieces of 4096 rows in f64.
+  /// c [d, d] += x^T x, c symmetric; x [n, d] f32. Products in f32, sums over pieces of 4096 rows
+  /// in f64.
   virtual void gram(Stream& stream, const Tensor& x, const Tensor& c) = 0;
   /// c = op(a) op(b), op transposes where asked.
   virtual void matmul(Stream& stream, const Tensor& a, bool transpose_a, const Tensor& b,
@@ -68,8 +69,8 @@ class CompressionOps {
                                                   std::span<const int64_t> order, double damp) = 0;
   /// Quantizes w [rows, n] under a factored Hessian: column by column, the error of a column is fed
   /// forward into those not yet done. Scales are fixed before (static groups), each with the least
-  /// error weighted by the Hessian's diagonal. Without a factor: round to nearest. w is
-  /// overwritten. Ref: Frantar et al., GPTQ, arXiv:2210.17323.
+  /// error weighted by the Hessian's diagonal. Without a factor: round to nearest. w is left
+  /// alone. Ref: Frantar et al., GPTQ, arXiv:2210.17323.
   virtual Quantized gptq(Stream& stream, const Tensor& w, const GptqFactor* factor,
                          std::span<const CodeSection> sections) = 0;
 };

@@ -13,8 +13,11 @@
 namespace deltacome {
 namespace {
 
-constexpr double kDamp = 0.01;      // of the mean diagonal, as in the published GPTQ
-constexpr double kLargestGain = 2;  // 2-bit codes of least error shrink by 1.1 to 1.3
+constexpr double kDamp = 0.01;                  // of the mean diagonal, as in the published GPTQ
+constexpr double kLargestGain = 2;              // 2-bit codes of least error shrink by 1.1 to 1.3
+constexpr int64_t kDiagonalRows = 256;          // of a square matrix that are on the host at a time
+constexpr int64_t kErrorRows = 1024;            // of a delta whose error is measured at a time
+constexpr int64_t kEmbeddingWeights = 8 << 20;  // of an embedding that are coded at a time
 
 double sum(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0);
@@ -22,9 +25,13 @@ double sum(const std::vector<double>& values) {
 
 std::vector<double> diagonal(Backend& backend, Stream& stream, const Tensor& square) {
   const int64_t n = square.rows();
-  std::vector<double> host(static_cast<size_t>(n * n)), out;
-  backend.download(stream, square, std::as_writable_bytes(std::span(host)));
-  for (int64_t i = 0; i < n; ++i) out.push_back(host[static_cast<size_t>(i * (n + 1))]);
+  std::vector<double> host, out;
+  for (int64_t first = 0; first < n; first += kDiagonalRows) {
+    const int64_t count = std::min(kDiagonalRows, n - first);
+    host.resize(static_cast<size_t>(count * n));
+    backend.download(stream, square.slice(first, count), std::as_writable_bytes(std::span(host)));
+    for (int64_t i = 0; i < count; ++i) out.push_back(host[static_cast<size_t>(i * n + first + i)]);
+  }
   return out;
 }
 
@@ -37,23 +44,38 @@ std::vector<int64_t> largest_first(const std::vector<double>& values) {
   return order;
 }
 
-/// x^T C x per row of a, summed: the energy of the outputs that the rows make. C empty = identity.
-double output_energy(Backend& backend, Stream& stream, const Tensor& a, const Tensor& c) {
-  CompressionOps& ops = backend.compression();
-  if (c.empty()) return sum(ops.row_dots(stream, a, a));
-  const Tensor product = backend.allocate(DType::kF64, a.shape);
-  ops.matmul(stream, a, false, c, false, product);
-  return sum(ops.row_dots(stream, product, a));
+void append(std::vector<double>& to, const std::vector<double>& values) {
+  to.insert(to.end(), values.begin(), values.end());
 }
 
-CodedArray array_of(const Quantized::Section& section, const ArrayFormat& format, int64_t rows,
+/// a C a^T for each row a: the energy of the outputs that it makes. C empty = identity.
+std::vector<double> row_energies(Backend& backend, Stream& stream, const Tensor& a,
+                                 const Tensor& c) {
+  CompressionOps& ops = backend.compression();
+  if (c.empty()) return ops.row_dots(stream, a, a);
+  const Tensor product = backend.allocate(DType::kF64, a.shape);
+  ops.matmul(stream, a, false, c, false, product);
+  return ops.row_dots(stream, product, a);
+}
+
+/// The same, summed; a few rows at a time, so that the product stays small.
+double output_energy(Backend& backend, Stream& stream, const Tensor& a, const Tensor& c) {
+  std::vector<double> energies;
+  for (int64_t first = 0; first < a.rows(); first += kErrorRows) {
+    const Tensor rows = a.slice(first, std::min(kErrorRows, a.rows() - first));
+    append(energies, row_energies(backend, stream, rows, c));
+  }
+  return sum(energies);
+}
+
+CodedArray array_of(Quantized::Section section, const ArrayFormat& format, int64_t rows,
                     int64_t cols) {
   return {.format = format,
           .rows = rows,
           .cols = cols,
-          .codes = section.codes,
-          .scales = section.scales,
-          .values = section.halves};
+          .codes = std::move(section.codes),
+          .scales = std::move(section.scales),
+          .values = std::move(section.halves)};
 }
 
 template <class T>
@@ -98,15 +120,17 @@ class LowRankEncoder {
         blob_(static_cast<size_t>(layout_.total_bytes)) {}
 
   CodedTensor encode(const std::string& name, const Tensor& d) {
-    const Svd parts = svd(backend_, stream_, d, format_.rank());
+    Svd parts = svd(backend_, stream_, d, format_.rank());
     const double largest = parts.s.front();
     normalize(parts);
     const Tensor v = quantize_v(parts.v);
     unbias(parts.v, v, input_.c);
-    const Tensor u_t = quantize_u(parts.u_t, v);
-    unbias(parts.u_t, u_t, {});
+    parts.v = {};  // frees it
+    const Tensor u = quantize_u(parts.u_t, v);
+    unbias(parts.u_t, transpose_of(u), {});
+    parts.u_t = {};
     store_s();
-    const TensorStats stats{relative_error(d, u_t, v), parts.kept / parts.squared_norm,
+    const TensorStats stats{relative_error(d, u, v), parts.kept / parts.squared_norm,
                             parts.squared_norm / (largest * largest)};
     return {name, format_, std::move(blob_), stats};
   }
@@ -153,21 +177,26 @@ class LowRankEncoder {
     for (size_t t = 0; t < format_.tiers.size(); ++t) {
       const TierFormat& tier = format_.tiers[t];
       const CodeSection whole{0, v.cols(), tier.v};
-      const Quantized q =
-          ops_.gptq(stream_, v.slice(first, tier.rank), input_.factor.get(), {&whole, 1});
-      pack(array_of(q.sections[0], tier.v, tier.rank, v.cols()), layout_.tiers[t].v, blob_);
+      Quantized q = ops_.gptq(stream_, v.slice(first, tier.rank), input_.factor.get(), {&whole, 1});
+      pack(array_of(std::move(q.sections[0]), tier.v, tier.rank, v.cols()), layout_.tiers[t].v,
+           blob_);
       ops_.copy(stream_, q.values, out.slice(first, tier.rank));
       first += tier.rank;
     }
     return out;
   }
 
-  /// U^T on what the quantized V gives. Coarse columns go first: their error is taken over by
-  /// precise ones.
+  Tensor transpose_of(const Tensor& a) {
+    const Tensor out = backend_.allocate(DType::kF64, {a.cols(), a.rows()});
+    ops_.transpose(stream_, a, out);
+    return out;
+  }
+
+  /// U [n_out, rank] on what the quantized V gives. Coarse columns go first: their error is taken
+  /// over by precise ones.
   Tensor quantize_u(const Tensor& u_t, const Tensor& v) {
-    const int64_t rank = u_t.rows(), n_out = u_t.cols();
-    const Tensor u = backend_.allocate(DType::kF64, {n_out, rank});
-    ops_.transpose(stream_, u_t, u);
+    const int64_t n_out = u_t.cols();
+    const Tensor u = transpose_of(u_t);
     std::vector<CodeSection> sections;
     std::vector<int> bits;
     for (const TierFormat& tier : format_.tiers) {
@@ -190,9 +219,7 @@ class LowRankEncoder {
       pack(transposed_array(q.sections[t], format_.tiers[t].u, format_.tiers[t].rank, n_out),
            layout_.tiers[t].u, blob_);
     }
-    const Tensor out = backend_.allocate(DType::kF64, u_t.shape);
-    ops_.transpose(stream_, q.values, out);
-    return out;
+    return q.values;
   }
 
   /// diag(s) V C V^T diag(s)
@@ -205,14 +232,19 @@ class LowRankEncoder {
     return h;
   }
 
-  /// |(d - U diag(s) V) x|^2 over |d x|^2. u_t is overwritten.
-  double relative_error(const Tensor& d, const Tensor& u_t, const Tensor& v) {
+  /// |(d - U diag(s) V) x|^2 over |d x|^2. u is overwritten.
+  double relative_error(const Tensor& d, const Tensor& u, const Tensor& v) {
     const double whole = output_energy(backend_, stream_, d, input_.c);
-    const Tensor product = backend_.allocate(DType::kF64, d.shape);
-    ops_.scale(stream_, u_t, s_, {});
-    ops_.matmul(stream_, u_t, true, v, false, product);
-    ops_.subtract(stream_, product, d, product);
-    return whole > 0 ? output_energy(backend_, stream_, product, input_.c) / whole : 0;
+    ops_.scale(stream_, u, {}, s_);
+    std::vector<double> energies;
+    for (int64_t first = 0; first < d.rows(); first += kErrorRows) {
+      const int64_t count = std::min(kErrorRows, d.rows() - first);
+      const Tensor rest = backend_.allocate(DType::kF64, {count, d.cols()});
+      ops_.matmul(stream_, u.slice(first, count), false, v, false, rest);
+      ops_.subtract(stream_, rest, d.slice(first, count), rest);
+      append(energies, row_energies(backend_, stream_, rest, input_.c));
+    }
+    return whole > 0 ? sum(energies) / whole : 0;
   }
 
   Backend& backend_;
@@ -230,11 +262,12 @@ CodedTensor encode_sign(Backend& backend, Stream& stream, const std::string& nam
                         const MatrixFormat& format, const Tensor& d, const InputStatistics& input) {
   CompressionOps& ops = backend.compression();
   const CodeSection whole{0, d.cols(), format.dense};
-  const Quantized q = ops.gptq(stream, d, nullptr, {&whole, 1});
+  Quantized q = ops.gptq(stream, d, nullptr, {&whole, 1});
   const BlobLayout layout = layout_of(format);
   CodedTensor out{
       name, format, std::vector<std::byte>(static_cast<size_t>(layout.total_bytes)), {}};
-  pack(array_of(q.sections[0], format.dense, d.rows(), d.cols()), layout.dense, out.blob);
+  pack(array_of(std::move(q.sections[0]), format.dense, d.rows(), d.cols()), layout.dense,
+       out.blob);
   const double energy = output_energy(backend, stream, d, input.c);
   ops.subtract(stream, q.values, d, q.values);
   out.stats.relative_error =
@@ -265,20 +298,40 @@ CodedTensor encode_embedding(Backend& backend, Stream& stream, const std::string
                              const HostTensor& base) {
   CompressionOps& ops = backend.compression();
   const int64_t cols = format.n_in();
-  const auto rows_of = [&](HostTensor whole) {  // the rows that both have
-    whole.shape[0] = format.base_rows;
-    whole.bytes =
-        whole.bytes.first(static_cast<size_t>(format.base_rows * cols * dtype_bytes(whole.dtype)));
-    return backend.import_weight(whole);
+  const auto rows_of = [&](HostTensor tensor, int64_t first, int64_t count) {
+    const int64_t row_bytes = cols * dtype_bytes(tensor.dtype);
+    tensor.shape[0] = count;
+    tensor.bytes = tensor.bytes.subspan(static_cast<size_t>(first * row_bytes),
+                                        static_cast<size_t>(count * row_bytes));
+    return tensor;
   };
-  const Tensor d = backend.allocate(DType::kF64, {format.base_rows, cols});
-  ops.subtract(stream, rows_of(finetuned), rows_of(base), d);
+  // Vocabularies are large, and their rows share no scales: in pieces.
+  DELTACOME_CHECK(format.dense.scale_rows == 1);
   const CodeSection whole{0, cols, format.dense};
-  const Quantized q = ops.gptq(stream, d, nullptr, {&whole, 1});
+  const int64_t piece = std::max<int64_t>(1, kEmbeddingWeights / cols);
+  Quantized::Section coded;
+  coded.codes.reserve(static_cast<size_t>(format.base_rows * cols));
+  std::vector<double> energies, errors;
+  for (int64_t first = 0; first < format.base_rows; first += piece) {
+    const int64_t count = std::min(piece, format.base_rows - first);
+    const Tensor d = backend.allocate(DType::kF64, {count, cols});
+    const HostTensor of_finetuned = rows_of(finetuned, first, count);
+    const HostTensor of_base = rows_of(base, first, count);
+    ops.subtract(stream, backend.import_weight(of_finetuned), backend.import_weight(of_base), d);
+    release_pages(of_finetuned.bytes);
+    release_pages(of_base.bytes);
+    const Quantized q = ops.gptq(stream, d, nullptr, {&whole, 1});
+    const Quantized::Section& section = q.sections[0];
+    coded.codes.insert(coded.codes.end(), section.codes.begin(), section.codes.end());
+    coded.scales.insert(coded.scales.end(), section.scales.begin(), section.scales.end());
+    append(energies, ops.row_dots(stream, d, d));
+    ops.subtract(stream, q.values, d, d);
+    append(errors, ops.row_dots(stream, d, d));
+  }
   const BlobLayout layout = layout_of(format);
   CodedTensor out{
       name, format, std::vector<std::byte>(static_cast<size_t>(layout.total_bytes)), {}};
-  pack(array_of(q.sections[0], format.dense, format.base_rows, cols), layout.dense, out.blob);
+  pack(array_of(std::move(coded), format.dense, format.base_rows, cols), layout.dense, out.blob);
   if (format.added_rows() > 0) {
     DELTACOME_CHECK(format.raw_dtype == finetuned.dtype);
     std::memcpy(
@@ -286,10 +339,8 @@ CodedTensor encode_embedding(Backend& backend, Stream& stream, const std::string
         finetuned.bytes.data() + finetuned.bytes.size() - static_cast<size_t>(layout.added.bytes),
         static_cast<size_t>(layout.added.bytes));
   }
-  const double energy = sum(ops.row_dots(stream, d, d));
-  ops.subtract(stream, q.values, d, q.values);
-  out.stats.relative_error =
-      energy > 0 ? sum(ops.row_dots(stream, q.values, q.values)) / energy : 0;
+  const double energy = sum(energies);
+  out.stats.relative_error = energy > 0 ? sum(errors) / energy : 0;
   return out;
 }
 

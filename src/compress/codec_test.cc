@@ -184,5 +184,33 @@ TEST_F(CodecTest, EmbeddingsKeepAddedRowsWhole) {
   for (size_t i = 4; i < 8; ++i) EXPECT_NEAR(delta[i], 0, 1e-6);
 }
 
+TEST_F(CodecTest, ALargeEmbeddingIsCodedInPiecesAsInOne) {
+  const int64_t rows = (8 << 20) / 8 + 5, cols = 8;  // a piece is 8 Mi weights
+  std::vector<float> values(static_cast<size_t>(rows * cols));
+  uint32_t state = 1;
+  for (float& value : values) {
+    state = state * 1664525u + 1013904223u;
+    value = static_cast<float>(state >> 8) * 0x1p-24f - 0.5f;
+  }
+  const Tensor d = put({values.begin(), values.end()}, {rows, cols});
+  const HostTensor base =
+      HostTensor::of(DType::kF32, {rows, cols}, std::vector<float>(values.size()));
+  const HostTensor finetuned = HostTensor::of(DType::kF32, {rows, cols}, std::move(values));
+  const MatrixFormat format = plan_embedding(finetuned.shape, rows, DType::kF32, 8);
+  const CodedTensor coded = encode_embedding(*backend_, *stream_, "e", format, finetuned, base);
+
+  const CodeSection whole{0, cols, format.dense};
+  const Quantized q = backend_->compression().gptq(*stream_, d, nullptr, {&whole, 1});
+  const Values want = get(q.values), exact = get(d);
+  const std::vector<float> got = decode_delta(format, coded.blob).v;
+  double error = 0, energy = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    ASSERT_EQ(got[i], static_cast<float>(want[i])) << i;
+    error += (want[i] - exact[i]) * (want[i] - exact[i]);
+    energy += exact[i] * exact[i];
+  }
+  EXPECT_NEAR(coded.stats.relative_error, error / energy, 1e-9);
+}
+
 }  // namespace
 }  // namespace deltacome

@@ -2,6 +2,9 @@
 #include "deltacome/compress.h"
 
 #include <sys/resource.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <algorithm>
 #include <chrono>
@@ -63,6 +66,14 @@ int64_t peak_resident_bytes() {
   return int64_t{1024} * usage.ru_maxrss;
 }
 
+/// Gives freed memory back to the system. Without it the blocks of middle size that every stage
+/// takes and frees leave holes, and the resident memory creeps up from layer to layer.
+void release_free_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
 void check_options(const CompressOptions& options) {
   if (!(options.bits > 0 && options.bits <= 16)) {
     fail(ErrorCode::kInvalidArgument, "--bits {}: expected a number above 0 and at most 16",
@@ -117,6 +128,7 @@ class Compression {
     code_outer();
     if (!options_.calibration.empty()) start_flow();
     for (int64_t layer = 0; layer < pair_.base_config.n_layers; ++layer) code_layer(layer);
+    flow_.reset();
     write();
     CompressReport report;
     report.archive = inspect_archive(options_.out);
@@ -188,12 +200,16 @@ class Compression {
         plan_projection(options_.method, finetuned.shape, options_.bits, options_.group), d, input);
     error_sum_ += coded.stats.relative_error;
     ++n_errors_;
+    release_free_memory();
     return coded;
   }
 
   void code_into(std::vector<CodedTensor>& part, const ExpectedTensor& tensor,
                  const InputStatistics& input = {}) {
     if (auto coded = code(tensor, input)) part.push_back(std::move(*coded));
+    // Of the base's tensors only those of the layer at hand are needed again.
+    release_pages(pair_.finetuned.at(tensor.name).bytes);
+    if (tensor.layer < 0) release_pages(pair_.base.at(tensor.name).bytes);
   }
 
   void code_outer() {
@@ -219,11 +235,21 @@ class Compression {
     if (calibrated_tokens_ == 0)
       fail(ErrorCode::kInvalidArgument, "the calibration files hold no tokens");
     flow_ = std::make_unique<LayerFlow>(model_, *stream_, variant_, sequences);
+    release_outer();
+  }
+
+  /// Gives back pages of embedding, final norm and head.
+  void release_outer() {
+    for (const ExpectedTensor& tensor : pair_.tensors) {
+      if (tensor.layer < 0) release_pages(pair_.base.at(tensor.name).bytes);
+    }
   }
 
   InputStatistics statistics(int64_t layer, LayerInput input) {
     if (!flow_) return {};
-    return make_statistics(*backend_, *stream_, flow_->statistics(layer, input));
+    Tensor c = flow_->statistics(layer, input);
+    release_free_memory();
+    return make_statistics(*backend_, *stream_, std::move(c));
   }
 
   void code_layer(int64_t layer) {
@@ -243,6 +269,7 @@ class Compression {
       matrices_done_ += 7;
     }
     if (flow_) flow_->finish_layer(layer);
+    release_free_memory();
     for (const ExpectedTensor& tensor : pair_.tensors) {
       if (tensor.layer != layer) continue;
       release_pages(pair_.base.at(tensor.name).bytes);

@@ -34,21 +34,17 @@ LayerFlow::LayerFlow(const Model& model, Stream& stream,
     ids.insert(ids.end(), sequence.begin(), sequence.end());
   }
 
-  int64_t largest = 0, blocks = 0;
   for (const std::vector<int64_t>& chunk : lengths) {
-    int64_t rows = 0, chunk_blocks = 0;
+    int64_t rows = 0, blocks = 0;
     for (const int64_t n : chunk) {
       rows += n;
-      chunk_blocks += KvCache::blocks_for(n);
+      blocks += KvCache::blocks_for(n);
     }
-    largest = std::max(largest, rows);
-    blocks = std::max(blocks, chunk_blocks);
+    chunk_rows_ = std::max(chunk_rows_, rows);
+    chunk_blocks_ = std::max(chunk_blocks_, blocks);
   }
-  cache_ = std::make_unique<KvCache>(backend, config, 1, blocks);
-  work_ = std::make_unique<Workspace>(backend, config, largest);
-  const auto n_tokens = static_cast<int64_t>(ids.size());
-  hidden_ = backend.allocate(DType::kF32, {n_tokens, config.hidden_size});
-  mixed_ = backend.allocate(DType::kF32, {n_tokens, config.n_heads * config.head_dim});
+  KvCache cache(backend, config, 1, chunk_blocks_);  // for its block tables; memory is not touched
+  hidden_ = backend.allocate(DType::kF32, {static_cast<int64_t>(ids.size()), config.hidden_size});
 
   int64_t first = 0;
   for (const std::vector<int64_t>& chunk : lengths) {
@@ -57,14 +53,14 @@ LayerFlow::LayerFlow(const Model& model, Stream& stream,
     std::vector<SequenceChunk> parts;
     out.first_row = first;
     for (const int64_t n : chunk) {
-      cache_->reserve(scratch.emplace_back(), n);
+      cache.reserve(scratch.emplace_back(), n);
       out.n_rows += n;
     }
     for (size_t i = 0; i < chunk.size(); ++i) parts.push_back({chunk[i], 0, scratch[i].blocks});
     out.attention = backend.plan_attention(parts);
     const VariantSegment segment{variant, out.n_rows};
     out.variants = backend.plan_variants({&segment, 1});
-    for (Sequence& sequence : scratch) cache_->release(sequence);
+    for (Sequence& sequence : scratch) cache.release(sequence);
     backend.embed(
         stream, *out.variants, model.weights().embedding.slot,
         std::span(ids).subspan(static_cast<size_t>(first), static_cast<size_t>(out.n_rows)),
@@ -76,11 +72,14 @@ LayerFlow::LayerFlow(const Model& model, Stream& stream,
 
 template <class Body>
 void LayerFlow::for_each_chunk(const Body& body) {
+  Backend& backend = model_.backend();
+  const Workspace work(backend, model_.config(), chunk_rows_);
+  const KvCache cache(backend, model_.config(), 1, chunk_blocks_);  // every chunk's, one by one
   for (const Chunk& chunk : chunks_) {
-    const LayerRun run{model_.backend(), stream_,          model_.config(),
-                       *chunk.variants,  *chunk.attention, model_.weights().inv_freq};
-    body(run, work_->first_rows(chunk.n_rows), hidden_.slice(chunk.first_row, chunk.n_rows),
-         mixed_.slice(chunk.first_row, chunk.n_rows));
+    const LayerRun run{backend,         stream_,          model_.config(),
+                       *chunk.variants, *chunk.attention, model_.weights().inv_freq};
+    body(run, Rows{work.first_rows(chunk.n_rows), hidden_.slice(chunk.first_row, chunk.n_rows),
+                   mixed_.empty() ? Tensor{} : mixed_.slice(chunk.first_row, chunk.n_rows), cache});
   }
 }
 
@@ -91,56 +90,61 @@ Tensor LayerFlow::statistics(int64_t layer, LayerInput input) {
   CompressionOps& ops = backend.compression();
   const LayerWeights& w = weights(layer);
   const ModelConfig& config = model_.config();
+  const int64_t n_mixed = config.n_heads * config.head_dim;
   const int64_t n_in = input == LayerInput::kDown ? config.intermediate_size
-                       : input == LayerInput::kO  ? config.n_heads * config.head_dim
+                       : input == LayerInput::kO  ? n_mixed
                                                   : config.hidden_size;
   const Tensor c = backend.allocate(DType::kF64, {n_in, n_in});
-  const std::vector<std::byte> zeros(static_cast<size_t>(c.bytes()));
-  backend.upload(stream_, zeros, c);
-  for_each_chunk(
-      [&](const LayerRun& run, const Workspace& work, const Tensor& hidden, const Tensor& mixed) {
-        switch (input) {
-          case LayerInput::kQkv:
-            attention_input(run, w, hidden, work);
-            ops.gram(stream_, work.normed, c);
-            break;
-          case LayerInput::kO:
-            attention_input(run, w, hidden, work);
-            attention_mix(run, w, layer, cache_->keys(0), cache_->values(0), work);
-            ops.copy(stream_, work.mixed, mixed);
-            ops.gram(stream_, work.mixed, c);
-            break;
-          case LayerInput::kGateUp:
-            ops.copy(stream_, mixed, work.mixed);
-            attention_output(run, w, work, hidden);
-            mlp_input(run, w, hidden, work);
-            ops.gram(stream_, work.normed, c);
-            break;
-          case LayerInput::kDown:
-            mlp_input(run, w, hidden, work);
-            mlp_mix(run, w, work);
-            ops.gram(stream_, work.gate, c);
-            break;
-        }
-      });
+  const std::vector<double> zeros(static_cast<size_t>(n_in));
+  for (int64_t i = 0; i < n_in; ++i)
+    backend.upload(stream_, std::as_bytes(std::span(zeros)), c.slice(i, 1));
+  if (input == LayerInput::kO) mixed_ = backend.allocate(DType::kF32, {hidden_.rows(), n_mixed});
+  for_each_chunk([&](const LayerRun& run, const Rows& rows) {
+    const Workspace& work = rows.work;
+    switch (input) {
+      case LayerInput::kQkv:
+        attention_input(run, w, rows.hidden, work);
+        ops.gram(stream_, work.normed, c);
+        break;
+      case LayerInput::kO:
+        attention_input(run, w, rows.hidden, work);
+        attention_mix(run, w, layer, rows.cache.keys(0), rows.cache.values(0), work);
+        ops.copy(stream_, work.mixed, rows.mixed);
+        ops.gram(stream_, work.mixed, c);
+        break;
+      case LayerInput::kGateUp:
+        ops.copy(stream_, rows.mixed, work.mixed);
+        attention_output(run, w, work, rows.hidden);
+        mlp_input(run, w, rows.hidden, work);
+        ops.gram(stream_, work.normed, c);
+        break;
+      case LayerInput::kDown:
+        mlp_input(run, w, rows.hidden, work);
+        mlp_mix(run, w, work);
+        ops.gram(stream_, work.gate, c);
+        break;
+    }
+  });
+  if (input == LayerInput::kGateUp) mixed_ = {};  // frees it
   return c;
 }
 
 void LayerFlow::finish_layer(int64_t layer) {
   const LayerWeights& w = weights(layer);
-  for_each_chunk(
-      [&](const LayerRun& run, const Workspace& work, const Tensor& hidden, const Tensor& mixed) {
-        if (stage_ < 2) {
-          attention_input(run, w, hidden, work);
-          attention_mix(run, w, layer, cache_->keys(0), cache_->values(0), work);
-        } else if (stage_ == 2) {
-          model_.backend().compression().copy(stream_, mixed, work.mixed);
-        }
-        if (stage_ < 3) attention_output(run, w, work, hidden);
-        mlp_input(run, w, hidden, work);
-        mlp_mix(run, w, work);
-        mlp_output(run, w, work, hidden);
-      });
+  for_each_chunk([&](const LayerRun& run, const Rows& rows) {
+    const Workspace& work = rows.work;
+    if (stage_ < 2) {
+      attention_input(run, w, rows.hidden, work);
+      attention_mix(run, w, layer, rows.cache.keys(0), rows.cache.values(0), work);
+    } else if (stage_ == 2) {
+      model_.backend().compression().copy(stream_, rows.mixed, work.mixed);
+    }
+    if (stage_ < 3) attention_output(run, w, work, rows.hidden);
+    mlp_input(run, w, rows.hidden, work);
+    mlp_mix(run, w, work);
+    mlp_output(run, w, work, rows.hidden);
+  });
+  mixed_ = {};
   stage_ = 0;
 }
 

@@ -17,8 +17,9 @@ namespace deltacome {
 enum class LayerInput { kQkv, kO, kGateUp, kDown };
 
 /// Calibration activations on their way through the layers: the base's weights with the delta coded
-/// so far, exactly as they will run. Holds two activations of all tokens; everything else is a
-/// chunk's. For each layer: statistics(kQkv), code q k v into `variant`, statistics(kO), code o,
+/// so far, exactly as they will run. Holds one activation of all tokens, and between statistics(kO)
+/// and statistics(kGateUp) a second one; everything else is a chunk's, and is there only during a
+/// call. For each layer: statistics(kQkv), code q k v into `variant`, statistics(kO), code o,
 /// ..., finish_layer().
 class LayerFlow {
  public:
@@ -38,6 +39,12 @@ class LayerFlow {
     std::unique_ptr<VariantPlan> variants;
     int64_t first_row = 0, n_rows = 0;
   };
+  /// What a stage sees of a chunk.
+  struct Rows {
+    Workspace work;
+    Tensor hidden, mixed;  // of all tokens, the chunk's part; mixed may be empty
+    const KvCache& cache;  // of one layer
+  };
   template <class Body>
   void for_each_chunk(const Body& body);
   const LayerWeights& weights(int64_t layer) const {
@@ -47,10 +54,9 @@ class LayerFlow {
   const Model& model_;
   Stream& stream_;
   std::vector<Chunk> chunks_;
-  std::unique_ptr<KvCache> cache_;  // of one layer and one chunk, reused
-  std::unique_ptr<Workspace> work_;
-  Tensor hidden_;      // [n_tokens, hidden_size]: the residual stream
-  Tensor mixed_;       // [n_tokens, n_heads * head_dim]: attention's output, between kO and kGateUp
+  int64_t chunk_rows_ = 0, chunk_blocks_ = 0;  // of the largest chunk
+  Tensor hidden_;                              // [n_tokens, hidden_size]: the residual stream
+  Tensor mixed_;       // [n_tokens, n_heads * head_dim]: attention's output, from kO to kGateUp
   int64_t stage_ = 0;  // stages of the current layer that have run
 };
 

@@ -30,7 +30,9 @@ Svd svd(Backend& backend, Stream& stream, const Tensor& d, int64_t rank) {
   Tensor gram = backend.allocate(DType::kF64, {n, n});
   ops.matmul(stream, d, !wide, d, wide, gram);  // d d^T if wide, else d^T d
   const std::vector<double> eigenvalues = ops.eigh(stream, gram);
-  const Tensor near = gram.slice(0, rank);  // vectors of the smaller side
+  const Tensor near = backend.allocate(DType::kF64, {rank, n});  // vectors of the smaller side
+  ops.copy(stream, gram.slice(0, rank), near);
+  gram = {};  // frees those that are dropped
   const Tensor far = backend.allocate(DType::kF64, {rank, other});
   ops.matmul(stream, near, false, d, !wide, far);  // rows s_i * (the other side's vector)
   const std::vector<double> squares = ops.row_dots(stream, far, far);

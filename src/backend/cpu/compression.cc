@@ -13,6 +13,7 @@ namespace deltacome::cpu {
 namespace {
 
 constexpr int64_t kGramRows = 4096;  // rows summed in f32 before they are added in f64
+constexpr int64_t kMirrorTile = 64;  // of a transposition, so that both sides stay in the cache
 
 linalg::View view(const Tensor& tensor) {
   return {f64(tensor), tensor.rows(), tensor.cols()};
@@ -57,14 +58,18 @@ class CpuCompressionOps final : public CompressionOps {
       linalg::gram_upper(f32(x) + first * d, std::min(kGramRows, n - first), d, piece.data());
       pool_.parallel_for(d, 64, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
-          for (int64_t j = i; j < d; ++j) {
-            const double value = piece[static_cast<size_t>(i * d + j)];
-            sum[i * d + j] += value;
-            if (j != i) sum[j * d + i] += value;
-          }
+          for (int64_t j = i; j < d; ++j) sum[i * d + j] += piece[static_cast<size_t>(i * d + j)];
         }
       });
     }
+    pool_.parallel_for(d, kMirrorTile, [&](int64_t begin, int64_t end) {  // rows below the diagonal
+      for (int64_t first = 0; first < end; first += kMirrorTile) {
+        for (int64_t i = std::max(begin, first + 1); i < end; ++i) {
+          for (int64_t j = first; j < std::min(first + kMirrorTile, i); ++j)
+            sum[i * d + j] = sum[j * d + i];
+        }
+      }
+    });
   }
 
   void matmul(Stream&, const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,

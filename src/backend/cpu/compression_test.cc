@@ -67,7 +67,7 @@ class CompressionTest : public testing::Test {
 };
 
 TEST_F(CompressionTest, GramAddsProductsOfAllRows) {
-  for (const auto& [n, d] : {std::pair<int64_t, int64_t>{1, 1}, {5, 3}, {4099, 7}}) {
+  for (const auto& [n, d] : {std::pair<int64_t, int64_t>{1, 1}, {5, 3}, {4099, 7}, {3, 193}}) {
     std::vector<float> x(static_cast<size_t>(n * d));
     const Values values = normal(n * d, 3);
     std::copy(values.begin(), values.end(), x.begin());
@@ -113,7 +113,9 @@ TEST_F(CompressionTest, GptqCodesDecodeToItsValuesAtEveryWidthAndBlock) {
     const std::vector<CodeSection> sections{{0, 33, {bits, 1, 16}}, {33, 37, {bits, 4, 1}}};
     for (const GptqFactor* f :
          {static_cast<const GptqFactor*>(nullptr), static_cast<const GptqFactor*>(factor.get())}) {
-      const Quantized q = ops_.gptq(*stream_, put(w, {rows, n}), f, sections);
+      const Tensor weights = put(w, {rows, n});
+      const Quantized q = ops_.gptq(*stream_, weights, f, sections);
+      EXPECT_EQ(get(weights), w);
       const Values values = get(q.values);
       for (size_t s = 0; s < sections.size(); ++s) {
         const CodedArray array{.format = sections[s].format,

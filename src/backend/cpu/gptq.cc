@@ -176,23 +176,23 @@ Quantized quantize(ThreadPool& pool, const Tensor& w_tensor, const CpuGptqFactor
   } else {
     std::iota(order.begin(), order.end(), 0);
   }
-  std::vector<double> work(static_cast<size_t>(w.rows * n)),
-      errors(static_cast<size_t>(w.rows * kColumnBlock));
-  for (int64_t i = 0; i < w.rows; ++i) {
-    for (int64_t j = 0; j < n; ++j)
-      work[static_cast<size_t>(i * n + j)] = w(i, order[static_cast<size_t>(j)]);
-  }
-  double* values = f64(out.values);
+  double* work = f64(out.values);  // a column that is done holds its values
+  std::vector<double> errors(static_cast<size_t>(w.rows * kColumnBlock));
+  pool.parallel_for(w.rows, kRowBlock, [&](int64_t row_begin, int64_t row_end) {
+    for (int64_t i = row_begin; i < row_end; ++i) {
+      for (int64_t j = 0; j < n; ++j) work[i * n + j] = w(i, order[static_cast<size_t>(j)]);
+    }
+  });
   for (int64_t first = 0; first < n; first += kColumnBlock) {
     const int64_t end = std::min(first + kColumnBlock, n);
     pool.parallel_for(w.rows, kRowBlock, [&](int64_t row_begin, int64_t row_end) {
       for (int64_t i = row_begin; i < row_end; ++i) {
-        double* row = work.data() + i * n;
+        double* row = work + i * n;
         for (int64_t j = first; j < end; ++j) {
           const int64_t original = order[static_cast<size_t>(j)];
           const double q = quantize_one(row[j], columns[static_cast<size_t>(original)], i);
-          values[i * n + original] = q;
           const double error = row[j] - q;
+          row[j] = q;
           errors[static_cast<size_t>(i * kColumnBlock + j - first)] = error;
           if (!factor) continue;
           const double* feedback = factor->feedback.data() + j * n;
@@ -202,8 +202,18 @@ Quantized quantize(ThreadPool& pool, const Tensor& w_tensor, const CpuGptqFactor
     });
     if (factor && end < n) {
       linalg::gemm_block(w.rows, n - end, end - first, -1.0, errors.data(), kColumnBlock,
-                         factor->feedback.data() + first * n + end, n, work.data() + end, n);
+                         factor->feedback.data() + first * n + end, n, work + end, n);
     }
+  }
+  if (factor) {  // back to the columns' own order
+    pool.parallel_for(w.rows, kRowBlock, [&](int64_t row_begin, int64_t row_end) {
+      std::vector<double> row(static_cast<size_t>(n));
+      for (int64_t i = row_begin; i < row_end; ++i) {
+        std::copy_n(work + i * n, n, row.begin());
+        for (int64_t j = 0; j < n; ++j)
+          work[i * n + order[static_cast<size_t>(j)]] = row[static_cast<size_t>(j)];
+      }
+    });
   }
   return out;
 }
