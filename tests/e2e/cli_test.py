@@ -77,6 +77,14 @@ class Usage(CliTest):
             self.assertIn(int(status[-1]) if status else 1, (0, 1), redirection)
 
 
+    def test_threads_that_the_system_refuses_are_an_error_and_no_hang(self):
+        done = subprocess.run(f"ulimit -v 700000; '{PROGRAM}' generate --base '{BASE}' --prompt Tom "
+                              "--max-tokens 1 --threads 1000", shell=True, capture_output=True,
+                              text=True, timeout=60, stdin=subprocess.DEVNULL)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("1000 threads", done.stderr)
+
+
 class Archives(CliTest):
     @classmethod
     def setUpClass(cls):
