@@ -443,6 +443,13 @@ class Generation(CliTest):
         self.assertEqual(chat["token_ids"], self.generate()["token_ids"])
         self.assertEqual(chat["prompt_tokens"], self.generate()["prompt_tokens"])
 
+    def test_a_chat_template_that_cannot_be_used_stops_only_chats(self):
+        model = self.scratch / "include"
+        shutil.copytree(BASE, model)
+        (model / "chat_template.jinja").write_text("{% include 'other' %}")
+        self.ok("generate", "--base", model, "--prompt", "Tom", "--max-tokens", 1)
+        self.fails("generate", "--base", model, "--chat", "Tom", says=["include"])
+
     def test_the_delta_stays_packed(self):
         archive = self.compress("packed", "--bits", "1.25", "--calib", self.calib)
         result = self.json("generate", "--base", BASE, "--delta", archive, "--prompt", "Tom", "--max-tokens", 4)
