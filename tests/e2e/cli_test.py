@@ -252,6 +252,31 @@ class Reproducibility(CliTest):
         self.assertEqual(contents(out), whole)
         self.assertFalse((self.scratch / "killed.partial").exists())
 
+    def test_resuming_a_finished_run_is_done_at_once(self):
+        arguments = ["--bits", 1, "--calib", self.calib, "--calib-tokens", 512]
+        out = self.compress("finished", *arguments)
+        before = contents(out)
+        (self.scratch / "finished.partial").mkdir()  # killed before it was removed
+        (self.scratch / "finished.partial/run.txt").write_text("x\n")
+        report = self.json("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", out,
+                           "--resume", *arguments)
+        self.assertEqual(report["summary"][0]["matrices"], 4)
+        self.assertIn("finished before", report["notes"][0])
+        self.assertEqual(contents(out), before)
+        self.assertFalse((self.scratch / "finished.partial").exists())
+        arguments[1] = 2
+        self.fails("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", out, "--resume",
+                   *arguments, says=["exists"])
+
+    def test_files_that_are_needed_late_are_read_first(self):
+        out = self.scratch / "never"
+        for option in ("--calib", "--held-out"):
+            done = run("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", out, option,
+                       self.scratch / "nowhere.jsonl")
+            self.assertEqual(done.returncode, 1)
+            self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+        self.assertFalse((self.scratch / "never.partial").exists())
+
     def test_resume_refuses_other_options(self):
         out = self.scratch / "other"
         command = [PROGRAM, "compress", "--base", BASE, "--finetuned", FINETUNED, "--out", out, "--calib", self.calib]
