@@ -323,6 +323,23 @@ class Checkpoints(CliTest):
     def test_a_missing_tensor_is_named(self):
         self.refused(self.model("missing", lambda t: t.pop(Q_PROJ)), Q_PROJ)
 
+    def test_a_tied_model_may_store_its_head_too(self):
+        def tie(name, of, head):
+            def change(tensors):
+                tensors["lm_head.weight"] = tensors[head]
+            out = self.model(name, change, of=of)
+            config = json.loads((out / "config.json").read_text())
+            config["tie_word_embeddings"] = True
+            (out / "config.json").write_text(json.dumps(config))
+            return out
+        base = tie("tied-base", BASE, "model.embed_tokens.weight")
+        tuned = tie("tied-tuned", FINETUNED, "model.embed_tokens.weight")
+        archive = self.compress("tied", base=base, finetuned=tuned)
+        self.ok("generate", "--base", base, "--delta", archive, "--prompt", "Tom", "--max-tokens", 2)
+        untied = tie("untied", FINETUNED, "lm_head.weight")  # a head of its own
+        self.fails("compress", "--base", base, "--finetuned", untied, "--out", self.scratch / "never",
+                   says=["lm_head.weight"])
+
     def test_another_shape_is_named(self):
         def change(tensors):
             dtype, (rows, cols), data = tensors[Q_PROJ]
