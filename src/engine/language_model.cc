@@ -40,7 +40,7 @@ LanguageModel LanguageModel::open(const ModelOptions& options) {
   if (options.delta) {
     const Archive archive = Archive::open(*options.delta);
     archive.check_base(checkpoint);
-    archive.check_companions();
+    archive.check_files();
     impl->variant.device =
         load_variant(*impl->backend, *impl->stream, archive, impl->model->config());
     impl->config = read_model_config(*options.delta);

@@ -15,7 +15,7 @@ void merge_archive(const std::filesystem::path& base_directory,
   const Archive archive = Archive::open(archive_directory);
   const Checkpoint base = Checkpoint::open(base_directory);
   archive.check_base(base);
-  archive.check_companions();
+  archive.check_files();
   const std::vector<ExpectedTensor> expected =
       expected_tensors(read_model_config(archive_directory));
   const auto backend = create_cpu_backend(n_threads);

@@ -90,8 +90,8 @@ class Archive {
   void check_base(const Checkpoint& base) const;
   /// Checks a file of the archive against the manifest before somebody reads it; throws kCorrupt.
   void check_file(const std::string& name) const;
-  /// The same for the configuration and tokenizer files, which are read by other modules.
-  void check_companions() const;
+  /// The same for every file of the manifest.
+  void check_files() const;
 
   int64_t file_bytes(const std::string& name) const;  // size of one file on disk; 0 if absent
   int64_t all_in_bytes() const;                       // every file but the tokenizer's

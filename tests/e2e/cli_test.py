@@ -186,6 +186,17 @@ class Archives(CliTest):
                     self.fails("eval", "--base", BASE, "--delta", copy, "--data", self.data, "--limit", 1)
                     self.fails("merge", "--base", BASE, "--delta", copy, "--out", self.scratch / "never")
 
+    def test_loading_notices_a_change_of_any_line_of_the_manifest_and_of_the_header(self):
+        places = [("MANIFEST.sha256", o) for o in range(3, (self.archive / "MANIFEST.sha256").stat().st_size, 29)]
+        header = (self.archive / "delta.safetensors").read_bytes()
+        places.append(("delta.safetensors", header.index(b'"deltacome"') + 1))  # says nothing to the reader
+        for name, offset in places:
+            with self.subTest(file=name, offset=offset):
+                def flip(data, offset=offset):
+                    data[offset] ^= 1
+                    return data
+                self.fails("generate", "--base", BASE, "--delta", self.damaged(name, flip), "--prompt", "x")
+
     def test_a_missing_file_is_found(self):
         for name in contents(self.archive):
             copy = self.damaged(name, bytes)
