@@ -354,6 +354,7 @@ class Compression {
     config.base_hash = pair_.base_hash;
     config.finetuned_name = directory_name(options_.finetuned);
     config.finetuned_hash = pair_.finetuned_hash;
+    config.finetuned_dtype = pair_.finetuned.at(pair_.tensors.front().name).dtype;
     for (const auto& [name, tensor] : pair_.finetuned.tensors())
       config.finetuned_parameters += tensor.size();
     for (const ExpectedTensor& tensor : pair_.tensors) {

@@ -25,8 +25,9 @@ void merge_archive(const std::filesystem::path& base_directory,
   std::vector<TensorSpec> specs;
   for (const ExpectedTensor& tensor : expected) {
     const ArchiveTensor* coded = archive.find(tensor.name);
-    const DType dtype = coded && coded->format.codec == Codec::kRaw ? coded->format.raw_dtype
-                                                                    : base.at(tensor.name).dtype;
+    DType dtype = base.at(tensor.name).dtype;
+    if (coded) dtype = archive.config().finetuned_dtype.value_or(dtype);
+    if (coded && coded->format.codec == Codec::kRaw) dtype = coded->format.raw_dtype;
     specs.push_back({tensor.name, dtype, tensor.shape});
   }
   SafetensorsWriter writer(stage.staging() / "model.safetensors", specs, {{"format", "pt"}});

@@ -63,8 +63,9 @@ struct ArchiveConfig {
   std::string base_hash;  // Checkpoint::content_hash() of the base
   std::string finetuned_name;
   std::string finetuned_hash;
-  int64_t finetuned_parameters = 0;  // of the whole fine-tune
-  int64_t projection_weights = 0;    // the denominator of bits per weight
+  int64_t finetuned_parameters = 0;      // of the whole fine-tune
+  std::optional<DType> finetuned_dtype;  // of its matrices; absent: the base's
+  int64_t projection_weights = 0;        // the denominator of bits per weight
   double requested_bits = 0;
   CalibrationInfo calibration;
   std::optional<HeldOutFidelity> held_out;

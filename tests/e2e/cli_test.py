@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import safe_open
 
 sys.path.insert(0, os.path.dirname(__file__))
-from support import BASE, FINETUNED, PROGRAM, PROMPT, ROOT, CliTest, contents, run  # noqa: E402
+from support import BASE, FINETUNED, PROGRAM, PROMPT, ROOT, CliTest, contents, read_safetensors, run  # noqa: E402
 
 sys.path.insert(0, str(ROOT / "tools"))
 import read_archive  # noqa: E402
@@ -214,6 +214,19 @@ class Archives(CliTest):
         again = self.json("eval", "--base", BASE, "--model", merged, "--data", self.data)
         self.assertAlmostEqual(again["nll"], result["nll"], delta=0.01)
         self.fails("merge", "--base", BASE, "--delta", self.archive, "--out", merged, says=["merged"])
+
+    def test_merge_writes_the_dtype_of_the_fine_tune(self):
+        def to_f32(tensors):
+            for name, (_, shape, data) in tensors.items():
+                wide = np.frombuffer(data, np.uint16).astype(np.uint32) << 16
+                tensors[name] = ("F32", shape, wide.tobytes())
+        for name, base, tuned, dtype in (("up", BASE, self.model("f32-tuned", to_f32), "F32"),
+                                         ("down", self.model("f32-base", to_f32, of=BASE), FINETUNED, "BF16")):
+            archive = self.compress(f"to-{name}", base=base, finetuned=tuned)
+            merged = self.scratch / f"merged-{name}"
+            self.ok("merge", "--base", base, "--delta", archive, "--out", merged)
+            tensors, _ = read_safetensors(merged / "model.safetensors")
+            self.assertEqual({t[0] for t in tensors.values()}, {dtype})
 
     def test_python_opens_what_is_written(self):
         merged = self.scratch / "merged-for-python"
