@@ -68,7 +68,8 @@ std::vector<std::string> verify_archive(const std::filesystem::path& directory,
                                         const std::optional<std::filesystem::path>& base = {});
 
 /// Writes the fine-tune that base + archive stand for as a Hugging Face checkpoint, in the
-/// fine-tune's dtype. `out` must not exist or be empty; it appears whole or not at all.
+/// fine-tune's dtype (tensors that equal the base's in the base's). `out` must not exist or be
+/// empty; it appears whole or not at all.
 void merge_archive(const std::filesystem::path& base, const std::filesystem::path& archive,
                    const std::filesystem::path& out, int n_threads = 0);
 

@@ -50,7 +50,7 @@ class LanguageModel {
   std::vector<int32_t> encode(const std::string& text, bool add_special_tokens = true) const;
   std::string decode(const std::vector<int32_t>& tokens, bool skip_special_tokens = true) const;
   /// The prompt text of a conversation, by the model's chat template. Throws kUnsupported if it has
-  /// none.
+  /// none, or what was wrong with it when the model was opened.
   std::string chat_prompt(const std::vector<ChatTurn>& turns) const;
 
   /// Continues `prompt`, at most to the end of the model's context. Throws kInvalidArgument for a

@@ -51,9 +51,12 @@ bool has_vocabulary_rows(const ExpectedTensor& tensor) {
          tensor.kind == ExpectedTensor::Kind::kHead;
 }
 
-/// Buffers that old checkpoints carry and that nothing reads.
-bool is_ignored(const std::string& name) {
-  return name.ends_with("rotary_emb.inv_freq");
+/// Tensors that are stored and not read: the buffers of old checkpoints, and the head of a tied
+/// model if it is the embedding again.
+bool is_ignored(const Checkpoint& checkpoint, const std::string& name, const HostTensor& tensor) {
+  if (name.ends_with("rotary_emb.inv_freq")) return true;
+  const HostTensor* embedding = checkpoint.find("model.embed_tokens.weight");
+  return name == "lm_head.weight" && embedding && equal_values(tensor, *embedding);
 }
 
 void expect_tensors(const Checkpoint& checkpoint, const std::vector<ExpectedTensor>& expected) {
@@ -76,7 +79,7 @@ void expect_tensors(const Checkpoint& checkpoint, const std::vector<ExpectedTens
     }
   }
   for (const auto& [name, tensor] : checkpoint.tensors()) {
-    if (!by_name.contains(name) && !is_ignored(name)) {
+    if (!by_name.contains(name) && !is_ignored(checkpoint, name, tensor)) {
       fail(ErrorCode::kMismatch,
            "{}: tensor \"{}\" {} is not part of the architecture and would be lost",
            checkpoint.directory().string(), name, to_string(tensor.shape));

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cmath>
 #include <map>
+#include <optional>
 
 #include "backend/backend.h"
 #include "compress/calibration.h"
@@ -119,17 +120,10 @@ class Compression {
         backend_(create_cpu_backend(options.n_threads)),
         stream_(backend_->create_stream()),
         model_(*backend_, pair_.base, pair_.base_config),
-        variant_(backend_->create_variant(static_cast<int>(pair_.tensors.size()))),
-        work_(options.out, identity_of(options, pair_, *backend_), options.resume) {}
+        variant_(backend_->create_variant(static_cast<int>(pair_.tensors.size()))) {}
 
   CompressReport run() {
-    for (size_t i = 0; i < pair_.tensors.size(); ++i)
-      slots_[pair_.tensors[i].name] = static_cast<int>(i);
-    code_outer();
-    if (!options_.calibration.empty()) start_flow();
-    for (int64_t layer = 0; layer < pair_.base_config.n_layers; ++layer) code_layer(layer);
-    flow_.reset();
-    write();
+    if (!options_.resume || !take_finished()) make_archive();
     CompressReport report;
     report.archive = inspect_archive(options_.out);
     report.kinds = summary();
@@ -140,6 +134,41 @@ class Compression {
   }
 
  private:
+  /// Whether `out` holds the archive of this very run, killed or repeated after its last step.
+  bool take_finished() {
+    std::error_code ignored;
+    if (!std::filesystem::exists(options_.out / "delta_config.json", ignored)) return false;
+    const Archive archive = Archive::open(options_.out);
+    const ArchiveConfig& config = archive.config();
+    if (config.base_hash != pair_.base_hash || config.finetuned_hash != pair_.finetuned_hash ||
+        config.method != method_name(options_.method) || config.requested_bits != options_.bits ||
+        config.calibration.files != calibration_names() ||
+        config.calibration.seed != options_.seed) {
+      return false;
+    }
+    archive.verify();
+    for (const ArchiveTensor& tensor : config.tensors) described_[tensor.name] = {tensor, ""};
+    WorkDirectory::remove(options_.out);
+    notes_.push_back("the archive was finished before: nothing was left to resume");
+    return true;
+  }
+
+  void make_archive() {
+    read_calibration();
+    read_held_out();
+    work_.emplace(options_.out, identity_of(options_, pair_, *backend_), options_.resume);
+    for (size_t i = 0; i < pair_.tensors.size(); ++i)
+      slots_[pair_.tensors[i].name] = static_cast<int>(i);
+    code_outer();
+    if (calibrated_tokens_ > 0) {
+      flow_ = std::make_unique<LayerFlow>(model_, *stream_, variant_, std::move(sequences_));
+      release_outer();
+    }
+    for (int64_t layer = 0; layer < pair_.base_config.n_layers; ++layer) code_layer(layer);
+    flow_.reset();
+    write();
+  }
+
   double elapsed() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
 
   void progress(int64_t layer, const std::string& stage) {
@@ -169,7 +198,7 @@ class Compression {
 
   /// Reads a part of an interrupted run; false if it is not there.
   bool read_part(const std::string& part) {
-    const auto tensors = work_.read(part);
+    const auto tensors = work_->read(part);
     if (tensors) adopt(*tensors, part);
     return tensors.has_value();
   }
@@ -220,22 +249,34 @@ class Compression {
       if (tensor.layer < 0) code_into(part, tensor);
     }
     adopt(part, kOuterPart);
-    work_.write(kOuterPart, part);
+    work_->write(kOuterPart, part);
   }
 
-  void start_flow() {
+  std::vector<std::string> calibration_names() const {
+    std::vector<std::string> names;
+    for (const std::filesystem::path& file : options_.calibration)
+      names.push_back(file.filename().string());
+    return names;
+  }
+
+  void read_calibration() {
+    if (options_.calibration.empty()) return;
     const Tokenizer tokenizer = Tokenizer::load(options_.finetuned);
     const ModelConfig& config = pair_.finetuned_config;
-    const auto sequences = calibration_sequences(
+    sequences_ = calibration_sequences(
         options_.calibration, tokenizer, static_cast<TokenId>(config.bos_token_id.value_or(-1)),
         config.eos_token_ids.empty() ? -1 : static_cast<TokenId>(config.eos_token_ids.front()),
         options_.calibration_tokens, options_.seed);
-    for (const auto& sequence : sequences)
+    for (const auto& sequence : sequences_)
       calibrated_tokens_ += static_cast<int64_t>(sequence.size());
     if (calibrated_tokens_ == 0)
       fail(ErrorCode::kInvalidArgument, "the calibration files hold no tokens");
-    flow_ = std::make_unique<LayerFlow>(model_, *stream_, variant_, sequences);
-    release_outer();
+    if (calibrated_tokens_ < options_.calibration_tokens / 2) {
+      notes_.push_back(fmt::format(
+          "the calibration files hold {} of the {} tokens asked for: codes that fit so little text "
+          "may fit other text worse",
+          calibrated_tokens_, options_.calibration_tokens));
+    }
   }
 
   /// Gives back pages of embedding, final norm and head.
@@ -264,7 +305,7 @@ class Compression {
            {LayerInput::kQkv, LayerInput::kO, LayerInput::kGateUp, LayerInput::kDown}) {
         code_projections(layer, input, part);
       }
-      work_.write(layer_part(layer), part);
+      work_->write(layer_part(layer), part);
     } else {
       matrices_done_ += 7;
     }
@@ -300,12 +341,10 @@ class Compression {
     std::move(coded.begin(), coded.end(), std::back_inserter(part));
   }
 
-  /// KL and top-1 agreement of base + delta against the fine-tune on held-out text.
-  HeldOutFidelity measure_held_out() {
-    progress(pair_.base_config.n_layers, "measuring on held-out text");
+  void read_held_out() {
+    if (!options_.held_out) return;
     const Tokenizer tokenizer = Tokenizer::load(options_.finetuned);
     const ModelConfig& config = pair_.finetuned_config;
-    std::vector<ScoredText> texts;
     int64_t n_tokens = 0;
     for (const std::string& row : read_text_rows(*options_.held_out)) {
       ScoredText text;
@@ -315,15 +354,20 @@ class Compression {
       text.tokens.resize(std::min<size_t>(text.tokens.size(), kCalibrationLength));
       if (text.tokens.size() < 2) continue;
       n_tokens += static_cast<int64_t>(text.tokens.size());
-      texts.push_back(std::move(text));
+      held_out_.push_back(std::move(text));
       if (n_tokens >= kHeldOutTokens) break;
     }
-    if (texts.empty())
+    if (held_out_.empty())
       fail(ErrorCode::kInvalidArgument, "{}: holds no text to measure on",
            options_.held_out->string());
+  }
+
+  /// KL and top-1 agreement of base + delta against the fine-tune on held-out text.
+  HeldOutFidelity measure_held_out() {
+    progress(pair_.base_config.n_layers, "measuring on held-out text");
     const Model reference(*backend_, pair_.finetuned, pair_.finetuned_config);
     const Score score = score_texts(model_, {variant_, pair_.finetuned_config.vocab_size},
-                                    &reference, *stream_, texts);
+                                    &reference, *stream_, held_out_);
     const auto n = static_cast<double>(score.tokens);
     return {options_.held_out->filename().string(), score.tokens, score.kl / n,
             static_cast<double>(score.top1) / n};
@@ -338,6 +382,7 @@ class Compression {
     config.base_hash = pair_.base_hash;
     config.finetuned_name = directory_name(options_.finetuned);
     config.finetuned_hash = pair_.finetuned_hash;
+    config.finetuned_dtype = pair_.finetuned.at(pair_.tensors.front().name).dtype;
     for (const auto& [name, tensor] : pair_.finetuned.tensors())
       config.finetuned_parameters += tensor.size();
     for (const ExpectedTensor& tensor : pair_.tensors) {
@@ -345,9 +390,7 @@ class Compression {
         config.projection_weights += element_count(tensor.shape);
     }
     config.requested_bits = options_.bits;
-    for (const std::filesystem::path& file : options_.calibration) {
-      config.calibration.files.push_back(file.filename().string());
-    }
+    config.calibration.files = calibration_names();
     config.calibration.tokens = calibrated_tokens_;
     config.calibration.sequence_length = calibrated_tokens_ > 0 ? kCalibrationLength : 0;
     config.calibration.seed = options_.seed;
@@ -368,13 +411,13 @@ class Compression {
       });
     }
     writer.write(options_.out, options_.finetuned);
-    work_.remove();
+    WorkDirectory::remove(options_.out);
   }
 
   /// Blobs come back from the shards, one part in memory at a time.
   std::vector<std::byte> stored_blob(const std::string& part, const std::string& name) {
     if (loaded_part_ != part) {
-      auto tensors = work_.read(part);
+      auto tensors = work_->read(part);
       if (!tensors) fail(ErrorCode::kIo, "part {} of the unfinished archive has disappeared", part);
       loaded_ = std::move(*tensors);
       loaded_part_ = part;
@@ -425,9 +468,11 @@ class Compression {
   std::unique_ptr<Stream> stream_;
   Model model_;
   std::shared_ptr<DeviceVariant> variant_;
-  WorkDirectory work_;
+  std::optional<WorkDirectory> work_;
   std::map<std::string, int> slots_;
   std::map<std::string, Described> described_;
+  std::vector<std::vector<TokenId>> sequences_;  // of calibration text, until flow_ takes them
+  std::vector<ScoredText> held_out_;
   std::unique_ptr<LayerFlow> flow_;
   int64_t calibrated_tokens_ = 0;
   int64_t matrices_done_ = 0, coded_here_ = 0, n_errors_ = 0;
@@ -442,6 +487,7 @@ class Compression {
 CompressReport compress_delta(const CompressOptions& options,
                               const std::function<void(const CompressProgress&)>& on_progress) {
   check_options(options);
+  if (!options.resume) check_output(options.out);  // before the checkpoints are read
   return Compression(options, on_progress).run();
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compress/work_directory.h"
 
+#include <algorithm>
 #include <sstream>
 
 #include "core/check.h"
@@ -24,17 +25,49 @@ std::string first_difference(const std::string& stored, const std::string& wante
   }
 }
 
+/// "dir/" is "dir".
+fs::path without_slash(const fs::path& out) {
+  return out.has_filename() ? out : out.parent_path();
+}
+
+fs::path partial_of(const fs::path& out) {
+  return without_slash(out).string() + ".partial";
+}
+
+/// Refuses to take over a directory that no compression made. One that was killed at once may have
+/// left no more than the beginning of its run.txt.
+void expect_own(const fs::path& path) {
+  std::error_code error;
+  if (!fs::exists(path, error) || fs::exists(path / kIdentityName, error)) return;
+  const bool own = fs::is_directory(path, error) &&
+                   std::all_of(fs::directory_iterator(path), fs::directory_iterator(),
+                               [](const fs::directory_entry& entry) {
+                                 return entry.path().filename().string().starts_with(
+                                     fmt::format(".{}.", kIdentityName));
+                               });
+  if (own) return;
+  fail(ErrorCode::kInvalidArgument,
+       "{} is needed for unfinished work, but holds something else: it has no {}", path.string(),
+       kIdentityName);
+}
+
 }  // namespace
 
-WorkDirectory::WorkDirectory(const fs::path& out, const std::string& identity, bool resume) {
-  const fs::path target = out.has_filename() ? out : out.parent_path();  // "dir/" is "dir"
+void check_output(const fs::path& out) {
+  const fs::path target = without_slash(out);
   std::error_code error;
   if (fs::exists(target, error) &&
       !(fs::is_directory(target, error) && fs::is_empty(target, error))) {
     fail(ErrorCode::kInvalidArgument, "output {} exists and is not an empty directory",
          target.string());
   }
-  path_ = target.string() + ".partial";
+}
+
+WorkDirectory::WorkDirectory(const fs::path& out, const std::string& identity, bool resume)
+    : path_(partial_of(out)) {
+  check_output(out);
+  expect_own(path_);
+  std::error_code error;
   const fs::path file = path_ / kIdentityName;
   if (resume && fs::exists(file, error)) {
     if (const std::string stored = read_text_file(file); stored != identity) {
@@ -62,9 +95,10 @@ void WorkDirectory::write(const std::string& part, const std::vector<CodedTensor
   write_shard(path_ / (part + ".safetensors"), tensors);
 }
 
-void WorkDirectory::remove() {
+void WorkDirectory::remove(const fs::path& out) {
+  const fs::path path = partial_of(out);
   std::error_code ignored;
-  fs::remove_all(path_, ignored);
+  if (fs::exists(path / kIdentityName, ignored)) fs::remove_all(path, ignored);
 }
 
 }  // namespace deltacome

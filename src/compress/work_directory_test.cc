@@ -58,5 +58,25 @@ TEST(WorkDirectory, RefusesAnOutputThatIsThere) {
   EXPECT_THROW(WorkDirectory(directory.path() / "file", "a\n", true), Error);
 }
 
+TEST(WorkDirectory, LeavesADirectoryOfSomebodyElseAlone) {
+  const test::TempDir directory;
+  const auto other = directory.path() / "archive.partial" / "notes.txt";
+  std::filesystem::create_directory(other.parent_path());
+  write_file_atomically(other, "precious");
+  for (const bool resume : {false, true})
+    EXPECT_THROW(WorkDirectory(directory.path() / "archive", "a\n", resume), Error);
+  WorkDirectory::remove(directory.path() / "archive");
+  EXPECT_EQ(read_text_file(other), "precious");
+}
+
+TEST(WorkDirectory, TakesOverWhatAKilledBeginningLeft) {
+  const test::TempDir directory;
+  const auto partial = directory.path() / "archive.partial";
+  std::filesystem::create_directory(partial);
+  write_file_atomically(partial / ".run.txt.partial-1-0", "base");
+  const WorkDirectory work(directory.path() / "archive/", "a\n", true);
+  EXPECT_EQ(read_text_file(partial / "run.txt"), "a\n");
+}
+
 }  // namespace
 }  // namespace deltacome

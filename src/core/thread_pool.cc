@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
+
+#include "core/check.h"
 
 namespace deltacome {
 
@@ -18,10 +21,21 @@ struct ThreadPool::Job {
 ThreadPool::ThreadPool(int n_threads) {
   if (n_threads <= 0)
     n_threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this] { run_worker(); });
+  try {
+    for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this] { run_worker(); });
+  } catch (const std::exception& error) {
+    const size_t started = workers_.size() + 1;
+    stop();  // waiting threads must be gone before the members that they wait on
+    fail(ErrorCode::kOutOfMemory, "cannot start {} threads, only {}: {}", n_threads, started,
+         error.what());
+  }
 }
 
 ThreadPool::~ThreadPool() {
+  stop();
+}
+
+void ThreadPool::stop() noexcept {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;

@@ -14,7 +14,8 @@ namespace deltacome {
 /// A fixed set of threads that run index ranges; the calling thread works too.
 class ThreadPool {
  public:
-  /// n_threads >= 1 counts the caller; 0 means one per core.
+  /// n_threads >= 1 counts the caller; 0 means one per core. Throws kOutOfMemory if the system
+  /// refuses a thread.
   explicit ThreadPool(int n_threads = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -32,6 +33,7 @@ class ThreadPool {
   struct Job;
   void work(Job& job) noexcept;
   void run_worker();
+  void stop() noexcept;
 
   std::vector<std::thread> workers_;
   std::mutex mutex_;

@@ -21,6 +21,7 @@ struct LanguageModel::Impl {
   ModelConfig config;  // the variant's: vocabulary, stop ids
   std::unique_ptr<Tokenizer> tokenizer;
   std::optional<ChatTemplate> chat_template;
+  std::optional<Error> chat_template_error;  // a template that cannot be used stops only chats
 };
 
 LanguageModel::LanguageModel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -39,7 +40,7 @@ LanguageModel LanguageModel::open(const ModelOptions& options) {
   if (options.delta) {
     const Archive archive = Archive::open(*options.delta);
     archive.check_base(checkpoint);
-    archive.check_companions();
+    archive.check_files();
     impl->variant.device =
         load_variant(*impl->backend, *impl->stream, archive, impl->model->config());
     impl->config = read_model_config(*options.delta);
@@ -47,7 +48,11 @@ LanguageModel LanguageModel::open(const ModelOptions& options) {
     if (archive.file_bytes("tokenizer.json") > 0) text = *options.delta;
   }
   impl->tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(text));
-  impl->chat_template = ChatTemplate::load(text);
+  try {
+    impl->chat_template = ChatTemplate::load(text);
+  } catch (const Error& error) {
+    impl->chat_template_error = error;
+  }
   return LanguageModel(std::move(impl));
 }
 
@@ -61,6 +66,7 @@ std::string LanguageModel::decode(const std::vector<int32_t>& tokens,
 }
 
 std::string LanguageModel::chat_prompt(const std::vector<ChatTurn>& turns) const {
+  if (impl_->chat_template_error) throw Error(*impl_->chat_template_error);
   if (!impl_->chat_template)
     fail(ErrorCode::kUnsupported, "the model has no chat template; give the prompt as text");
   std::vector<ChatMessage> messages;

@@ -37,7 +37,7 @@ Candidate open_candidate(const EvalOptions& options, Backend& backend, Stream& s
   if (options.delta) {
     const Archive archive = Archive::open(*options.delta);
     archive.check_base(checkpoint);
-    archive.check_companions();
+    archive.check_files();
     out.variant.device = load_variant(backend, stream, archive, out.model->config());
     out.config = read_model_config(*options.delta);
     out.variant.vocab_size = out.config.vocab_size;

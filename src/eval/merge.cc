@@ -15,7 +15,7 @@ void merge_archive(const std::filesystem::path& base_directory,
   const Archive archive = Archive::open(archive_directory);
   const Checkpoint base = Checkpoint::open(base_directory);
   archive.check_base(base);
-  archive.check_companions();
+  archive.check_files();
   const std::vector<ExpectedTensor> expected =
       expected_tensors(read_model_config(archive_directory));
   const auto backend = create_cpu_backend(n_threads);
@@ -25,8 +25,9 @@ void merge_archive(const std::filesystem::path& base_directory,
   std::vector<TensorSpec> specs;
   for (const ExpectedTensor& tensor : expected) {
     const ArchiveTensor* coded = archive.find(tensor.name);
-    const DType dtype = coded && coded->format.codec == Codec::kRaw ? coded->format.raw_dtype
-                                                                    : base.at(tensor.name).dtype;
+    DType dtype = base.at(tensor.name).dtype;
+    if (coded) dtype = archive.config().finetuned_dtype.value_or(dtype);
+    if (coded && coded->format.codec == Codec::kRaw) dtype = coded->format.raw_dtype;
     specs.push_back({tensor.name, dtype, tensor.shape});
   }
   SafetensorsWriter writer(stage.staging() / "model.safetensors", specs, {{"format", "pt"}});

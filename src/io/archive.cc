@@ -142,8 +142,8 @@ void Archive::check_file(const std::string& name) const {
   }
 }
 
-void Archive::check_companions() const {
-  for (const std::string& name : config_.files) check_file(name);
+void Archive::check_files() const {
+  for (const auto& [name, hash] : manifest_) check_file(name);
 }
 
 int64_t Archive::file_bytes(const std::string& name) const {
@@ -167,7 +167,7 @@ int64_t Archive::tensor_bytes() const {
 }
 
 std::vector<std::string> Archive::verify() const {
-  for (const auto& [name, hash] : manifest_) check_file(name);
+  check_files();
   for (const ArchiveTensor& tensor : config_.tensors) blob(tensor);
   std::vector<std::string> notes;
   for (const auto& entry : fs::directory_iterator(directory_)) {

@@ -63,8 +63,9 @@ struct ArchiveConfig {
   std::string base_hash;  // Checkpoint::content_hash() of the base
   std::string finetuned_name;
   std::string finetuned_hash;
-  int64_t finetuned_parameters = 0;  // of the whole fine-tune
-  int64_t projection_weights = 0;    // the denominator of bits per weight
+  int64_t finetuned_parameters = 0;      // of the whole fine-tune
+  std::optional<DType> finetuned_dtype;  // of its matrices; absent: the base's
+  int64_t projection_weights = 0;        // the denominator of bits per weight
   double requested_bits = 0;
   CalibrationInfo calibration;
   std::optional<HeldOutFidelity> held_out;
@@ -90,8 +91,8 @@ class Archive {
   void check_base(const Checkpoint& base) const;
   /// Checks a file of the archive against the manifest before somebody reads it; throws kCorrupt.
   void check_file(const std::string& name) const;
-  /// The same for the configuration and tokenizer files, which are read by other modules.
-  void check_companions() const;
+  /// The same for every file of the manifest.
+  void check_files() const;
 
   int64_t file_bytes(const std::string& name) const;  // size of one file on disk; 0 if absent
   int64_t all_in_bytes() const;                       // every file but the tokenizer's

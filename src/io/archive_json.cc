@@ -163,16 +163,17 @@ ArchiveTensor tensor_from_json(const json& value, const std::string& where_file)
 }
 
 json to_json(const ArchiveConfig& config) {
+  json finetuned{{"name", config.finetuned_name},
+                 {"sha256", config.finetuned_hash},
+                 {"parameters", config.finetuned_parameters}};
+  if (config.finetuned_dtype) finetuned["dtype"] = dtype_name(*config.finetuned_dtype);
   json out{{"format", "deltacome"},
            {"format_version", kArchiveFormatVersion},
            {"created_by", config.created_by},
            {"method", config.method},
            {"architecture", config.architecture},
            {"base", {{"name", config.base_name}, {"sha256", config.base_hash}}},
-           {"finetuned",
-            {{"name", config.finetuned_name},
-             {"sha256", config.finetuned_hash},
-             {"parameters", config.finetuned_parameters}}},
+           {"finetuned", finetuned},
            {"projection_weights", config.projection_weights},
            {"requested_bits", config.requested_bits},
            {"calibration",
@@ -213,6 +214,7 @@ ArchiveConfig config_from_json(const json& value, const std::string& where) {
   config.finetuned_name = text(finetuned, "name", where);
   config.finetuned_hash = text(finetuned, "sha256", where);
   config.finetuned_parameters = integer(finetuned, "parameters", where);
+  if (finetuned.contains("dtype")) config.finetuned_dtype = dtype_field(finetuned, where);
   config.projection_weights = integer(value, "projection_weights", where);
   config.requested_bits = number(value, "requested_bits", where);
   const json& calibration = field(value, "calibration", where);

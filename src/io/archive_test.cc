@@ -40,6 +40,7 @@ class ArchiveTest : public testing::Test {
     config.finetuned_name = "fine";
     config.finetuned_hash = std::string(64, 'b');
     config.finetuned_parameters = 1000;
+    config.finetuned_dtype = DType::kF16;
     config.projection_weights = 24 * 16;
     config.requested_bits = 3.5;
     config.calibration = {
@@ -82,6 +83,7 @@ class ArchiveTest : public testing::Test {
 
 TEST_F(ArchiveTest, GivesBackEveryFormatAndByte) {
   const Archive archive = Archive::open(archive_);
+  EXPECT_EQ(archive.config().finetuned_dtype, DType::kF16);
   ASSERT_EQ(archive.config().tensors.size(), tensors_.size());
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const ArchiveTensor& got = archive.config().tensors[i];

@@ -114,7 +114,8 @@ Score score_texts(const Model& candidate, const Variant& variant, const Model* r
         for (int64_t i = 0; i < count; ++i) {
           const int32_t token = text.tokens[static_cast<size_t>(t + i)];
           if (token >= vocab) {
-            fail(ErrorCode::kInvalidArgument, "token id {} of a scored text is outside of the vocabulary of {}", token, vocab);
+            fail(ErrorCode::kInvalidArgument,
+                 "token id {} of a scored text is outside of the vocabulary of {}", token, vocab);
           }
           add_position(score, q.row(i, vocab), token);
           if (p) add_comparison(score, q.row(i, vocab), p->row(i, vocab));

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import safe_open
 
 sys.path.insert(0, os.path.dirname(__file__))
-from support import BASE, FINETUNED, PROGRAM, PROMPT, ROOT, CliTest, contents, run  # noqa: E402
+from support import BASE, FINETUNED, PROGRAM, PROMPT, ROOT, CliTest, contents, read_safetensors, run  # noqa: E402
 
 sys.path.insert(0, str(ROOT / "tools"))
 import read_archive  # noqa: E402
@@ -75,6 +75,14 @@ class Usage(CliTest):
             self.assertNotIn("terminate", done.stderr)
             status = [line for line in done.stdout.split() if line.isdigit()]
             self.assertIn(int(status[-1]) if status else 1, (0, 1), redirection)
+
+
+    def test_threads_that_the_system_refuses_are_an_error_and_no_hang(self):
+        done = subprocess.run(f"ulimit -v 700000; '{PROGRAM}' generate --base '{BASE}' --prompt Tom "
+                              "--max-tokens 1 --threads 1000", shell=True, capture_output=True,
+                              text=True, timeout=60, stdin=subprocess.DEVNULL)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("1000 threads", done.stderr)
 
 
 class Archives(CliTest):
@@ -178,6 +186,17 @@ class Archives(CliTest):
                     self.fails("eval", "--base", BASE, "--delta", copy, "--data", self.data, "--limit", 1)
                     self.fails("merge", "--base", BASE, "--delta", copy, "--out", self.scratch / "never")
 
+    def test_loading_notices_a_change_of_any_line_of_the_manifest_and_of_the_header(self):
+        places = [("MANIFEST.sha256", o) for o in range(3, (self.archive / "MANIFEST.sha256").stat().st_size, 29)]
+        header = (self.archive / "delta.safetensors").read_bytes()
+        places.append(("delta.safetensors", header.index(b'"deltacome"') + 1))  # says nothing to the reader
+        for name, offset in places:
+            with self.subTest(file=name, offset=offset):
+                def flip(data, offset=offset):
+                    data[offset] ^= 1
+                    return data
+                self.fails("generate", "--base", BASE, "--delta", self.damaged(name, flip), "--prompt", "x")
+
     def test_a_missing_file_is_found(self):
         for name in contents(self.archive):
             copy = self.damaged(name, bytes)
@@ -195,6 +214,19 @@ class Archives(CliTest):
         again = self.json("eval", "--base", BASE, "--model", merged, "--data", self.data)
         self.assertAlmostEqual(again["nll"], result["nll"], delta=0.01)
         self.fails("merge", "--base", BASE, "--delta", self.archive, "--out", merged, says=["merged"])
+
+    def test_merge_writes_the_dtype_of_the_fine_tune(self):
+        def to_f32(tensors):
+            for name, (_, shape, data) in tensors.items():
+                wide = np.frombuffer(data, np.uint16).astype(np.uint32) << 16
+                tensors[name] = ("F32", shape, wide.tobytes())
+        for name, base, tuned, dtype in (("up", BASE, self.model("f32-tuned", to_f32), "F32"),
+                                         ("down", self.model("f32-base", to_f32, of=BASE), FINETUNED, "BF16")):
+            archive = self.compress(f"to-{name}", base=base, finetuned=tuned)
+            merged = self.scratch / f"merged-{name}"
+            self.ok("merge", "--base", base, "--delta", archive, "--out", merged)
+            tensors, _ = read_safetensors(merged / "model.safetensors")
+            self.assertEqual({t[0] for t in tensors.values()}, {dtype})
 
     def test_python_opens_what_is_written(self):
         merged = self.scratch / "merged-for-python"
@@ -244,6 +276,31 @@ class Reproducibility(CliTest):
         self.assertEqual(contents(out), whole)
         self.assertFalse((self.scratch / "killed.partial").exists())
 
+    def test_resuming_a_finished_run_is_done_at_once(self):
+        arguments = ["--bits", 1, "--calib", self.calib, "--calib-tokens", 512]
+        out = self.compress("finished", *arguments)
+        before = contents(out)
+        (self.scratch / "finished.partial").mkdir()  # killed before it was removed
+        (self.scratch / "finished.partial/run.txt").write_text("x\n")
+        report = self.json("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", out,
+                           "--resume", *arguments)
+        self.assertEqual(report["summary"][0]["matrices"], 4)
+        self.assertIn("finished before", report["notes"][0])
+        self.assertEqual(contents(out), before)
+        self.assertFalse((self.scratch / "finished.partial").exists())
+        arguments[1] = 2
+        self.fails("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", out, "--resume",
+                   *arguments, says=["exists"])
+
+    def test_files_that_are_needed_late_are_read_first(self):
+        out = self.scratch / "never"
+        for option in ("--calib", "--held-out"):
+            done = run("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", out, option,
+                       self.scratch / "nowhere.jsonl")
+            self.assertEqual(done.returncode, 1)
+            self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+        self.assertFalse((self.scratch / "never.partial").exists())
+
     def test_resume_refuses_other_options(self):
         out = self.scratch / "other"
         command = [PROGRAM, "compress", "--base", BASE, "--finetuned", FINETUNED, "--out", out, "--calib", self.calib]
@@ -289,6 +346,23 @@ class Checkpoints(CliTest):
 
     def test_a_missing_tensor_is_named(self):
         self.refused(self.model("missing", lambda t: t.pop(Q_PROJ)), Q_PROJ)
+
+    def test_a_tied_model_may_store_its_head_too(self):
+        def tie(name, of, head):
+            def change(tensors):
+                tensors["lm_head.weight"] = tensors[head]
+            out = self.model(name, change, of=of)
+            config = json.loads((out / "config.json").read_text())
+            config["tie_word_embeddings"] = True
+            (out / "config.json").write_text(json.dumps(config))
+            return out
+        base = tie("tied-base", BASE, "model.embed_tokens.weight")
+        tuned = tie("tied-tuned", FINETUNED, "model.embed_tokens.weight")
+        archive = self.compress("tied", base=base, finetuned=tuned)
+        self.ok("generate", "--base", base, "--delta", archive, "--prompt", "Tom", "--max-tokens", 2)
+        untied = tie("untied", FINETUNED, "lm_head.weight")  # a head of its own
+        self.fails("compress", "--base", base, "--finetuned", untied, "--out", self.scratch / "never",
+                   says=["lm_head.weight"])
 
     def test_another_shape_is_named(self):
         def change(tensors):
@@ -434,6 +508,13 @@ class Generation(CliTest):
         chat = self.json("generate", "--model", FINETUNED, "--chat", question, "--max-tokens", 24)
         self.assertEqual(chat["token_ids"], self.generate()["token_ids"])
         self.assertEqual(chat["prompt_tokens"], self.generate()["prompt_tokens"])
+
+    def test_a_chat_template_that_cannot_be_used_stops_only_chats(self):
+        model = self.scratch / "include"
+        shutil.copytree(BASE, model)
+        (model / "chat_template.jinja").write_text("{% include 'other' %}")
+        self.ok("generate", "--base", model, "--prompt", "Tom", "--max-tokens", 1)
+        self.fails("generate", "--base", model, "--chat", "Tom", says=["include"])
 
     def test_the_delta_stays_packed(self):
         archive = self.compress("packed", "--bits", "1.25", "--calib", self.calib)
