@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
+#include <vector>
 
 #include "core/check.h"
 
@@ -26,8 +28,10 @@ TierFormat tier_of(int64_t rank, int bits, int64_t group) {
           .u = fills_group ? ArrayFormat{bits, group, 1} : ArrayFormat{bits, 1, group}};
 }
 
-MatrixFormat low_rank(const Shape& shape, int64_t group,
-                      std::initializer_list<std::pair<int64_t, int>> tiers) {
+/// Tiers of a matrix: how many components, and the bits of their vectors.
+using Mix = std::vector<std::pair<int64_t, int>>;
+
+MatrixFormat low_rank(const Shape& shape, int64_t group, const Mix& tiers) {
   MatrixFormat format{
       .codec = Codec::kLowRank, .shape = shape, .base_rows = shape[0], .dense = {}, .tiers = {}};
   for (const auto& [rank, bits] : tiers) {
@@ -47,6 +51,21 @@ int64_t largest_rank(int64_t limit, int64_t budget_bytes, int64_t least_bytes_pe
   return rank;
 }
 
+/// Spends what a budget has left after the last component on widths: as many components as fit go
+/// from 2 to 3 bits; if all did, from 3 to 8, and from 8 to 16.
+void raise_widths(Mix& mix, const Shape& shape, int64_t group, int64_t budget) {
+  for (size_t to = 3; to-- > 0;) {
+    const int64_t fine = mix[to].first, coarse = mix[to + 1].first;
+    const auto move = [&](int64_t n) {
+      mix[to].first = fine + n;
+      mix[to + 1].first = coarse - n;
+      return low_rank(shape, group, mix);
+    };
+    move(largest_rank(coarse, budget, 1, move));
+    if (mix[to + 1].first > 0) return;
+  }
+}
+
 MatrixFormat plan_come(const Shape& shape, int64_t budget, int64_t group) {
   const int64_t full = std::min(shape[0], shape[1]);
   const auto scaled = [&](double published) {
@@ -59,11 +78,14 @@ MatrixFormat plan_come(const Shape& shape, int64_t budget, int64_t group) {
   };
   // The precise tiers may take at most half of a small budget.
   while (n8 + n3 > 1 && bytes(n8, n3) > budget / 2) --(n3 > 0 ? n3 : n8);
+  Mix mix{{0, 16}, {n8, 8}, {n3, 3}, {0, 2}};
   const int64_t per_rank = 2 * (shape[0] + shape[1]) / 8;
-  const int64_t n2 = largest_rank(full - n8 - n3, budget, per_rank, [&](int64_t r) {
-    return low_rank(shape, group, {{n8, 8}, {n3, 3}, {r, 2}});
+  mix[3].first = largest_rank(full - n8 - n3, budget, per_rank, [&](int64_t r) {
+    mix[3].first = r;
+    return low_rank(shape, group, mix);
   });
-  MatrixFormat format = low_rank(shape, group, {{n8, 8}, {n3, 3}, {n2, 2}});
+  if (n8 + n3 + mix[3].first == full) raise_widths(mix, shape, group, budget);
+  MatrixFormat format = low_rank(shape, group, mix);
   if (layout_of(format).total_bytes <= budget) return format;
   return low_rank(shape, group, {{1, 2}});  // the least that there is; the caller checks it
 }

@@ -52,6 +52,21 @@ TEST(Plan, EveryShapeAndBudgetStaysWithinItAndWastesLessThanOneComponent) {
   }
 }
 
+TEST(Plan, ALargeBudgetRaisesWidthsOnceEveryComponentIsKept) {
+  double last_bits = 0;
+  for (const double bits : {2.0, 4.0, 6.0, 8.0, 16.0, 16.0 * 2.1}) {
+    const MatrixFormat format = plan_projection(Method::kCome, {384, 384}, bits, 128);
+    validate(format, "w");
+    EXPECT_LE(bits_of(format), bits);
+    EXPECT_GT(bits_of(format), last_bits);
+    if (bits >= 6) {
+      EXPECT_EQ(format.rank(), 384);
+      EXPECT_GT(bits_of(format), 0.97 * std::min(bits, 32.04)) << "at " << bits;
+    }
+    last_bits = bits_of(format);
+  }
+}
+
 TEST(Plan, ABudgetBelowOneComponentSaysWhatIsNeeded) {
   try {
     plan_projection(Method::kCome, {384, 384}, 0.001, 128);

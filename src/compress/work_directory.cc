@@ -86,9 +86,14 @@ WorkDirectory::WorkDirectory(const fs::path& out, const std::string& identity, b
 
 std::optional<std::vector<CodedTensor>> WorkDirectory::read(const std::string& part) const {
   const fs::path file = path_ / (part + ".safetensors");
-  std::error_code error;
-  if (!fs::exists(file, error)) return std::nullopt;
-  return read_shard(file);
+  std::error_code ignored;
+  if (!fs::exists(file, ignored)) return std::nullopt;
+  try {
+    return read_shard(file);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kCorrupt) throw;
+    return std::nullopt;  // a damaged part is as good as none: it is made again
+  }
 }
 
 void WorkDirectory::write(const std::string& part, const std::vector<CodedTensor>& tensors) const {

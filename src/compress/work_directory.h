@@ -20,7 +20,7 @@ class WorkDirectory {
   /// already there, or if the directory holds something else.
   WorkDirectory(const std::filesystem::path& out, const std::string& identity, bool resume);
 
-  /// The tensors of a finished part, by name; nullopt if it is not finished.
+  /// The tensors of a finished part, by name; nullopt if it is not finished or damaged.
   std::optional<std::vector<CodedTensor>> read(const std::string& part) const;
   void write(const std::string& part, const std::vector<CodedTensor>& tensors) const;
   /// Removes what belongs to `out`, after the archive is in place.

@@ -51,6 +51,18 @@ TEST(WorkDirectory, GivesBackFinishedPartsOfTheSameRunOnly) {
   EXPECT_FALSE(fresh.read("layer-00000").has_value()) << "without resume the work starts over";
 }
 
+TEST(WorkDirectory, ADamagedPartIsAsGoodAsNone) {
+  const test::TempDir directory;
+  const auto out = directory.path() / "archive";
+  const WorkDirectory work(out, "a\n", false);
+  work.write("layer-00000", {raw_tensor("n")});
+  const auto file = directory.path() / "archive.partial" / "layer-00000.safetensors";
+  std::string bytes = read_text_file(file);
+  bytes.back() ^= 1;
+  write_file_atomically(file, bytes);
+  EXPECT_FALSE(work.read("layer-00000").has_value());
+}
+
 TEST(WorkDirectory, RefusesAnOutputThatIsThere) {
   const test::TempDir directory;
   write_file_atomically(directory.path() / "file", "x");
