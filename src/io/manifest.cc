@@ -26,7 +26,7 @@ std::string format_manifest(const Manifest& manifest) {
   std::string text;
   for (const auto& [name, hash] : manifest) {
     DELTACOME_CHECK(hash.size() == kDigits && is_plain_name(name));
-    text += hash + "  " + name + "\n";
+    text += fmt::format("{}  {}\n", hash, name);
   }
   return text;
 }

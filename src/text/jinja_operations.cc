@@ -233,7 +233,7 @@ Value get_attribute(const Value& object, const std::string& name, Budget& budget
     if (found) return *found;
     return Value::undefined(fmt::format("the namespace has no attribute '{}'", name));
   }
-  const Value method = find_method(object, name);
+  Value method = find_method(object, name);
   if (!method.is(Type::kUndefined)) return method;
   if (object.is(Type::kDict)) {
     const Value* found = object.as_dict().find(Value(name), budget);
