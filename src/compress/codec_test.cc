@@ -9,24 +9,15 @@
 #include "compress/plan.h"
 #include "compress/svd.h"
 #include "quant/codes.h"
+#include "tests/support/f64_backend_test.h"
 
 namespace deltacome {
 namespace {
 
-using Values = std::vector<double>;
+using test::Values;
 
-class CodecTest : public testing::Test {
+class CodecTest : public test::F64BackendTest {
  protected:
-  Tensor put(const Values& values, Shape shape) {
-    const Tensor tensor = backend_->allocate(DType::kF64, std::move(shape));
-    backend_->upload(*stream_, std::as_bytes(std::span(values)), tensor);
-    return tensor;
-  }
-  Values get(const Tensor& tensor) {
-    Values values(static_cast<size_t>(tensor.size()));
-    backend_->download(*stream_, tensor, std::as_writable_bytes(std::span(values)));
-    return values;
-  }
   /// A delta whose spectrum decays like a fine-tune's: sum of 1 / (1 + i) rank-one terms.
   static Values decaying(int64_t n_out, int64_t n_in, uint32_t seed) {
     std::mt19937 random(seed);
@@ -94,9 +85,6 @@ class CodecTest : public testing::Test {
     }
     return error / whole;
   }
-
-  std::unique_ptr<Backend> backend_ = create_cpu_backend(2);
-  std::unique_ptr<Stream> stream_ = backend_->create_stream();
 };
 
 TEST_F(CodecTest, SvdKeepsTheLargestComponentsOfTallAndWideMatrices) {

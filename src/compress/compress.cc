@@ -50,12 +50,6 @@ const char* method_name(Method method) {
   return "?";
 }
 
-/// "model.layers.3.self_attn.q_proj.weight" -> "q_proj".
-std::string kind_of(const std::string& name) {
-  const std::string stem = name.substr(0, name.rfind('.'));
-  return stem.substr(stem.rfind('.') + 1);
-}
-
 std::string directory_name(const std::filesystem::path& path) {
   const std::filesystem::path full = std::filesystem::absolute(path).lexically_normal();
   return full.has_filename() ? full.filename().string() : full.parent_path().filename().string();
@@ -329,7 +323,7 @@ class Compression {
     for (const ExpectedTensor& tensor : pair_.tensors) {
       const std::vector<std::string>& kinds = kKinds.at(input);
       if (tensor.layer != layer || tensor.kind != Kind::kProjection ||
-          std::find(kinds.begin(), kinds.end(), kind_of(tensor.name)) == kinds.end()) {
+          std::find(kinds.begin(), kinds.end(), tensor_kind(tensor.name)) == kinds.end()) {
         continue;
       }
       code_into(coded, tensor, known);
@@ -435,7 +429,7 @@ class Compression {
     for (const ExpectedTensor& tensor : pair_.tensors) {
       const auto it = described_.find(tensor.name);
       if (tensor.kind != Kind::kProjection || it == described_.end()) continue;
-      const std::string kind = kind_of(tensor.name);
+      const std::string kind = tensor_kind(tensor.name);
       auto at = std::find_if(kinds.begin(), kinds.end(),
                              [&](const KindSummary& k) { return k.kind == kind; });
       if (at == kinds.end())

@@ -52,4 +52,15 @@ std::shared_ptr<DeviceVariant> load_variant(Backend& backend, Stream& stream,
   return variant;
 }
 
+OpenedVariant open_variant(Backend& backend, Stream& stream, const std::filesystem::path& directory,
+                           const Checkpoint& base, const ModelConfig& base_config) {
+  const Archive archive = Archive::open(directory);
+  archive.check_base(base);
+  archive.check_files();
+  const bool has_tokenizer = archive.file_bytes("tokenizer.json") > 0;
+  return {.device = load_variant(backend, stream, archive, base_config),
+          .config = read_model_config(directory),
+          .text_directory = has_tokenizer ? directory : base.directory()};
+}
+
 }  // namespace deltacome

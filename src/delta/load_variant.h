@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <filesystem>
 #include <memory>
 
 #include "backend/backend.h"
@@ -15,5 +16,17 @@ namespace deltacome {
 /// fit it.
 std::shared_ptr<DeviceVariant> load_variant(Backend& backend, Stream& stream,
                                             const Archive& archive, const ModelConfig& base);
+
+/// A variant ready to run: its tensors, and what it brings besides.
+struct OpenedVariant {
+  std::shared_ptr<DeviceVariant> device;
+  ModelConfig config;                    // the fine-tune's: vocabulary, stop ids
+  std::filesystem::path text_directory;  // where its tokenizer is: the archive, or else the base
+};
+
+/// Opens an archive for a base: checks every file of it and that it was made from `base`, then
+/// loads it. Throws what Archive and load_variant() throw.
+OpenedVariant open_variant(Backend& backend, Stream& stream, const std::filesystem::path& directory,
+                           const Checkpoint& base, const ModelConfig& base_config);
 
 }  // namespace deltacome

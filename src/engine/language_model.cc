@@ -5,7 +5,6 @@
 #include "core/check.h"
 #include "delta/load_variant.h"
 #include "deltacome/model.h"
-#include "io/archive.h"
 #include "model/generate.h"
 #include "model/model.h"
 #include "text/chat_template.h"
@@ -38,14 +37,11 @@ LanguageModel LanguageModel::open(const ModelOptions& options) {
   impl->model = std::make_unique<Model>(*impl->backend, checkpoint, impl->config);
   std::filesystem::path text = options.model;
   if (options.delta) {
-    const Archive archive = Archive::open(*options.delta);
-    archive.check_base(checkpoint);
-    archive.check_files();
-    impl->variant.device =
-        load_variant(*impl->backend, *impl->stream, archive, impl->model->config());
-    impl->config = read_model_config(*options.delta);
-    impl->variant.vocab_size = impl->config.vocab_size;
-    if (archive.file_bytes("tokenizer.json") > 0) text = *options.delta;
+    OpenedVariant opened =
+        open_variant(*impl->backend, *impl->stream, *options.delta, checkpoint, impl->config);
+    impl->config = std::move(opened.config);
+    impl->variant = {std::move(opened.device), impl->config.vocab_size};
+    text = opened.text_directory;
   }
   impl->tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(text));
   try {

@@ -6,7 +6,6 @@
 #include "delta/load_variant.h"
 #include "deltacome/eval.h"
 #include "eval/answer.h"
-#include "io/archive.h"
 #include "io/text_rows.h"
 #include "model/generate.h"
 #include "model/score.h"
@@ -35,13 +34,10 @@ Candidate open_candidate(const EvalOptions& options, Backend& backend, Stream& s
   out.tokenizer = weights;
   out.model = std::make_unique<Model>(backend, checkpoint, out.config);
   if (options.delta) {
-    const Archive archive = Archive::open(*options.delta);
-    archive.check_base(checkpoint);
-    archive.check_files();
-    out.variant.device = load_variant(backend, stream, archive, out.model->config());
-    out.config = read_model_config(*options.delta);
-    out.variant.vocab_size = out.config.vocab_size;
-    if (archive.file_bytes("tokenizer.json") > 0) out.tokenizer = *options.delta;
+    OpenedVariant opened = open_variant(backend, stream, *options.delta, checkpoint, out.config);
+    out.config = std::move(opened.config);
+    out.variant = {std::move(opened.device), out.config.vocab_size};
+    out.tokenizer = opened.text_directory;
   }
   return out;
 }

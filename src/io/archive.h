@@ -109,6 +109,9 @@ class Archive {
   std::shared_ptr<const SafetensorsFile> file_;
 };
 
+/// "model.layers.3.self_attn.q_proj.weight" -> "q_proj"; "norm" and "bias" for all of these.
+std::string tensor_kind(const std::string& name);
+
 /// True for files that belong to the tokenizer, which all-in bytes leave out.
 bool is_tokenizer_file(const std::string& name);
 

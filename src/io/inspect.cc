@@ -6,20 +6,20 @@
 #include "io/archive.h"
 
 namespace deltacome {
-namespace {
 
-/// "model.layers.3.self_attn.q_proj.weight" -> "q_proj"; norms and biases by what they are.
-std::string kind_of(const std::string& name) {
+std::string tensor_kind(const std::string& name) {
   const std::string stem = name.substr(0, name.rfind('.'));
   std::string last = stem.substr(stem.rfind('.') + 1);
   if (name.ends_with(".bias")) return "bias";
   return last.find("norm") != std::string::npos ? "norm" : last;
 }
 
+namespace {
+
 TensorInfo describe_tensor(const ArchiveTensor& tensor) {
   TensorInfo info;
   info.name = tensor.name;
-  info.kind = kind_of(tensor.name);
+  info.kind = tensor_kind(tensor.name);
   info.codec = codec_name(tensor.format.codec);
   info.shape = tensor.format.shape;
   info.bytes = layout_of(tensor.format).total_bytes;

@@ -9,24 +9,15 @@
 
 #include "backend/cpu/gptq.h"
 #include "quant/codes.h"
+#include "tests/support/f64_backend_test.h"
 
 namespace deltacome::cpu {
 namespace {
 
-using Values = std::vector<double>;
+using test::Values;
 
-class CompressionTest : public testing::Test {
+class CompressionTest : public test::F64BackendTest {
  protected:
-  Tensor put(const Values& values, Shape shape) {
-    const Tensor tensor = backend_->allocate(DType::kF64, std::move(shape));
-    backend_->upload(*stream_, std::as_bytes(std::span(values)), tensor);
-    return tensor;
-  }
-  Values get(const Tensor& tensor) {
-    Values values(static_cast<size_t>(tensor.size()));
-    backend_->download(*stream_, tensor, std::as_writable_bytes(std::span(values)));
-    return values;
-  }
   static Values normal(int64_t n, uint32_t seed) {
     std::mt19937 random(seed);
     std::normal_distribution<double> distribution;
@@ -61,8 +52,6 @@ class CompressionTest : public testing::Test {
     return sum;
   }
 
-  std::unique_ptr<Backend> backend_ = create_cpu_backend(2);
-  std::unique_ptr<Stream> stream_ = backend_->create_stream();
   CompressionOps& ops_ = backend_->compression();
 };
 
