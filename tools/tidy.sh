@@ -10,5 +10,6 @@ if [[ $# == 0 ]]; then
   mapfile -t files < <(git ls-files 'apps/*.cc' 'src/*.cc' 'examples/*.cc' ':!src/backend/cuda')
   set -- "${files[@]}"
 fi
-printf '%s\0' "$@" | xargs -0 -n 1 -P "$(nproc)" "$tidy" -p build/release --quiet 2> >(grep -v 'warnings\? generated' >&2)
+# g++ decides about warnings: clang has others, some in the headers of libstdc++.
+printf '%s\0' "$@" | xargs -0 -n 1 -P "$(nproc)" "$tidy" -p build/release --quiet --extra-arg=-Wno-error 2> >(grep -v 'warnings\? generated' >&2)
 echo "clang-tidy: $# files"
