@@ -15,8 +15,8 @@ namespace {
 using linalg::BlockF32;
 using linalg::gemm_f32;
 
-// Queries whose scores are computed at once. Of 64, 128 and 256 the fastest on a Zen 3 at 512
-// tokens: larger blocks waste more above the diagonal, smaller ones make BLAS slower.
+// Queries whose scores are computed at once. Larger blocks waste more above the diagonal, smaller
+// ones are slow in BLAS.
 constexpr int64_t kQueryBlock = 128;
 
 struct Sequence {

@@ -15,7 +15,7 @@ DELTACOME_FOR_EACH_ISA(TrainingTest);
 TEST_P(TrainingTest, MatmulIsWithinTheBoundForAllTransposes) {
   for (const int64_t m : kSizes) {
     for (const int64_t k : kSizes) {
-      const int64_t n = 199 - m;
+      const int64_t n = m == 193 ? 17 : 199 - m;
       const std::vector<float> a = floats(m * k), b = floats(k * n), before = floats(m * n);
       for (const bool ta : {false, true}) {
         for (const bool tb : {false, true}) {
