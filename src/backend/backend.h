@@ -13,6 +13,7 @@
 namespace deltacome {
 
 class CompressionOps;
+class TrainingOps;
 
 /// Orders work: ops on one stream run one after another. The CPU runs each op before it returns.
 class Stream {
@@ -158,6 +159,8 @@ class Backend {
 
   /// The dense float64 ops that compression needs. Throws kUnsupported if the backend has none.
   virtual CompressionOps& compression() = 0;
+  /// The float32 ops of distillation. Throws kUnsupported if the backend has none.
+  virtual TrainingOps& training() = 0;
 };
 
 /// The CPU; n_threads 0 = one per core.

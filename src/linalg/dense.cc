@@ -9,6 +9,7 @@
 #include "core/check.h"
 
 extern "C" void openblas_set_num_threads(int);
+extern "C" int openblas_get_num_threads(void);
 
 namespace deltacome::linalg {
 namespace {
@@ -41,6 +42,28 @@ void gemm_block(int64_t m, int64_t n, int64_t k, double alpha, const double* a, 
   if (m == 0 || n == 0 || k == 0) return;
   cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, to_blas(m), to_blas(n), to_blas(k), alpha,
               a, to_blas(lda), b, to_blas(ldb), 1.0, c, to_blas(ldc));
+}
+
+void gemm_f32(const BlockF32& a, bool transpose_a, const BlockF32& b, bool transpose_b,
+              const BlockF32& c, float alpha, float beta) {
+  const int64_t k = transpose_a ? a.rows : a.cols;
+  DELTACOME_CHECK((transpose_a ? a.cols : a.rows) == c.rows);
+  DELTACOME_CHECK((transpose_b ? b.rows : b.cols) == c.cols);
+  DELTACOME_CHECK((transpose_b ? b.cols : b.rows) == k);
+  if (c.rows == 0 || c.cols == 0) return;
+  // BLAS refuses strides of 0, which blocks without elements may have.
+  const auto stride = [](const BlockF32& m) { return to_blas(std::max<int64_t>(m.stride, 1)); };
+  cblas_sgemm(CblasRowMajor, transpose_a ? CblasTrans : CblasNoTrans,
+              transpose_b ? CblasTrans : CblasNoTrans, to_blas(c.rows), to_blas(c.cols), to_blas(k),
+              alpha, a.data, stride(a), b.data, stride(b), beta, c.data, stride(c));
+}
+
+SerialBlas::SerialBlas() : n_threads_(openblas_get_num_threads()) {
+  openblas_set_num_threads(1);
+}
+
+SerialBlas::~SerialBlas() {
+  openblas_set_num_threads(n_threads_);
 }
 
 void gram_upper(const float* x, int64_t n, int64_t d, float* c) {

@@ -26,6 +26,29 @@ void gemm(View a, bool transpose_a, View b, bool transpose_b, View c, double alp
 /// The same with row strides, for blocks of larger matrices: c [m, n] += alpha a [m, k] b [k, n].
 void gemm_block(int64_t m, int64_t n, int64_t k, double alpha, const double* a, int64_t lda,
                 const double* b, int64_t ldb, double* c, int64_t ldc);
+/// A block of a row-major matrix of floats that somebody else owns: row i starts at data + i *
+/// stride. One head of [n, heads * head_dim], for instance.
+struct BlockF32 {
+  float* data = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t stride = 0;
+};
+/// c = alpha op(a) op(b) + beta c.
+void gemm_f32(const BlockF32& a, bool transpose_a, const BlockF32& b, bool transpose_b,
+              const BlockF32& c, float alpha = 1, float beta = 0);
+/// While it lives, BLAS runs on the calling thread alone, so that each thread of a pool can call
+/// it. One at a time in the process.
+class SerialBlas {
+ public:
+  SerialBlas();
+  ~SerialBlas();
+  SerialBlas(const SerialBlas&) = delete;
+  SerialBlas& operator=(const SerialBlas&) = delete;
+
+ private:
+  int n_threads_;  // before
+};
 /// c [d, d] (f32, upper triangle only) = x^T x; x [n, d].
 void gram_upper(const float* x, int64_t n, int64_t d, float* c);
 /// Eigenvectors replace the symmetric a, one a row, ascending; returns the eigenvalues. Throws

@@ -12,6 +12,7 @@
 #include "backend/cpu/linear.h"
 #include "backend/cpu/rows.h"
 #include "backend/cpu/sample.h"
+#include "backend/cpu/training.h"
 
 namespace deltacome {
 namespace {
@@ -137,6 +138,11 @@ void CpuBackend::sample(Stream&, const Tensor& logits, std::span<const SamplePar
 CompressionOps& CpuBackend::compression() {
   if (compression_ == nullptr) compression_ = cpu::create_compression_ops(pool_);
   return *compression_;
+}
+
+TrainingOps& CpuBackend::training() {
+  if (training_ == nullptr) training_ = cpu::create_training_ops(runtime_);
+  return *training_;
 }
 
 std::unique_ptr<Backend> create_cpu_backend(int n_threads) {

@@ -47,11 +47,13 @@ class CpuBackend final : public Backend {
               std::span<int32_t> tokens) override;
 
   CompressionOps& compression() override;
+  TrainingOps& training() override;
 
  private:
   ThreadPool pool_;
   cpu::Runtime runtime_;
   std::unique_ptr<CompressionOps> compression_;
+  std::unique_ptr<TrainingOps> training_;
 };
 
 }  // namespace deltacome

@@ -50,6 +50,48 @@ struct DecodeArgs {
   float* out = nullptr;           // [n]
 };
 
+struct RmsBackwardArgs {
+  const float* x = nullptr;  // all [n]
+  const float* w = nullptr;
+  const float* dy = nullptr;
+  int64_t n = 0;
+  float by = 0;
+  float minus = 0;
+  float* dx = nullptr;
+  float* dw = nullptr;
+};
+
+struct SiluBackwardArgs {
+  const float* gate = nullptr;  // all [n]
+  const float* up = nullptr;
+  const float* d_out = nullptr;
+  int64_t n = 0;
+  float* d_gate = nullptr;
+  float* d_up = nullptr;
+};
+
+struct ComposeArgs {
+  const float* w = nullptr;  // all [n]
+  const float* q = nullptr;
+  const float* cols = nullptr;
+  float by = 1;
+  int64_t n = 0;
+  float* out = nullptr;
+};
+
+/// One step of Adam: m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, p -= rate * m /
+/// (sqrt(v) * root + epsilon), g = 0. rate and root hold the bias corrections.
+struct AdamArgs {
+  float beta1 = 0, beta2 = 0, epsilon = 0;
+  float rate = 0;
+  float root = 0;
+  int64_t n = 0;
+  float* p = nullptr;  // all [n], no aliases
+  float* g = nullptr;
+  float* m = nullptr;
+  float* v = nullptr;
+};
+
 /// The inner loops of the CPU backend for one instruction set. Pointers need not be aligned unless
 /// their type says so. What is computed for one row never depends on the other rows of a call, nor
 /// on how many there are.
@@ -70,6 +112,24 @@ struct Kernels {
   void (*scale)(const float* x, float by, const float* w, int64_t n, float* y);
   /// out[i] = gate[i] / (1 + exp(-gate[i])) * up[i]; out may be gate.
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+
+  // Of training; kernels_training_impl.h.
+  /// The largest of x[0, n), n >= 1.
+  float (*max)(const float* x, int64_t n);
+  /// s[i] = exp(s[i] - shift), returns the sum.
+  float (*exp_sum)(float* s, int64_t n, float shift);
+  /// sum of a[i] * b[i] * c[i]; c null = 1.
+  float (*sum_products)(const float* a, const float* b, const float* c, int64_t n);
+  /// With p[i] *= normalize, then dp[i] = p[i] * (dp[i] - sum of p dp) * scale.
+  void (*softmax_backward)(float* p, float normalize, int64_t n, float scale, float* dp);
+  /// dw[i] += by * dy[i] * x[i] unless dw is null; then dx[i] = by * w[i] * dy[i] - minus * x[i].
+  /// dx may be dy.
+  void (*rms_norm_backward)(const RmsBackwardArgs&);
+  /// d_gate[i], d_up[i] of out = silu(gate) * up; they may be gate and up.
+  void (*silu_mul_backward)(const SiluBackwardArgs&);
+  /// out[i] = w[i] + by * q[i] * cols[i]; w null = 0, cols null = 1; out may be q.
+  void (*compose)(const ComposeArgs&);
+  void (*adam)(const AdamArgs&);
 };
 
 /// Instances that this machine can run, best first; the last is the baseline of the architecture.

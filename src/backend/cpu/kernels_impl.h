@@ -389,10 +389,23 @@ void convert(WeightType type, const void* in, int64_t n, float* out) {
   convert_typed(static_cast<const Half*>(in), n, out);
 }
 
+float max(const float* x, int64_t n) {
+  float largest = x[0];
+  int64_t i = 0;
+  if (n >= kLanes) {
+    F lanes = load(x);
+    for (i = kLanes; i + kLanes <= n; i += kLanes) {
+      const F v = load(x + i);
+      lanes = select(reinterpret_cast<I32>(v > lanes), v, lanes);
+    }
+    for (int j = 0; j < kLanes; ++j) largest = lanes[j] > largest ? lanes[j] : largest;
+  }
+  for (; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
+
 float softmax(float* s, int64_t n, float scale) {
-  float largest = s[0];
-  for (int64_t i = 1; i < n; ++i) largest = s[i] > largest ? s[i] : largest;
-  const F shift = splat(largest * scale);
+  const F shift = splat(max(s, n) * scale);
   F sum = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -442,6 +455,11 @@ void silu_mul(const float* gate, const float* up, int64_t n, float* out) {
 }
 
 }  // namespace
+}  // namespace deltacome::cpu
+
+#include "backend/cpu/kernels_training_impl.h"
+
+namespace deltacome::cpu {
 
 extern const Kernels DELTACOME_KERNELS;
 const Kernels DELTACOME_KERNELS = {.name = DELTACOME_KERNELS_NAME,
@@ -453,6 +471,14 @@ const Kernels DELTACOME_KERNELS = {.name = DELTACOME_KERNELS_NAME,
                                    .softmax = softmax,
                                    .sum_squares = sum_squares,
                                    .scale = scale,
-                                   .silu_mul = silu_mul};
+                                   .silu_mul = silu_mul,
+                                   .max = max,
+                                   .exp_sum = exp_sum,
+                                   .sum_products = sum_products,
+                                   .softmax_backward = softmax_backward,
+                                   .rms_norm_backward = rms_norm_backward,
+                                   .silu_mul_backward = silu_mul_backward,
+                                   .compose = compose,
+                                   .adam = adam};
 
 }  // namespace deltacome::cpu

@@ -150,6 +150,7 @@ class CudaBackend final : public Backend {
     not_yet("sample");
   }
   CompressionOps& compression() override { not_yet("compression"); }
+  TrainingOps& training() override { not_yet("training"); }
 
  private:
   std::string name_;
