@@ -13,6 +13,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr const char* kBookId = "gauss-1";  // the code books of quant/vector_codes.h
+
 const json& field(const json& object, const char* name, const std::string& where) {
   if (!object.is_object()) fail(ErrorCode::kCorrupt, "{}: expected a JSON object", where);
   const auto it = object.find(name);
@@ -104,6 +106,27 @@ DType dtype_field(const json& object, const std::string& where) {
   return *dtype;
 }
 
+/// An integer of 64 bits that may use its highest bit.
+uint64_t unsigned_integer(const json& object, const char* name, const std::string& where) {
+  const json& value = field(object, name, where);
+  if (!value.is_number_unsigned())
+    fail(ErrorCode::kCorrupt, "{}: \"{}\" is not an unsigned integer", where, name);
+  return value.get<uint64_t>();
+}
+
+VectorFormat vector_from_json(const json& value, const std::string& where) {
+  const json& book = field(value, "book", where);
+  const std::string id = text(book, "id", where);
+  if (id != kBookId) {
+    fail(ErrorCode::kUnsupported, "{}: code book {} is not known to this version; it knows {}",
+         where, quote(id), kBookId);
+  }
+  const json& rotation = field(value, "rotation", where);
+  return {.dim = static_cast<int>(std::min<int64_t>(integer(book, "dim", where), 1000)),
+          .block = integer(rotation, "block", where),
+          .seed = unsigned_integer(rotation, "seed", where)};
+}
+
 }  // namespace
 
 json to_json(const ArchiveTensor& tensor) {
@@ -120,6 +143,15 @@ json to_json(const ArchiveTensor& tensor) {
     for (const TierFormat& tier : f.tiers) {
       out["tiers"].push_back({{"rank", tier.rank}, {"v", to_json(tier.v)}, {"u", to_json(tier.u)}});
     }
+  }
+  if (f.codec == Codec::kVector) {
+    out["book"] = {{"id", kBookId}, {"dim", f.vector.dim}};
+    out["rotation"] = {{"block", f.vector.block}, {"seed", f.vector.seed}};
+  }
+  if (f.row_gain || f.col_gain) {
+    out["gains"] = json::array();
+    if (f.row_gain) out["gains"].push_back("row");
+    if (f.col_gain) out["gains"].push_back("column");
   }
   put_stat(out, "relative_error", tensor.stats.relative_error);
   put_stat(out, "energy", tensor.stats.energy);
@@ -150,10 +182,22 @@ ArchiveTensor tensor_from_json(const json& value, const std::string& where_file)
                          .v = array_from_json(field(tier, "v", where), where),
                          .u = array_from_json(field(tier, "u", where), where)});
     }
+  } else if (codec == codec_name(Codec::kVector)) {
+    f.codec = Codec::kVector;
+    f.vector = vector_from_json(value, where);
   } else {
     fail(ErrorCode::kUnsupported,
-         "{}: codec {} is not known to this version; it knows raw, dense, lowrank", where,
+         "{}: codec {} is not known to this version; it knows raw, dense, lowrank, vector", where,
          quote(codec));
+  }
+  if (value.contains("gains")) {
+    for (const std::string& gain : texts(value, "gains", where)) {
+      if (gain != "row" && gain != "column") {
+        fail(ErrorCode::kUnsupported, "{}: gains of {} are not known to this version", where,
+             quote(gain));
+      }
+      (gain == "row" ? f.row_gain : f.col_gain) = true;
+    }
   }
   validate(f, tensor.name);
   tensor.stats = {optional_stat(value, "relative_error", where),

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "quant/vector_codes.h"
 
 namespace deltacome {
 namespace {
@@ -116,12 +117,34 @@ std::vector<float> decode(const CodedArray& array) {
   return out;
 }
 
+std::vector<float> decode_gains(std::span<const std::byte> blob, const Part& part) {
+  std::vector<float> gains;
+  for (const std::byte code :
+       blob.subspan(static_cast<size_t>(part.offset), static_cast<size_t>(part.bytes)))
+    gains.push_back(gain_of(std::to_integer<uint8_t>(code)));
+  return gains;
+}
+
 DecodedDelta decode_delta(const MatrixFormat& format, std::span<const std::byte> blob) {
   const BlobLayout layout = layout_of(format);
   DELTACOME_CHECK(static_cast<int64_t>(blob.size()) == layout.total_bytes);
   DecodedDelta out;
   if (format.codec == Codec::kDense) {
     out.v = decode(unpack(format.dense, format.base_rows, format.n_in(), layout.dense, blob));
+    return out;
+  }
+  const std::vector<float> row_gain = decode_gains(blob, layout.row_gain);
+  const std::vector<float> col_gain = decode_gains(blob, layout.col_gain);
+  const auto n_in = static_cast<size_t>(format.n_in());
+  const auto scale_columns = [&] {
+    for (size_t i = 0; !col_gain.empty() && i < out.v.size(); ++i) out.v[i] *= col_gain[i % n_in];
+  };
+  if (format.codec == Codec::kVector) {
+    out.v = decode_rotated(format, blob);
+    const std::vector<float> signs = rotation_signs(format.vector.seed, format.n_in());
+    for (size_t first = 0; first < out.v.size(); first += n_in)
+      unrotate(std::span(out.v).subspan(first, n_in), signs, format.vector.block);
+    scale_columns();
     return out;
   }
   DELTACOME_CHECK(format.codec == Codec::kLowRank);
@@ -145,6 +168,9 @@ DecodedDelta decode_delta(const MatrixFormat& format, std::span<const std::byte>
     }
     first += tier.rank;
   }
+  for (size_t i = 0; !row_gain.empty() && i < out.u.size(); ++i)
+    out.u[i] *= row_gain[i / static_cast<size_t>(rank)];
+  scale_columns();
   return out;
 }
 

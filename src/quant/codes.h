@@ -34,8 +34,11 @@ CodedArray unpack(const ArrayFormat& format, int64_t rows, int64_t cols, const A
 /// Value of every element, [rows, cols] row-major; the scalar oracle of all kernels.
 std::vector<float> decode(const CodedArray& array);
 
-/// Stored values of a matrix's delta. For kLowRank u [base_rows, rank], s [rank], v [rank, n_in];
-/// for kDense v is the delta [base_rows, n_in] and u, s are empty.
+/// Gains of a part of a blob, decoded; empty if the part is.
+std::vector<float> decode_gains(std::span<const std::byte> blob, const Part& part);
+
+/// Stored values of a matrix's delta, gains included. For kLowRank u [base_rows, rank], s [rank],
+/// v [rank, n_in]; for kDense and kVector v is the delta [base_rows, n_in] and u, s are empty.
 struct DecodedDelta {
   std::vector<float> u, s, v;
 };

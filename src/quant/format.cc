@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "quant/vector_codes.h"
 
 namespace deltacome {
 namespace {
@@ -58,6 +59,8 @@ std::string_view codec_name(Codec codec) noexcept {
       return "dense";
     case Codec::kLowRank:
       return "lowrank";
+    case Codec::kVector:
+      return "vector";
   }
   return "?";
 }
@@ -95,7 +98,14 @@ BlobLayout layout_of(const MatrixFormat& format) {
         layout.tiers.push_back({v, cursor.take_array(tier.u, tier.rank, format.base_rows)});
       }
       break;
+    case Codec::kVector:
+      layout.row_scale = cursor.take(2 * format.base_rows);
+      layout.vector_codes =
+          cursor.take(format.base_rows * ceil_div(format.n_in(), format.vector.dim));
+      break;
   }
+  if (format.row_gain) layout.row_gain = cursor.take(format.base_rows);
+  if (format.col_gain) layout.col_gain = cursor.take(format.n_in());
   layout.added = cursor.take(format.added_rows() * format.n_in() * dtype_bytes(format.raw_dtype));
   layout.total_bytes = cursor.end();
   return layout;
@@ -121,7 +131,24 @@ void validate(const MatrixFormat& format, const std::string& tensor) {
     fail(ErrorCode::kCorrupt, "tensor \"{}\": {} coded rows of shape {}", tensor, format.base_rows,
          to_string(format.shape));
   }
+  if ((format.row_gain && format.codec != Codec::kLowRank) ||
+      (format.col_gain && format.codec == Codec::kDense)) {
+    fail(ErrorCode::kCorrupt, "tensor \"{}\": codec {} with gains that it cannot have", tensor,
+         codec_name(format.codec));
+  }
   if (format.codec == Codec::kDense) return validate_array(format.dense, tensor, "its code");
+  if (format.codec == Codec::kVector) {
+    const VectorFormat& v = format.vector;
+    if (!has_code_book(v.dim)) {
+      fail(ErrorCode::kUnsupported, "tensor \"{}\": no code book of dimension {}", tensor, v.dim);
+    }
+    if (v.block < 1 || (v.block & (v.block - 1)) != 0 || format.n_in() % v.block != 0) {
+      fail(ErrorCode::kCorrupt,
+           "tensor \"{}\": a rotation in blocks of {}, expected a power of two that divides {}",
+           tensor, v.block, format.n_in());
+    }
+    return;
+  }
   const int64_t full_rank = std::min(format.base_rows, format.n_in());
   int64_t rank = 0;
   for (const TierFormat& tier : format.tiers) {

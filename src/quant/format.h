@@ -31,20 +31,37 @@ struct TierFormat {
   bool operator==(const TierFormat&) const = default;
 };
 
+/// How the rows of a delta are stored as entries of a global code book after a rotation of the
+/// input. `dim` neighbouring weights of a row share one byte, the index of an entry of `dim`
+/// values:
+///   row o of the delta = row_scale[o] * (entries of its codes, one after another) * R^T
+/// R = diag(signs) H, H block-diagonal: Hadamard matrices of size `block` over sqrt(block).
+struct VectorFormat {
+  int dim = 8;        // weights of a code; 8 / dim bits a weight
+  int64_t block = 1;  // size of a Hadamard block, a power of two that divides n_in
+  uint64_t seed = 0;  // of the signs; the same for all deltas of a base
+  bool operator==(const VectorFormat&) const = default;
+};
+
 /// How a tensor of the fine-tune is stored.
 enum class Codec : uint8_t {
   kRaw,      // the tensor itself, in raw_dtype; replaces the base's
   kDense,    // the delta as one coded array
   kLowRank,  // the delta as U diag(s) V, in tiers
+  kVector,   // the delta as entries of a code book, rotated
 };
-std::string_view codec_name(Codec codec) noexcept;  // "raw", "dense", "lowrank"
+std::string_view codec_name(Codec codec) noexcept;  // "raw", "dense", "lowrank", "vector"
 
 /// Describes the stored bytes ("blob") of one tensor completely: nothing about them depends on the
 /// program's version. The parts of a blob follow each other, each aligned to 16 bytes:
 ///   raw       values [shape] raw_dtype
 ///   dense     codes, scales of [base_rows, n_in]                            | added rows
-///   lowrank   s [rank] bf16 | per tier: V codes, V scales, U^T codes, U^T scales | added rows
-/// Rows >= base_rows (vocabulary that the base does not have) are whole, [added, n_in] raw_dtype.
+///   lowrank   s [rank] bf16 | per tier: V codes, V scales, U^T codes, U^T scales | gains | added
+///   rows vector    row scales [base_rows] f16 | codes [base_rows, ceil(n_in / dim)] u8 | gains |
+///   added rows
+/// Gains are optional, u8 each (gain_of()): the delta is diag(row_gain) D diag(col_gain), D what
+/// the codes say. Rows >= base_rows (vocabulary that the base does not have) are whole, [added,
+/// n_in] raw_dtype.
 struct MatrixFormat {
   Codec codec = Codec::kRaw;
   Shape shape;                     // of the fine-tune's tensor: [n_out, n_in], or [n] if raw
@@ -52,6 +69,9 @@ struct MatrixFormat {
   int64_t base_rows = 0;           // rows that the base has too; = n_out for most
   ArrayFormat dense;
   std::vector<TierFormat> tiers;
+  VectorFormat vector = {};
+  bool row_gain = false;  // u8 [base_rows], lowrank only: a vector code has row scales
+  bool col_gain = false;  // u8 [n_in], lowrank and vector
 
   int64_t n_out() const noexcept { return shape.empty() ? 1 : shape[0]; }
   int64_t n_in() const noexcept { return shape.size() < 2 ? 1 : shape[1]; }
@@ -83,6 +103,8 @@ struct BlobLayout {
   ArrayLayout dense;
   Part s;  // singular values
   std::vector<TierLayout> tiers;
+  Part row_scale, vector_codes;
+  Part row_gain, col_gain;
   Part added;  // added rows
   int64_t total_bytes = 0;
 };
