@@ -28,6 +28,13 @@ struct Quantized {
   std::vector<Section> sections;
 };
 
+/// A matrix [rows, n] coded by entries of a code book.
+struct VectorQuantized {
+  Tensor values;                 // f64 [rows, n]: what it decodes to
+  std::vector<uint8_t> codes;    // [rows, ceil(n / dim)]
+  std::vector<uint16_t> scales;  // fp16 [rows]
+};
+
 /// What gptq() needs of a Hessian H = E[x x^T], factored once for all matrices that share it.
 class GptqFactor {
  public:
@@ -73,6 +80,18 @@ class CompressionOps {
   /// alone. Ref: Frantar et al., GPTQ, arXiv:2210.17323.
   virtual Quantized gptq(Stream& stream, const Tensor& w, const GptqFactor* factor,
                          std::span<const CodeSection> sections) = 0;
+  /// The same with the code book of `dim` (quant/vector_codes.h) and a scale per row, its root mean
+  /// square: `dim` columns at a time take the entry that is nearest in their own metric, and their
+  /// errors are fed forward together. The factor's columns must be in their own order.
+  /// Ref: Chee et al., QuIP, arXiv:2307.13304 (LDLQ); Tseng et al., QuIP#, arXiv:2402.04396.
+  virtual VectorQuantized quantize_vectors(Stream& stream, const Tensor& w,
+                                           const GptqFactor* factor, int dim) = 0;
+  /// b [m, n] becomes b a^-1; a [n, n] symmetric positive definite, overwritten. Throws kInternal
+  /// if it is not.
+  virtual void solve_right(Stream& stream, const Tensor& a, const Tensor& b) = 0;
+  /// Every row w of a becomes w R, R the rotation of quant/vector_codes.h.
+  virtual void rotate_rows(Stream& stream, const Tensor& a, std::span<const float> signs,
+                           int64_t block) = 0;
 };
 
 }  // namespace deltacome

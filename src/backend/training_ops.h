@@ -35,8 +35,8 @@ class TrainingOps {
   virtual void compose(Stream& stream, const Tensor& weight, const Tensor& q, const Tensor& rows,
                        const Tensor& cols, const Tensor& out) = 0;
   /// Gradients of compose()'s gains: d_rows[o] += sum_i g[o, i] q[o, i] cols[i],
-  /// d_cols[i] += sum_o g[o, i] q[o, i] rows[o]. g = the gradient of out. rows, cols, d_rows, d_cols
-  /// may be empty (then 1, 1, not wanted, not wanted).
+  /// d_cols[i] += sum_o g[o, i] q[o, i] rows[o]. g = the gradient of out. rows, cols, d_rows,
+  /// d_cols may be empty (then 1, 1, not wanted, not wanted).
   virtual void gain_gradients(Stream& stream, const Tensor& g, const Tensor& q, const Tensor& rows,
                               const Tensor& cols, const Tensor& d_rows, const Tensor& d_cols) = 0;
   /// sums[i] += sum_j a[i, j] b[i, j].
@@ -66,8 +66,8 @@ class TrainingOps {
 
   /// KL(p || q) summed over rows, to the host (float64), where q = softmax of a row's logits over
   /// its first n_vocab columns and p is known by its k largest probabilities and the mass of the
-  /// rest: sum_i p_i log(p_i / q_i) over the k, plus t log(t / q_t) with t = 1 - sum p_i and q_t the
-  /// mass of q outside of the k. logits [n, >= n_vocab] are replaced by weight * the gradient
+  /// rest: sum_i p_i log(p_i / q_i) over the k, plus t log(t / q_t) with t = 1 - sum p_i and q_t
+  /// the mass of q outside of the k. logits [n, >= n_vocab] are replaced by weight * the gradient
   /// (columns beyond n_vocab by 0). ids [n, k] i32, distinct in a row; log_p [n, k] f32.
   virtual double kl_gradient(Stream& stream, const Tensor& logits, int64_t n_vocab,
                              const Tensor& ids, const Tensor& log_p, float weight) = 0;

@@ -103,4 +103,15 @@ void inverse_cholesky(View a) {
   for (int64_t i = 1; i < a.rows; ++i) std::fill(a.row(i), a.row(i) + i, 0.0);
 }
 
+void solve_right(View a, View b) {
+  DELTACOME_CHECK(a.rows == a.cols && b.cols == a.rows);
+  if (a.rows == 0 || b.rows == 0) return;
+  // Column-major LAPACK sees b as b^T: the right-hand sides of a x^T = b^T.
+  const lapack_int status = LAPACKE_dposv(LAPACK_COL_MAJOR, 'L', to_blas(a.rows), to_blas(b.rows),
+                                          a.data, to_blas(a.rows), b.data, to_blas(b.cols));
+  if (status != 0)
+    fail(ErrorCode::kInternal, "a system of size {} is not positive definite (dposv: {})", a.rows,
+         status);
+}
+
 }  // namespace deltacome::linalg

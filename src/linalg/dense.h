@@ -58,4 +58,8 @@ std::vector<double> eigh(View a);
 /// below the diagonal). Throws kInternal if a is not positive definite.
 void inverse_cholesky(View a);
 
+/// Solves x a = b for the symmetric positive definite a [n, n]; x replaces b [m, n], and a is
+/// overwritten. Throws kInternal if a is not positive definite.
+void solve_right(View a, View b);
+
 }  // namespace deltacome::linalg

@@ -7,7 +7,9 @@
 
 #include "backend/cpu/cpu_memory.h"
 #include "backend/cpu/gptq.h"
+#include "backend/cpu/vector_quantizer.h"
 #include "linalg/dense.h"
+#include "quant/vector_codes.h"
 
 namespace deltacome::cpu {
 namespace {
@@ -139,6 +141,24 @@ class CpuCompressionOps final : public CompressionOps {
   Quantized gptq(Stream&, const Tensor& w, const GptqFactor* factor,
                  std::span<const CodeSection> sections) override {
     return quantize(pool_, w, static_cast<const CpuGptqFactor*>(factor), sections);
+  }
+
+  VectorQuantized quantize_vectors(Stream&, const Tensor& w, const GptqFactor* factor,
+                                   int dim) override {
+    return cpu::quantize_vectors(pool_, w, static_cast<const CpuGptqFactor*>(factor), dim);
+  }
+
+  void solve_right(Stream&, const Tensor& a, const Tensor& b) override {
+    linalg::solve_right(view(a), view(b));
+  }
+
+  void rotate_rows(Stream&, const Tensor& a, std::span<const float> signs, int64_t block) override {
+    const linalg::View v = view(a);
+    DELTACOME_CHECK(static_cast<int64_t>(signs.size()) == v.cols);
+    pool_.parallel_for(v.rows, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        rotate(std::span(v.row(r), static_cast<size_t>(v.cols)), signs, block);
+    });
   }
 
  private:

@@ -141,6 +141,7 @@ std::unique_ptr<GptqFactor> factor_hessian(linalg::View h, std::span<const int64
   }
   linalg::inverse_cholesky(r);
   for (int64_t i = 0; i < n; ++i) {
+    factor->pivots.push_back(r(i, i));
     const double inverse = 1 / r(i, i);
     for (int64_t j = i; j < n; ++j) r(i, j) *= inverse;
   }

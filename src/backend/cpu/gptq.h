@@ -17,6 +17,7 @@ struct CpuGptqFactor final : GptqFactor {
   std::vector<int64_t> order;    // [n]
   std::vector<double> feedback;  // [n, n], unit upper triangular, in `order`
   std::vector<double> diagonal;  // [n] of the damped Hessian, in the columns' own order
+  std::vector<double> pivots;    // [n], the diagonal of R that was divided out
 };
 
 std::unique_ptr<GptqFactor> factor_hessian(linalg::View h, std::span<const int64_t> order,
