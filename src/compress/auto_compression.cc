@@ -1,0 +1,506 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compress/auto_compression.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <set>
+
+#include "compress/codec.h"
+#include "compress/fit.h"
+#include "compress/layer_flow.h"
+#include "core/check.h"
+
+namespace deltacome {
+namespace {
+
+using Kind = ExpectedTensor::Kind;
+
+constexpr int64_t kTargets = 64;               // tokens of the fine-tune's prediction that are kept
+constexpr int64_t kHeldBackTokens = 8192;      // of calibration text that nothing is trained on
+constexpr int64_t kSensitivityTokens = 16384;  // of the sample of the Fisher information
+constexpr int64_t kWeighedTokens = 4096;       // of held-back text that families are weighed on
+constexpr int64_t kKeptStatistics = int64_t{256} << 20;  // bytes of input statistics in memory
+constexpr double kLeastWeight = 0.3, kLargestWeight = 4;  // of a family, against its prediction
+
+constexpr std::array kInputs = {LayerInput::kQkv, LayerInput::kO, LayerInput::kGateUp,
+                                LayerInput::kDown};
+
+LayerInput input_of(const std::string& kind) {
+  if (kind == "o_proj") return LayerInput::kO;
+  if (kind == "gate_proj" || kind == "up_proj") return LayerInput::kGateUp;
+  if (kind == "down_proj") return LayerInput::kDown;
+  return LayerInput::kQkv;
+}
+
+int64_t count_tokens(const std::vector<std::vector<int32_t>>& sequences) {
+  int64_t n = 0;
+  for (const auto& sequence : sequences) n += static_cast<int64_t>(sequence.size());
+  return n;
+}
+
+TaughtText first_tokens(const TaughtText& text, int64_t n_tokens) {
+  TaughtText out;
+  out.targets.k = text.targets.k;
+  int64_t n = 0;
+  for (const auto& sequence : text.sequences) {
+    if (n >= n_tokens) break;
+    out.sequences.push_back(sequence);
+    n += static_cast<int64_t>(sequence.size());
+  }
+  out.targets.ids.assign(text.targets.ids.begin(), text.targets.ids.begin() + n * text.targets.k);
+  out.targets.log_p.assign(text.targets.log_p.begin(),
+                           text.targets.log_p.begin() + n * text.targets.k);
+  return out;
+}
+
+/// A token for each position, drawn from the targets (their tail left out).
+std::vector<int32_t> draw_labels(const TopTargets& targets, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<int32_t> labels;
+  const auto k = static_cast<size_t>(targets.k);
+  for (size_t first = 0; first < targets.ids.size(); first += k) {
+    double mass = 0;
+    for (size_t i = 0; i < k; ++i) mass += std::exp(static_cast<double>(targets.log_p[first + i]));
+    double left = mass * static_cast<double>(random() >> 11) * 0x1p-53;
+    size_t chosen = k - 1;
+    for (size_t i = 0; i < k; ++i) {
+      left -= std::exp(static_cast<double>(targets.log_p[first + i]));
+      if (left < 0) {
+        chosen = i;
+        break;
+      }
+    }
+    labels.push_back(targets.ids[first + chosen]);
+  }
+  return labels;
+}
+
+CodedTensor raw_floats(const std::string& name, std::vector<float> values) {
+  const auto n = static_cast<int64_t>(values.size());
+  return encode_raw(name, HostTensor::of(DType::kF32, {n}, std::move(values)));
+}
+
+std::vector<float> floats_of(const CodedTensor& raw) {
+  std::vector<float> out(static_cast<size_t>(raw.format.shape[0]));
+  std::memcpy(out.data(), raw.blob.data(), out.size() * sizeof(float));
+  return out;
+}
+
+/// A state as tensors of a part, so that it is kept like everything else of an unfinished run.
+std::vector<CodedTensor> pack_state(const DistillState& state) {
+  std::vector<float> curve;
+  for (const DistillPoint& p : state.curve) {
+    for (const double x : {static_cast<double>(p.step), p.seconds, p.training_kl, p.held_back_kl})
+      curve.push_back(static_cast<float>(x));
+  }
+  return {raw_floats("values", state.values), raw_floats("first_moments", state.first_moments),
+          raw_floats("second_moments", state.second_moments), raw_floats("best", state.best),
+          raw_floats("curve", curve),
+          raw_floats("step", {static_cast<float>(state.step), static_cast<float>(state.best_kl)})};
+}
+
+DistillState unpack_state(const std::vector<CodedTensor>& tensors) {
+  std::map<std::string, std::vector<float>> parts;
+  for (const CodedTensor& tensor : tensors) parts[tensor.name] = floats_of(tensor);
+  DistillState state{.step = static_cast<int64_t>(parts.at("step")[0]),
+                     .values = parts.at("values"),
+                     .first_moments = parts.at("first_moments"),
+                     .second_moments = parts.at("second_moments"),
+                     .best = parts.at("best"),
+                     .best_kl = parts.at("step")[1],
+                     .curve = {}};
+  const std::vector<float>& curve = parts.at("curve");
+  for (size_t i = 0; i + 3 < curve.size(); i += 4)
+    state.curve.push_back({static_cast<int64_t>(curve[i]), curve[i + 1], curve[i + 2], curve[i + 3]});
+  return state;
+}
+
+std::string layer_part(const std::string& label, int64_t layer) {
+  return fmt::format("{}-layer-{:05}", label, layer);
+}
+
+}  // namespace
+
+/// Second moments of the fine-tune's inputs, layer by layer; kept if they are small.
+struct AutoCompression::Inputs {
+  Inputs(const AutoCompression& owner) : a(owner) {
+    const ModelConfig& c = a.in_.pair.finetuned_config;
+    const int64_t mixed = c.n_heads * c.head_dim;
+    const int64_t bytes =
+        8 * c.n_layers *
+        (2 * c.hidden_size * c.hidden_size + mixed * mixed + c.intermediate_size * c.intermediate_size);
+    keep = bytes <= kKeptStatistics;
+  }
+
+  /// Calls body(layer, input, C) in the order of the forward pass, for the layers that are wanted.
+  template <class Wanted, class Body>
+  void for_each(const Wanted& wanted, const Body& body) {
+    const int64_t n_layers = a.in_.pair.finetuned_config.n_layers;
+    int64_t last = -1;
+    for (int64_t layer = 0; layer < n_layers; ++layer) {
+      if (wanted(layer)) last = layer;
+    }
+    if (last < 0) return;
+    std::unique_ptr<LayerFlow> flow;
+    if (kept.empty())
+      flow = std::make_unique<LayerFlow>(*a.finetuned_, a.in_.stream, nullptr, a.training_.sequences);
+    for (int64_t layer = 0; layer <= (keep && flow ? n_layers - 1 : last); ++layer) {
+      const bool run = wanted(layer);
+      for (const LayerInput input : kInputs) {
+        if (!flow) {
+          if (run) body(layer, input, kept.at({layer, input}));
+          continue;
+        }
+        if (!run && !keep) continue;
+        Tensor c = flow->statistics(layer, input);
+        const std::vector<double> by(static_cast<size_t>(c.rows()),
+                                     1 / static_cast<double>(count_tokens(a.training_.sequences)));
+        a.backend_.compression().scale(a.in_.stream, c, by, {});
+        if (run) body(layer, input, c);
+        if (keep) kept[{layer, input}] = std::move(c);
+      }
+      if (flow) flow->finish_layer(layer);
+    }
+  }
+
+  const AutoCompression& a;
+  bool keep = false;
+  std::map<std::pair<int64_t, LayerInput>, Tensor> kept;
+};
+
+AutoCompression::AutoCompression(AutoInput input)
+    : in_(std::move(input)),
+      backend_(in_.base.backend()),
+      finetuned_(std::make_unique<Model>(backend_, in_.pair.finetuned, in_.pair.finetuned_config)) {
+  for (size_t i = 0; i < in_.pair.tensors.size(); ++i)
+    slots_[in_.pair.tensors[i].name] = static_cast<int>(i);
+}
+
+AutoCompression::~AutoCompression() = default;
+
+std::map<std::string, CodedTensor> AutoCompression::run() {
+  split_text();
+  inputs_ = std::make_unique<Inputs>(*this);
+  measure_sensitivity();
+  measure_spectra();
+  const auto force = [&](bool low_rank, bool whole) {
+    for (MatrixCurve& curve : curves_) {
+      curve.low_rank_weight = low_rank ? 1 : 0;
+      curve.whole_weight = whole ? 1 : 0;
+    }
+  };
+  Coded coded;
+  std::string part = "final";
+  if (in_.options.codes == CodeFamily::kAuto) {
+    double low_rank_predicted = 0, whole_predicted = 0;
+    force(true, false);
+    const Formats low_rank_plan = plan("tiers", &low_rank_predicted);
+    force(false, true);
+    const Formats whole_plan = plan("whole", &whole_predicted);
+    const std::vector<Coded> both = code({{"tiers", low_rank_plan}, {"whole", whole_plan}});
+    weigh_families(both[0], both[1], low_rank_predicted, whole_predicted);
+    const Formats mixed = plan("mixed", nullptr);
+    Formats missing;
+    for (const auto& [name, format] : mixed) {
+      const Coded& known = format.codec == Codec::kLowRank ? both[0] : both[1];
+      const auto it = known.find(name);
+      if (it != known.end() && it->second.format == format) {
+        coded[name] = it->second;
+      } else {
+        missing[name] = format;
+      }
+    }
+    Coded fresh = std::move(code({{"mixed", missing}})[0]);
+    coded.merge(fresh);
+  } else {
+    const bool low_rank = in_.options.codes == CodeFamily::kLowRank;
+    force(low_rank, !low_rank);
+    const std::string label = low_rank ? "tiers" : "whole";
+    coded = std::move(code({{label, plan(label, nullptr)}})[0]);
+  }
+  const double kl = kl_of(coded);
+  findings_.methods.push_back({"auto, not distilled", bits_of(coded), 0, kl, false});
+  findings_.held_back_kl = kl;
+  if (const int64_t steps = distillation_steps(); steps > 0) distil(coded, steps, part);
+  findings_.methods.push_back({"auto", bits_of(coded), 0, findings_.held_back_kl, true});
+  return coded;
+}
+
+/// The last sequences are held back; the fine-tune says what it thinks of all that is needed.
+void AutoCompression::split_text() {
+  const auto& all = in_.sequences;
+  DELTACOME_CHECK(!all.empty());
+  size_t n_held = 0;
+  int64_t tokens = 0;
+  const int64_t most = std::min(kHeldBackTokens, count_tokens(all) / 8);
+  while (n_held + 1 < all.size() && (n_held == 0 || tokens < most))
+    tokens += static_cast<int64_t>(all[all.size() - ++n_held].size());
+  training_.sequences.assign(all.begin(), all.end() - static_cast<int64_t>(n_held));
+  held_back_.sequences.assign(all.end() - static_cast<int64_t>(n_held), all.end());
+  if (n_held == 0) held_back_.sequences = training_.sequences;  // a single sequence is all there is
+  const auto teach = [&](TaughtText& text, const char* stage) {
+    const int64_t n = static_cast<int64_t>(text.sequences.size());
+    text.targets = top_targets(*finetuned_, {}, in_.stream, text.sequences, kTargets,
+                               [&](int64_t done) {
+                                 in_.progress(stage, static_cast<double>(done) / static_cast<double>(n));
+                               });
+  };
+  teach(held_back_, "the fine-tune's predictions, held-back text");
+  if (distillation_steps() == 0) {
+    TaughtText part = first_tokens({training_.sequences, {}}, kSensitivityTokens);
+    teach(part, "the fine-tune's predictions");
+    training_.targets = std::move(part.targets);  // of the first sequences
+  } else {
+    teach(training_, "the fine-tune's predictions");
+  }
+}
+
+/// The KL of a small error e of an output is e F e^T / 2, F the Fisher information of the
+/// prediction; with errors in no special direction tr(F) |e|^2 / (2 n_out). F by gradients of log p
+/// of labels that are drawn from the prediction itself.
+void AutoCompression::measure_sensitivity() {
+  in_.progress("sensitivities", 0);
+  DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
+  std::map<int, double> squares;
+  double n_positions = 0;
+  int64_t batch = 0;
+  TrainingOps& ops = backend_.training();
+  for (const ExpectedTensor& tensor : in_.pair.tensors) {
+    if (tensor.kind == Kind::kProjection) weights.use_finetuned(slots_.at(tensor.name));
+  }
+  weights.on_gradient([&](int slot, const Tensor&, const Tensor& dy) {
+    const Tensor sums = backend_.allocate(DType::kF32, {dy.rows()});
+    std::vector<float> host(static_cast<size_t>(dy.rows()), 0);
+    backend_.upload(in_.stream, std::as_bytes(std::span(host)), sums);
+    ops.add_row_dots(in_.stream, dy, dy, sums);
+    backend_.download(in_.stream, sums, std::as_writable_bytes(std::span(host)));
+    double sum = 0;
+    for (const float x : host) sum += x;
+    // The pass gives gradients of a mean over the batch.
+    squares[slot] += sum * static_cast<double>(batch * batch) / static_cast<double>(dy.cols());
+  });
+  BackwardPass pass(in_.base, in_.stream, weights);
+  const TaughtText sample = first_tokens(training_, kSensitivityTokens);
+  const std::vector<int32_t> labels = draw_labels(sample.targets, in_.options.seed);
+  const double n_sequences = static_cast<double>(sample.sequences.size());
+  for (size_t first = 0; first < sample.sequences.size(); first += 2) {
+    const size_t end = std::min(first + 2, sample.sequences.size());
+    std::vector<std::span<const int32_t>> sequences;
+    batch = 0;
+    for (size_t i = first; i < end; ++i) {
+      sequences.emplace_back(sample.sequences[i]);
+      batch += static_cast<int64_t>(sample.sequences[i].size());
+    }
+    const auto at = static_cast<int64_t>(n_positions);
+    const std::vector<float> certain(static_cast<size_t>(batch), 0);
+    pass.run(sequences, 1, std::span(labels).subspan(static_cast<size_t>(at), static_cast<size_t>(batch)),
+             certain, true);
+    n_positions += static_cast<double>(batch);
+    in_.progress("sensitivities", static_cast<double>(end) / n_sequences);
+  }
+  for (const ExpectedTensor& tensor : in_.pair.tensors) {
+    if (tensor.kind != Kind::kProjection) continue;
+    MatrixCurve curve;
+    curve.name = tensor.name;
+    curve.shape = tensor.shape;
+    curve.sensitivity = 0.5 * squares[slots_.at(tensor.name)] / n_positions;
+    curves_.push_back(std::move(curve));
+  }
+}
+
+void AutoCompression::measure_spectra() {
+  std::map<std::string, std::vector<double>> energy;
+  std::map<std::string, int64_t> n_of_kind;
+  const double n_layers = static_cast<double>(in_.pair.finetuned_config.n_layers);
+  inputs_->for_each(
+      [](int64_t) { return true; },
+      [&](int64_t layer, LayerInput input, const Tensor& c) {
+        in_.progress("spectra", static_cast<double>(layer) / n_layers);
+        const InputFit fit(backend_, in_.stream, c, c.rows());
+        for (MatrixCurve& curve : curves_) {
+          const ExpectedTensor& tensor = in_.pair.tensors[static_cast<size_t>(slots_.at(curve.name))];
+          const std::string kind = tensor_kind(curve.name);
+          if (tensor.layer != layer || input_of(kind) != input) continue;
+          const Tensor d = backend_.allocate(DType::kF64, tensor.shape);
+          backend_.compression().subtract(in_.stream,
+                                          backend_.import_weight(in_.pair.finetuned.at(tensor.name)),
+                                          backend_.import_weight(in_.pair.base.at(tensor.name)), d);
+          const double sensitivity = curve.sensitivity;
+          curve = measure_curve(backend_, in_.stream, curve.name, d, fit);
+          curve.sensitivity = sensitivity;
+          std::vector<double>& sum = energy[kind];
+          sum.resize(std::max(sum.size(), curve.components.size()));
+          double so_far = 0, total = 0;
+          for (const double e : curve.components) total += e;
+          for (size_t i = 0; i < curve.components.size() && total > 0; ++i)
+            sum[i] += (so_far += curve.components[i]) / total;
+          ++n_of_kind[kind];
+        }
+      });
+  for (auto& [kind, values] : energy) {
+    for (double& v : values) v /= static_cast<double>(n_of_kind[kind]);
+    findings_.spectra.push_back({kind, values});
+  }
+}
+
+int64_t AutoCompression::budget_bytes() const {
+  double weights = 0;
+  for (const MatrixCurve& curve : curves_) weights += static_cast<double>(element_count(curve.shape));
+  return static_cast<int64_t>(std::floor(in_.bits * weights / 8));
+}
+
+double AutoCompression::bits_of(const Coded& coded) const {
+  double bytes = 0, weights = 0;
+  for (const MatrixCurve& curve : curves_) {
+    weights += static_cast<double>(element_count(curve.shape));
+    const auto it = coded.find(curve.name);
+    if (it != coded.end()) bytes += static_cast<double>(it->second.blob.size());
+  }
+  return 8 * bytes / weights;
+}
+
+AutoCompression::Formats AutoCompression::plan(const std::string& label, double* predicted) {
+  in_.progress("planning " + label, 0);
+  const std::vector<Allocated> allocated =
+      allocate(curves_, budget_bytes(),
+               {.column_gains = distillation_steps() > 0, .rotation_seed = in_.rotation_seed});
+  Formats out;
+  double loss = 0;
+  for (size_t i = 0; i < curves_.size(); ++i) {
+    loss += allocated[i].loss;
+    if (allocated[i].format) out[curves_[i].name] = *allocated[i].format;
+  }
+  if (predicted != nullptr) *predicted = loss;
+  return out;
+}
+
+/// Codes several plans in one pass over the fine-tune; finished layers come from the work directory.
+std::vector<AutoCompression::Coded> AutoCompression::code(
+    const std::vector<std::pair<std::string, Formats>>& plans) {
+  std::vector<Coded> out(plans.size());
+  const int64_t n_layers = in_.pair.finetuned_config.n_layers;
+  std::vector<std::vector<CodedTensor>> fresh(plans.size());
+  std::set<int64_t> open;
+  for (int64_t layer = 0; layer < n_layers; ++layer) {
+    for (size_t p = 0; p < plans.size(); ++p) {
+      auto done = in_.work.read(layer_part(plans[p].first, layer));
+      if (!done) {
+        open.insert(layer);
+        continue;
+      }
+      for (CodedTensor& tensor : *done) out[p][tensor.name] = std::move(tensor);
+    }
+  }
+  inputs_->for_each(
+      [&](int64_t layer) { return open.contains(layer); },
+      [&](int64_t layer, LayerInput input, const Tensor& c) {
+        InputFit fit(backend_, in_.stream, c, c.rows());
+        for (size_t p = 0; p < plans.size(); ++p) {
+          for (const auto& [name, format] : plans[p].second) {
+            const ExpectedTensor& tensor = in_.pair.tensors[static_cast<size_t>(slots_.at(name))];
+            if (tensor.layer != layer || input_of(tensor_kind(name)) != input) continue;
+            if (out[p].contains(name)) continue;
+            in_.progress(fmt::format("coding {} {}", plans[p].first, name),
+                         static_cast<double>(layer) / static_cast<double>(n_layers));
+            const Tensor d = backend_.allocate(DType::kF64, tensor.shape);
+            backend_.compression().subtract(in_.stream,
+                                            backend_.import_weight(in_.pair.finetuned.at(name)),
+                                            backend_.import_weight(in_.pair.base.at(name)), d);
+            fresh[p].push_back(encode_fit(backend_, in_.stream, name, format, d, fit));
+          }
+          if (input != LayerInput::kDown || in_.work.read(layer_part(plans[p].first, layer))) continue;
+          in_.work.write(layer_part(plans[p].first, layer), fresh[p]);
+          for (CodedTensor& tensor : fresh[p]) out[p][tensor.name] = std::move(tensor);
+          fresh[p].clear();
+        }
+      });
+  return out;
+}
+
+double AutoCompression::kl_of(const Coded& coded) {
+  DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
+  for (const auto& [name, tensor] : coded) weights.use_delta(slots_.at(name), tensor);
+  BackwardPass pass(in_.base, in_.stream, weights);
+  return mean_kl(pass, held_back_);
+}
+
+/// The fine-tune with the matrices of one kind coded.
+double AutoCompression::kl_of_kind(const Coded& coded, const std::string& kind) {
+  DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
+  for (const MatrixCurve& curve : curves_) {
+    const int slot = slots_.at(curve.name);
+    const auto it = coded.find(curve.name);
+    if (tensor_kind(curve.name) != kind) {
+      weights.use_finetuned(slot);
+    } else if (it != coded.end()) {
+      weights.use_delta(slot, it->second);
+    }
+  }
+  BackwardPass pass(in_.base, in_.stream, weights);
+  return mean_kl(pass, first_tokens(held_back_, kWeighedTokens));
+}
+
+void AutoCompression::weigh_families(const Coded& low_rank, const Coded& whole,
+                                     double low_rank_predicted, double whole_predicted) {
+  const double low_rank_kl = kl_of(low_rank), whole_kl = kl_of(whole);
+  findings_.methods.push_back({"tiers", bits_of(low_rank), 0, low_rank_kl, false});
+  findings_.methods.push_back({"codes of the whole delta", bits_of(whole), 0, whole_kl, false});
+  double low_rank_weight = low_rank_kl / std::max(low_rank_predicted, 1e-12);
+  double whole_weight = whole_kl / std::max(whole_predicted, 1e-12);
+  if (const int64_t steps = distillation_steps() / 8; steps > 0) {
+    // What distillation leaves of each decides, not what it finds.
+    const auto distilled = [&](Coded coded, const std::string& part) {
+      distil(coded, steps, part);
+      return findings_.held_back_kl;
+    };
+    const double low_rank_left = distilled(low_rank, "tiers-distilled");
+    const double whole_left = distilled(whole, "whole-distilled");
+    findings_.methods.push_back({"tiers, shortly distilled", bits_of(low_rank), 0, low_rank_left, false});
+    findings_.methods.push_back({"whole, shortly distilled", bits_of(whole), 0, whole_left, false});
+    low_rank_weight = low_rank_left / std::max(low_rank_predicted, 1e-12);
+    whole_weight = whole_left / std::max(whole_predicted, 1e-12);
+  }
+  for (MatrixCurve& curve : curves_) {
+    curve.low_rank_weight = std::clamp(low_rank_weight / whole_weight, kLeastWeight, kLargestWeight);
+    curve.whole_weight = 1;
+  }
+  std::set<std::string> kinds;
+  for (const MatrixCurve& curve : curves_) kinds.insert(tensor_kind(curve.name));
+  for (const std::string& kind : kinds) {
+    in_.progress("weighing " + kind, 0);
+    findings_.choices.push_back({kind, "", kl_of_kind(low_rank, kind), kl_of_kind(whole, kind)});
+  }
+}
+
+int64_t AutoCompression::distillation_steps() const {
+  return in_.options.distill_steps.value_or(0);
+}
+
+void AutoCompression::distil(Coded& coded, int64_t steps, const std::string& part) {
+  DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
+  for (const auto& [name, tensor] : coded) weights.use_delta(slots_.at(name), tensor);
+  weights.create_parameters();
+  BackwardPass pass(in_.base, in_.stream, weights);
+  DistillState state;
+  const std::string file = part + "-distillation";
+  if (const auto saved = in_.work.read(file)) state = unpack_state(*saved);
+  DistillOptions options{.steps = steps, .seed = in_.options.seed};
+  distill(weights, pass, backend_, in_.stream, training_, held_back_, options, state,
+          [&](const DistillState& now) {
+            in_.progress(fmt::format("distilling, KL {:.5f}", now.best_kl),
+                         static_cast<double>(now.step) / static_cast<double>(steps));
+            in_.work.write(file, pack_state(now));
+          });
+  for (auto& [name, tensor] : coded) tensor = weights.trained(slots_.at(name));
+  for (const ExpectedTensor& tensor : in_.pair.tensors) {
+    if (tensor.kind == Kind::kNorm) coded[tensor.name] = weights.trained_norm(slots_.at(tensor.name));
+  }
+  findings_.curve = state.curve;
+  findings_.held_back_kl = state.best_kl;
+}
+
+}  // namespace deltacome

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "compress/allocate.h"
+#include "compress/checkpoints.h"
+#include "compress/distill.h"
+#include "compress/report.h"
+#include "compress/work_directory.h"
+#include "deltacome/compress.h"
+#include "model/model.h"
+
+namespace deltacome {
+
+/// What the method `auto` works on.
+struct AutoInput {
+  const CompressOptions& options;
+  double bits = 1;  // the budget of this run
+  const CheckpointPair& pair;
+  const Model& base;
+  Stream& stream;
+  std::shared_ptr<DeviceVariant> outer;  // has the delta's embedding and head
+  const std::vector<std::vector<int32_t>>& sequences;  // calibration text
+  uint64_t rotation_seed = 0;
+  const WorkDirectory& work;
+  std::function<void(const std::string& stage, double done)> progress;
+};
+
+/// What it found out on the way.
+struct AutoFindings {
+  std::vector<ReportData::Spectrum> spectra;
+  std::vector<ReportData::Choice> choices;
+  std::vector<ReportData::MethodPoint> methods;
+  std::vector<DistillPoint> curve;
+  double held_back_kl = -1;
+};
+
+/// Codes the projections of a fine-tune, and distils what is not a code:
+///   1. what each output is worth: the Fisher information of the fine-tune's own predictions
+///   2. spectra of all deltas under the inputs of the fine-tune
+///   3. two plans within the whole budget, of tiers and of codes of the whole delta; both are coded
+///   4. their measured effect on the model's output, kind by kind, weighs the families
+///   5. the plan of least predicted KL over both; what it takes anew is coded
+///   6. distillation of gains, singular values and norms
+class AutoCompression {
+ public:
+  explicit AutoCompression(AutoInput input);
+  ~AutoCompression();
+  /// Projections and norms, by name. A projection that is missing has no delta.
+  std::map<std::string, CodedTensor> run();
+  const AutoFindings& findings() const noexcept { return findings_; }
+
+ private:
+  using Formats = std::map<std::string, MatrixFormat>;
+  using Coded = std::map<std::string, CodedTensor>;
+  struct Inputs;
+
+  void split_text();
+  void measure_sensitivity();
+  void measure_spectra();
+  Formats plan(const std::string& label, double* predicted);
+  std::vector<Coded> code(const std::vector<std::pair<std::string, Formats>>& plans);
+  void weigh_families(const Coded& low_rank, const Coded& whole, double low_rank_predicted,
+                      double whole_predicted);
+  double kl_of(const Coded& coded);
+  double kl_of_kind(const Coded& coded, const std::string& kind);
+  void distil(Coded& coded, int64_t steps, const std::string& part);
+  int64_t distillation_steps() const;
+  int64_t budget_bytes() const;
+  double bits_of(const Coded& coded) const;
+
+  AutoInput in_;
+  Backend& backend_;
+  std::unique_ptr<Model> finetuned_;
+  TaughtText training_, held_back_;
+  std::map<std::string, int> slots_;
+  std::vector<MatrixCurve> curves_;  // in model order
+  std::unique_ptr<Inputs> inputs_;
+  AutoFindings findings_;
+};
+
+}  // namespace deltacome

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compress/distill.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <numbers>
+#include <numeric>
+#include <random>
+
+#include "core/check.h"
+
+namespace deltacome {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kMeasurements = 12;    // of the held-back text on the way
+constexpr int64_t kEvaluated = 4;        // sequences that are measured at a time
+constexpr double kSaveEvery = 20;        // seconds
+constexpr int64_t kLongestWarmUp = 20;   // steps
+
+/// The sequences of a step: every epoch in another order.
+class Schedule {
+ public:
+  Schedule(size_t n, uint64_t seed) : n_(n), random_(seed) {}
+  size_t next() {
+    if (at_ == order_.size()) {
+      order_.resize(n_);
+      std::iota(order_.begin(), order_.end(), size_t{0});
+      for (size_t i = n_; i > 1; --i) std::swap(order_[i - 1], order_[random_() % i]);
+      at_ = 0;
+    }
+    return order_[at_++];
+  }
+
+ private:
+  size_t n_, at_ = 0;
+  std::mt19937_64 random_;
+  std::vector<size_t> order_;
+};
+
+std::vector<int64_t> offsets_of(const TaughtText& text) {
+  std::vector<int64_t> out{0};
+  for (const auto& sequence : text.sequences)
+    out.push_back(out.back() + static_cast<int64_t>(sequence.size()));
+  return out;
+}
+
+/// One run over some sequences of a text.
+double run_on(BackwardPass& pass, const TaughtText& text, const std::vector<int64_t>& offsets,
+              std::span<const size_t> chosen, bool backward) {
+  std::vector<std::span<const int32_t>> sequences;
+  std::vector<int32_t> ids;
+  std::vector<float> log_p;
+  const int64_t k = text.targets.k;
+  for (const size_t i : chosen) {
+    sequences.emplace_back(text.sequences[i]);
+    const auto first = offsets[i] * k, last = offsets[i + 1] * k;
+    ids.insert(ids.end(), text.targets.ids.begin() + first, text.targets.ids.begin() + last);
+    log_p.insert(log_p.end(), text.targets.log_p.begin() + first, text.targets.log_p.begin() + last);
+  }
+  return pass.run(sequences, k, ids, log_p, backward);
+}
+
+void put(Backend& backend, Stream& stream, const std::vector<float>& from, const Tensor& to) {
+  backend.upload(stream, std::as_bytes(std::span(from)), to);
+}
+
+std::vector<float> get(Backend& backend, Stream& stream, const Tensor& from) {
+  std::vector<float> out(static_cast<size_t>(from.size()));
+  backend.download(stream, from, std::as_writable_bytes(std::span(out)));
+  return out;
+}
+
+/// Warm-up, then half a cosine to zero.
+float schedule(int64_t step, int64_t steps) {
+  const auto warm_up = static_cast<double>(std::clamp<int64_t>(steps / 10, 1, kLongestWarmUp));
+  const double done = static_cast<double>(step) / static_cast<double>(steps);
+  return static_cast<float>(std::min(1.0, static_cast<double>(step + 1) / warm_up) *
+                            (0.5 + 0.5 * std::cos(std::numbers::pi * done)));
+}
+
+}  // namespace
+
+double mean_kl(BackwardPass& pass, const TaughtText& text) {
+  const std::vector<int64_t> offsets = offsets_of(text);
+  double sum = 0;
+  for (size_t first = 0; first < text.sequences.size(); first += kEvaluated) {
+    std::vector<size_t> chosen(std::min<size_t>(kEvaluated, text.sequences.size() - first));
+    std::iota(chosen.begin(), chosen.end(), first);
+    const int64_t n = offsets[first + chosen.size()] - offsets[first];
+    sum += run_on(pass, text, offsets, chosen, false) * static_cast<double>(n);
+  }
+  return sum / static_cast<double>(offsets.back());
+}
+
+void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream& stream,
+             const TaughtText& training, const TaughtText& held_back, const DistillOptions& options,
+             DistillState& state, const std::function<void(const DistillState&)>& save) {
+  const auto start = Clock::now();
+  const auto n = static_cast<size_t>(weights.n_parameters());
+  const double before = state.curve.empty() ? 0 : state.curve.back().seconds;
+  const auto seconds = [&] {
+    return before + std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  const Tensor m = backend.allocate(DType::kF32, {static_cast<int64_t>(n)});
+  const Tensor v = backend.allocate(DType::kF32, {static_cast<int64_t>(n)});
+  if (state.curve.empty()) {
+    state.first_moments.assign(n, 0);
+    state.second_moments.assign(n, 0);
+    state.best = state.values = get(backend, stream, weights.values());
+    state.best_kl = mean_kl(pass, held_back);
+    state.curve.push_back({0, seconds(), state.best_kl, state.best_kl});
+  }
+  DELTACOME_CHECK(state.values.size() == n && state.first_moments.size() == n);
+  put(backend, stream, state.values, weights.values());
+  put(backend, stream, state.first_moments, m);
+  put(backend, stream, state.second_moments, v);
+
+  const std::vector<int64_t> offsets = offsets_of(training);
+  const auto per_step = static_cast<size_t>(
+      std::min<int64_t>(options.sequences_per_step, static_cast<int64_t>(training.sequences.size())));
+  Schedule order(training.sequences.size(), options.seed);
+  const int64_t every = std::max<int64_t>(1, options.steps / kMeasurements);
+  const int64_t n_norms = weights.n_norm_parameters();
+  double saved = seconds(), training_sum = 0;
+  int64_t summed = 0;
+  for (int64_t step = 0; step < options.steps; ++step) {
+    std::vector<size_t> chosen;
+    for (size_t i = 0; i < per_step; ++i) chosen.push_back(order.next());
+    if (step < state.step) continue;  // done before
+    const bool over = seconds() > options.limit_s;
+    if (!over) {
+      training_sum += run_on(pass, training, offsets, chosen, true);
+      ++summed;
+      weights.finish_gradients();
+      AdamStep adam{.rate = options.norm_rate * schedule(step, options.steps), .step = step + 1};
+      const auto part = [&](const Tensor& all, bool of_norms) {
+        return of_norms ? all.slice(0, n_norms) : all.slice(n_norms, all.size() - n_norms);
+      };
+      for (const bool of_norms : {true, false}) {
+        if (!of_norms) adam.rate = options.rate * schedule(step, options.steps);
+        backend.training().adam(stream, adam, part(weights.values(), of_norms),
+                                part(weights.gradients(), of_norms), part(m, of_norms),
+                                part(v, of_norms));
+      }
+      state.step = step + 1;
+    }
+    const bool last = over || step + 1 == options.steps;
+    if (last || state.step % every == 0) {
+      const double kl = mean_kl(pass, held_back);
+      state.curve.push_back({state.step, seconds(),
+                             summed > 0 ? training_sum / static_cast<double>(summed) : kl, kl});
+      training_sum = 0;
+      summed = 0;
+      if (kl < state.best_kl) {
+        state.best_kl = kl;
+        state.best = get(backend, stream, weights.values());
+      }
+      // Saved where it was measured, so that a resumed run has the same sums.
+      if (save && (last || seconds() - saved > kSaveEvery)) {
+        state.values = get(backend, stream, weights.values());
+        state.first_moments = get(backend, stream, m);
+        state.second_moments = get(backend, stream, v);
+        save(state);
+        saved = seconds();
+      }
+    }
+    if (last) break;
+  }
+  put(backend, stream, state.best, weights.values());
+}
+
+}  // namespace deltacome
