@@ -19,8 +19,7 @@ std::unique_ptr<AttentionPlan> plan_positions(Backend& backend, std::span<const 
   const std::vector<int32_t> blocks(static_cast<size_t>(KvCache::blocks_for(longest)));
   std::vector<SequenceChunk> chunks;
   for (const int64_t n : lengths) {
-    chunks.push_back(
-        {n, 0, std::span(blocks).first(static_cast<size_t>(KvCache::blocks_for(n)))});
+    chunks.push_back({n, 0, std::span(blocks).first(static_cast<size_t>(KvCache::blocks_for(n)))});
   }
   return backend.plan_attention(chunks);
 }
@@ -76,8 +75,8 @@ double BackwardPass::run(std::span<const std::span<const int32_t>> sequences, in
   }
   const Weight& final_norm = model_.weights().final_norm;
   norm(final_norm, hidden_.back(), a_.d_normed);
-  const double loss = head_->run(a_.d_normed, target_ids, target_log_p,
-                                 backward ? a_.d_hidden : Tensor{});
+  const double loss =
+      head_->run(a_.d_normed, target_ids, target_log_p, backward ? a_.d_hidden : Tensor{});
   if (!backward) return loss;
   norm_backward(final_norm, hidden_.back(), a_.d_hidden, a_.d_hidden);
   for (int64_t i = n_layers - 1; i >= 0; --i) {
@@ -115,8 +114,7 @@ void BackwardPass::take_buffers() {
                             .reshaped({config.n_layers + 1, n_rows_, config.hidden_size});
   hidden_.resize(n_states);
   for (size_t i = 0; i < n_states; ++i) {
-    hidden_[i] =
-        states.slice(static_cast<int64_t>(i), 1).reshaped({n_rows_, config.hidden_size});
+    hidden_[i] = states.slice(static_cast<int64_t>(i), 1).reshaped({n_rows_, config.hidden_size});
   }
   for (Tensor* x : {&a_.attention_in, &a_.middle, &a_.mlp_in, &a_.d_hidden, &a_.d_normed})
     *x = rows(config.hidden_size);
@@ -128,8 +126,8 @@ void BackwardPass::take_buffers() {
 }
 
 void BackwardPass::norm(const Weight& w, const Tensor& x, const Tensor& y) {
-  backend_.rms_norm(stream_, *base_rows_, w.slot, x, weights_.norm(w),
-                    model_.config().rms_norm_eps, y);
+  backend_.rms_norm(stream_, *base_rows_, w.slot, x, weights_.norm(w), model_.config().rms_norm_eps,
+                    y);
 }
 
 void BackwardPass::norm_backward(const Weight& w, const Tensor& x, const Tensor& dy,

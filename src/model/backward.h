@@ -19,9 +19,9 @@ class TrainedWeights {
   virtual ~TrainedWeights() = default;
   /// The effective weight [n_out, n_in]; valid until the next call of projection().
   virtual Tensor projection(const LinearWeights& w) = 0;
-  virtual Tensor bias(const LinearWeights& w) = 0;      // [n_out] or empty
-  virtual Tensor norm(const Weight& w) = 0;             // [d]
-  virtual Tensor norm_gradient(const Weight& w) = 0;    // [d], added to; empty = not wanted
+  virtual Tensor bias(const LinearWeights& w) = 0;    // [n_out] or empty
+  virtual Tensor norm(const Weight& w) = 0;           // [d]
+  virtual Tensor norm_gradient(const Weight& w) = 0;  // [d], added to; empty = not wanted
   /// Rows of lm_head, delta included: [count, hidden]; valid until the next call.
   virtual Tensor head_rows(int64_t first, int64_t count) = 0;
   virtual int64_t vocab_size() = 0;
@@ -61,17 +61,17 @@ class BackwardPass {
  private:
   /// The inside of one layer, and gradients; rows are tokens, f32.
   struct Activations {
-    Tensor attention_in;    // [n, hidden] input of q, k, v
-    Tensor q_raw, k_raw;    // [n, heads * head_dim] before the q/k norms; q, k without these
-    Tensor q, k, v;         // [n, heads * head_dim] as attention takes them
-    Tensor mixed;           // [n, n_heads * head_dim] attention's output
-    Tensor middle;          // [n, hidden] residual stream between attention and MLP
-    Tensor mlp_in;          // [n, hidden] input of gate, up
-    Tensor gate, up;        // [n, intermediate]
-    Tensor product;         // [n, intermediate] silu(gate) * up, the input of down
-    Tensor d_hidden;        // [n, hidden] gradient of the residual stream
-    Tensor d_normed;        // [n, hidden]
-    Tensor dq, dk, dv;      // as q, k, v
+    Tensor attention_in;  // [n, hidden] input of q, k, v
+    Tensor q_raw, k_raw;  // [n, heads * head_dim] before the q/k norms; q, k without these
+    Tensor q, k, v;       // [n, heads * head_dim] as attention takes them
+    Tensor mixed;         // [n, n_heads * head_dim] attention's output
+    Tensor middle;        // [n, hidden] residual stream between attention and MLP
+    Tensor mlp_in;        // [n, hidden] input of gate, up
+    Tensor gate, up;      // [n, intermediate]
+    Tensor product;       // [n, intermediate] silu(gate) * up, the input of down
+    Tensor d_hidden;      // [n, hidden] gradient of the residual stream
+    Tensor d_normed;      // [n, hidden]
+    Tensor dq, dk, dv;    // as q, k, v
   };
 
   /// Plans and buffers for sequences of these lengths.

@@ -10,7 +10,7 @@
 namespace deltacome {
 namespace {
 
-constexpr int64_t kBatchTokens = 2048;     // of one forward pass
+constexpr int64_t kBatchTokens = 2048;       // of one forward pass
 constexpr int64_t kLogitElements = 1 << 22;  // of logits in memory at a time: 16 MiB
 
 /// The k largest of a row in one pass: what is not above the k-th largest so far is skipped, the
@@ -89,8 +89,7 @@ TopTargets top_targets(const Model& model, const Variant& variant, Stream& strea
                        int64_t vocab_limit, const std::function<void(int64_t)>& on_progress) {
   DELTACOME_CHECK(k > 0 && vocab_limit >= 0);
   const int64_t width = model.vocab_size(variant);
-  const auto vocab =
-      static_cast<size_t>(vocab_limit > 0 ? std::min(width, vocab_limit) : width);
+  const auto vocab = static_cast<size_t>(vocab_limit > 0 ? std::min(width, vocab_limit) : width);
   TopTargets out;
   out.k = std::min(k, static_cast<int64_t>(vocab));
   TopSelector selector(out.k);
@@ -99,9 +98,9 @@ TopTargets top_targets(const Model& model, const Variant& variant, Stream& strea
   while (begin < sequences.size()) {
     size_t end = begin;
     int64_t n_tokens = 0;
-    while (end < sequences.size() &&
-           (end == begin ||
-            n_tokens + static_cast<int64_t>(sequences[end].size()) <= kBatchTokens)) {
+    while (
+        end < sequences.size() &&
+        (end == begin || n_tokens + static_cast<int64_t>(sequences[end].size()) <= kBatchTokens)) {
       n_tokens += static_cast<int64_t>(sequences[end++].size());
     }
     const HiddenRows rows = run(model, variant, stream, sequences.subspan(begin, end - begin));

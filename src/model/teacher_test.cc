@@ -17,8 +17,7 @@ using testing::TinyModel;
 void expect_targets(const TinyModel& tiny, const Variant& variant,
                     const std::vector<std::vector<int32_t>>& sequences, int64_t k,
                     int64_t vocab_limit) {
-  const TopTargets got =
-      top_targets(tiny.model, variant, *tiny.stream, sequences, k, vocab_limit);
+  const TopTargets got = top_targets(tiny.model, variant, *tiny.stream, sequences, k, vocab_limit);
   const auto width = static_cast<size_t>(tiny.model.config().vocab_size);
   const size_t vocab = vocab_limit > 0 ? std::min(width, static_cast<size_t>(vocab_limit)) : width;
   const std::vector<float> logits = tiny.logits(variant, sequences);

@@ -43,7 +43,8 @@ struct TinyModel {
 
   std::vector<std::vector<int32_t>> random_sequences(const std::vector<int64_t>& lengths) const {
     std::mt19937 rng(7);
-    std::uniform_int_distribution<int32_t> id(0, static_cast<int32_t>(model.config().vocab_size) - 1);
+    std::uniform_int_distribution<int32_t> id(0,
+                                              static_cast<int32_t>(model.config().vocab_size) - 1);
     std::vector<std::vector<int32_t>> out;
     for (const int64_t n : lengths) {
       out.emplace_back(static_cast<size_t>(n));

@@ -20,8 +20,7 @@ double TrainingHead::run(const Tensor& hidden, const Tensor& ids, const Tensor& 
                          const Tensor& d_hidden) {
   const int64_t n = hidden.rows(), width = hidden.cols(), vocab = weights_.vocab_size();
   DELTACOME_CHECK(n > 0 && ids.rows() == n && ids.cols() <= vocab);
-  const int64_t most =
-      std::clamp<int64_t>(limits_.logit_elements / vocab, 1, limits_.logit_rows);
+  const int64_t most = std::clamp<int64_t>(limits_.logit_elements / vocab, 1, limits_.logit_rows);
   const int64_t n_pieces = (n + most - 1) / most;
   const int64_t rows = (n + n_pieces - 1) / n_pieces;
   const bool whole = vocab * width <= limits_.head_elements;
@@ -60,7 +59,7 @@ double TrainingHead::run_in_pieces(int64_t piece, const Tensor& hidden, const Te
     ops_.matmul(stream_, weights_.head_rows(first, count), false, hidden, true, 0,
                 transposed.slice(first, count));
   }
-  ops_.matmul(stream_, transposed, true, identity(n), false, 0, logits);
+  ops_.matmul(stream_, identity(n), false, transposed, true, 0, logits);
   const double loss = ops_.kl_gradient(stream_, logits, vocab, ids, log_p, weight);
   if (d_hidden.empty()) return loss;
   ops_.matmul(stream_, logits, true, identity(n), false, 0, transposed);

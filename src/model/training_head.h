@@ -19,8 +19,8 @@ class TrainingHead {
 
  private:
   /// lm_head whole: logits [rows, vocab] = hidden head^T.
-  double run_whole(const Tensor& head, const Tensor& hidden, const Tensor& ids,
-                   const Tensor& log_p, float weight, const Tensor& d_hidden);
+  double run_whole(const Tensor& head, const Tensor& hidden, const Tensor& ids, const Tensor& log_p,
+                   float weight, const Tensor& d_hidden);
   /// lm_head in pieces of `piece` rows.
   double run_in_pieces(int64_t piece, const Tensor& hidden, const Tensor& ids, const Tensor& log_p,
                        float weight, const Tensor& d_hidden);
