@@ -19,6 +19,9 @@ std::string plan_of(const TensorInfo& tensor) {
   for (const TierInfo& tier : tensor.tiers) {
     plan += fmt::format(" {}:{}/{}", tier.rank, tier.v_bits, tier.u_bits);
   }
+  if (tensor.vector_dim > 0)
+    plan += fmt::format(" {} ({:.3g} bit)", tensor.vector_dim, 8.0 / tensor.vector_dim);
+  if (tensor.row_gain || tensor.column_gain) plan += " + gains";
   return plan;
 }
 
@@ -66,6 +69,12 @@ ordered_json to_json(const TensorInfo& tensor) {
   for (const TierInfo& tier : tensor.tiers) {
     tiers.push_back({{"rank", tier.rank}, {"v_bits", tier.v_bits}, {"u_bits", tier.u_bits}});
   }
+  ordered_json vector = nullptr;
+  if (tensor.vector_dim > 0)
+    vector = {{"dim", tensor.vector_dim}, {"bits", 8.0 / tensor.vector_dim}};
+  ordered_json gains = ordered_json::array();
+  if (tensor.row_gain) gains.push_back("row");
+  if (tensor.column_gain) gains.push_back("column");
   return {{"name", tensor.name},
           {"kind", tensor.kind},
           {"codec", tensor.codec},
@@ -74,6 +83,8 @@ ordered_json to_json(const TensorInfo& tensor) {
           {"bits_per_weight", tensor.bits_per_weight},
           {"rank", tensor.rank},
           {"tiers", tiers},
+          {"vector", vector},
+          {"gains", gains},
           {"relative_error", measured(tensor.relative_error)},
           {"energy", measured(tensor.energy)},
           {"stable_rank", measured(tensor.stable_rank)}};

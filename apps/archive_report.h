@@ -14,7 +14,8 @@ namespace deltacome::cli {
 /// nowhere).
 struct KindReport {
   std::string kind;
-  std::string plan;  // "lowrank 2:8/8 30:3/3" (rank:V bits/U bits), "mixed" if tensors differ
+  std::string plan;  // "lowrank 2:8/8 30:3/3" (rank:V bits/U bits), "vector 8 (1 bit) + gains"
+                     // (weights a code), "mixed" if tensors differ
   int64_t tensors = 0, bytes = 0, weights = 0;
   double rank = 0, relative_error = -1, energy = -1, stable_rank = -1;
   double bits_per_weight() const {

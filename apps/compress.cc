@@ -15,9 +15,9 @@ namespace deltacome::cli {
 namespace {
 
 struct Options {
-  std::string base, finetuned, out, method = "come";
+  std::string base, finetuned, out, method = "auto", profile = "balanced", codes = "auto";
   std::vector<std::string> calibration;
-  std::optional<std::string> held_out;
+  std::optional<std::string> held_out, report;
   CompressOptions compress;
   bool json = false;
 };
@@ -25,7 +25,20 @@ struct Options {
 Method method_of(const std::string& name) {
   if (name == "lowrank") return Method::kLowRank;
   if (name == "bitdelta") return Method::kBitDelta;
-  return Method::kCome;
+  if (name == "come") return Method::kCome;
+  return Method::kAuto;
+}
+
+Profile profile_of(const std::string& name) {
+  if (name == "fast") return Profile::kFast;
+  if (name == "best") return Profile::kBest;
+  return Profile::kBalanced;
+}
+
+CodeFamily codes_of(const std::string& name) {
+  if (name == "lowrank") return CodeFamily::kLowRank;
+  if (name == "whole") return CodeFamily::kWhole;
+  return CodeFamily::kAuto;
 }
 
 void show(Progress& line, const CompressProgress& p) {
@@ -79,6 +92,9 @@ void compress(const Options& options) {
   request.finetuned = options.finetuned;
   request.out = options.out;
   request.method = method_of(options.method);
+  request.profile = profile_of(options.profile);
+  request.codes = codes_of(options.codes);
+  if (options.report) request.report = *options.report;
   request.calibration.assign(options.calibration.begin(), options.calibration.end());
   if (options.held_out) request.held_out = *options.held_out;
 
@@ -113,9 +129,27 @@ void add_compress(CLI::App& program) {
                 "Stored bits per projection weight, everything included; default 1")
       ->type_name("X")
       ->check(CLI::Validator(check_bits, ""));
-  c->add_option("--method", o->method, "come (default), lowrank or bitdelta")
+  c->add_option("--method", o->method, "auto (default), come, lowrank or bitdelta")
       ->type_name("NAME")
-      ->check(CLI::IsMember({"come", "lowrank", "bitdelta"}));
+      ->check(CLI::IsMember({"auto", "come", "lowrank", "bitdelta"}));
+  c->add_option("--profile", o->profile,
+                "Work of auto: fast (no distillation), balanced (default) or best")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"fast", "balanced", "best"}));
+  c->add_option("--distill", o->compress.distill_minutes,
+                "Minutes of distillation of gains, singular values and norms; default by profile, "
+                "0 = none")
+      ->type_name("MINUTES")
+      ->check(CLI::Range(0.0, 1e5));
+  c->add_option("--codes", o->codes,
+                "Codes that auto may use: auto (default), lowrank or whole")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"auto", "lowrank", "whole"}));
+  c->add_option("--target-kl", o->compress.target_kl,
+                "The smallest archive whose held-out KL is at most K, instead of --bits")
+      ->type_name("K")
+      ->check(CLI::PositiveNumber);
+  add_path(*c, "--report", o->report, "Directory for an HTML report of what was measured", "DIR");
   add_path(*c, "--calib", o->calibration,
            "Calibration text: .jsonl with \"text\", or plain; repeatable", "FILE")
       ->allow_extra_args(false);

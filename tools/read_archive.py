@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 import pathlib
+import re
 import struct
 import sys
 
@@ -26,6 +27,10 @@ ELEMENT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 HALF_ULP = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}
 SMALLEST = {"F64": 0.0, "F32": 2.0**-150, "F16": 2.0**-25, "BF16": 2.0**-134}  # half a subnormal step
 ALIGNMENT = 16
+BOOK_SOURCES = {"gauss-1": pathlib.Path(__file__).resolve().parents[1] / "src/quant/code_books.inc"}
+BOOK_ENTRIES, BOOK_STEP = 256, 1 / 32
+# The program works in float32 where it applies gains and rotations.
+FLOAT_SLACK = 2.0**-20
 
 
 def to_double(raw, dtype):
@@ -56,6 +61,37 @@ def read_checkpoint(directory):
     for shard in sorted(set(json.loads(index.read_text())["weight_map"].values())):
         tensors.update(read_safetensors(directory / shard))
     return tensors
+
+
+def code_book(name, dim):
+    """Entries [256, dim] of a global code book."""
+    if name not in BOOK_SOURCES:
+        raise ValueError(f"unknown code book {name}")
+    found = re.search(rf"kBook{dim}\[256 \* {dim}\] = {{(.*?)}};", BOOK_SOURCES[name].read_text(), re.DOTALL)
+    if not found:
+        raise ValueError(f"no code book of dimension {dim}")
+    return np.array(re.findall(r"-?\d+", found[1]), np.float64).reshape(BOOK_ENTRIES, dim) * BOOK_STEP
+
+
+def rotation_signs(seed, n):
+    """+1 or -1 [n]: bit 0 of the outputs of splitmix64, started at seed + n, is 0 or 1."""
+    with np.errstate(over="ignore"):
+        steps = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9e3779b97f4a7c15)
+        z = np.uint64((seed + n) % 2**64) + steps
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xbf58476d1ce4e5b9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94d049bb133111eb)
+        z ^= z >> np.uint64(31)
+    return 1.0 - 2.0 * (z & np.uint64(1)).astype(np.float64)
+
+
+def unrotate(rows, rotation):
+    """rows [n, n_in] times R^T: Hadamard blocks, then signs."""
+    block, n_in = rotation["block"], rows.shape[1]
+    hadamard = np.ones((1, 1))
+    while len(hadamard) < block:
+        hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
+    out = rows.reshape(-1, block) @ hadamard / np.sqrt(block)
+    return out.reshape(-1, n_in) * rotation_signs(rotation["seed"], n_in)
 
 
 class Blob:
@@ -99,6 +135,17 @@ class Blob:
         scales = scales.repeat(per_row, 0)[:rows].repeat(per_col, 1)[:, :cols]
         return scales * (codes.astype(np.float64) - (2**bits - 1) / 2)
 
+    def vectors(self, book, rows, cols):
+        """Values [rows, cols] of a vector code, still rotated: scale of the row * its entries."""
+        scales = to_double(self.take(2 * rows), "F16")
+        per_row = -(-cols // book["dim"])
+        codes = np.frombuffer(self.take(rows * per_row), np.uint8)
+        entries = code_book(book["id"], book["dim"])[codes]
+        return scales[:, None] * entries.reshape(rows, -1)[:, :cols]
+
+    def gains(self, n):
+        return 2.0**((np.frombuffer(self.take(n), np.uint8).astype(np.float64) - 128) / 64)
+
 
 def decode(entry, data):
     """(delta [base_rows, n_in] or None, whole values or added rows or None), float64."""
@@ -120,8 +167,17 @@ def decode(entry, data):
             ut = blob.array(tier["u"], tier["rank"], rows)
             delta += (ut.T * s[first:first + tier["rank"]]) @ v
             first += tier["rank"]
+    elif entry["codec"] == "vector":
+        delta = unrotate(blob.vectors(entry["book"], rows, n_in), entry["rotation"])
     else:
         raise ValueError(f"unknown codec {entry['codec']}")
+    gains = entry.get("gains", [])
+    if set(gains) - {"row", "column"}:
+        raise ValueError(f"unknown gains {gains}")
+    if "row" in gains:
+        delta *= blob.gains(rows)[:, None]
+    if "column" in gains:
+        delta *= blob.gains(n_in)
     added = None
     if n_out > rows:
         size = (n_out - rows) * n_in * ELEMENT_BYTES[entry["dtype"]]
@@ -172,6 +228,9 @@ def compare(archive, base_dir, merged_dir):
         got = to_double(data, dtype).reshape(shape)
         # The merge may add in float32: its rounding comes on top of that to the stored type.
         allowed = (HALF_ULP[dtype] + 2.0**-20) * np.abs(want) + SMALLEST[dtype] + 2.0**-30 * np.abs(want).max()
+        entry = archive.entries.get(name, {})
+        if entry.get("codec") == "vector" or "gains" in entry:
+            allowed += FLOAT_SLACK * np.abs(archive.decode(name)[0]).max()
         excess = np.abs(got - want) / np.maximum(allowed, 1e-300)
         if excess.size and excess.max() > worst:
             worst = float(excess.max())

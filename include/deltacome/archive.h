@@ -20,12 +20,14 @@ struct TierInfo {
 struct TensorInfo {
   std::string name;
   std::string kind;   // "q_proj", ..., "down_proj", "embed_tokens", "lm_head", "norm", "bias"
-  std::string codec;  // "raw", "dense", "lowrank"
+  std::string codec;  // "raw", "dense", "lowrank", "vector"
   std::vector<int64_t> shape;
   int64_t bytes = 0;           // stored, everything included
   double bits_per_weight = 0;  // 8 * bytes / elements
   int64_t rank = 0;
   std::vector<TierInfo> tiers;
+  int vector_dim = 0;  // weights a code of 8 bits stands for; 0: no vector code
+  bool row_gain = false, column_gain = false;  // stored beside the codes
   double relative_error = -1;  // E|(dW' - dW) x|^2 / E|dW x|^2 over the calibration inputs
   double energy = -1;          // share of |dW|_F^2 in the kept components
   double stable_rank = -1;     // |dW|_F^2 / s_1^2

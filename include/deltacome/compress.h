@@ -13,15 +13,31 @@
 namespace deltacome {
 
 enum class Method {
+  kAuto,      // the best of low-rank tiers and codes of the whole delta, measured; distilled
   kCome,      // Delta-CoMe: singular vectors in tiers of 8, 3 and 2 bits (arXiv:2406.08903)
   kLowRank,   // truncated SVD, 16-bit factors
   kBitDelta,  // sign of the delta and one scale per matrix (arXiv:2402.10193)
 };
 
+/// How much work `auto` does. fast: no distillation; balanced and best: a shorter and a longer one.
+enum class Profile { kFast, kBalanced, kBest };
+
+/// Codes that `auto` may use.
+enum class CodeFamily {
+  kAuto,     // what measures best, matrix by matrix
+  kLowRank,  // tiers of singular vectors only
+  kWhole,    // codes of the whole delta only
+};
+
 struct CompressOptions {
   std::filesystem::path base, finetuned, out;
   double bits = 1.0;  // stored bits per projection weight, everything included
-  Method method = Method::kCome;
+  Method method = Method::kAuto;
+  Profile profile = Profile::kBalanced;
+  CodeFamily codes = CodeFamily::kAuto;
+  std::optional<double> distill_minutes;  // of auto and bitdelta; 0 = none; unset: by the profile
+  std::optional<double> target_kl;        // the smallest archive with at most this held-out KL
+  std::optional<std::filesystem::path> report;  // directory for an HTML report
   std::vector<std::filesystem::path> calibration;  // .jsonl with "text", or plain text
   int64_t calibration_tokens = 65536;
   int64_t group = 128;  // codes that share a scale

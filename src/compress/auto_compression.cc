@@ -24,6 +24,7 @@ constexpr int64_t kHeldBackTokens = 8192;      // of calibration text that nothi
 constexpr int64_t kSensitivityTokens = 16384;  // of the sample of the Fisher information
 constexpr int64_t kWeighedTokens = 4096;       // of held-back text that families are weighed on
 constexpr int64_t kKeptStatistics = int64_t{256} << 20;  // bytes of input statistics in memory
+constexpr int64_t kShortDistillation = 8;  // part of the steps that each family gets on trial
 constexpr double kLeastWeight = 0.3, kLargestWeight = 4;  // of a family, against its prediction
 
 constexpr std::array kInputs = {LayerInput::kQkv, LayerInput::kO, LayerInput::kGateUp,
@@ -187,45 +188,36 @@ std::map<std::string, CodedTensor> AutoCompression::run() {
   inputs_ = std::make_unique<Inputs>(*this);
   measure_sensitivity();
   measure_spectra();
-  const auto force = [&](bool low_rank, bool whole) {
-    for (MatrixCurve& curve : curves_) {
-      curve.low_rank_weight = low_rank ? 1 : 0;
-      curve.whole_weight = whole ? 1 : 0;
-    }
-  };
   Coded coded;
-  std::string part = "final";
   if (in_.options.codes == CodeFamily::kAuto) {
-    double low_rank_predicted = 0, whole_predicted = 0;
-    force(true, false);
-    const Formats low_rank_plan = plan("tiers", &low_rank_predicted);
-    force(false, true);
-    const Formats whole_plan = plan("whole", &whole_predicted);
-    const std::vector<Coded> both = code({{"tiers", low_rank_plan}, {"whole", whole_plan}});
-    weigh_families(both[0], both[1], low_rank_predicted, whole_predicted);
-    const Formats mixed = plan("mixed", nullptr);
-    Formats missing;
-    for (const auto& [name, format] : mixed) {
-      const Coded& known = format.codec == Codec::kLowRank ? both[0] : both[1];
-      const auto it = known.find(name);
-      if (it != known.end() && it->second.format == format) {
-        coded[name] = it->second;
+    const Plan tiers = plan_family("tiers", true), whole = plan_family("whole", false);
+    const std::vector<Coded> both = code({tiers, whole});
+    const auto tiers_weights = weigh(tiers, both[0]), whole_weights = weigh(whole, both[1]);
+    for (MatrixCurve& curve : curves_) {
+      const std::string kind = tensor_kind(curve.name);
+      curve.low_rank_weight = tiers_weights.at(kind);
+      curve.whole_weight = whole_weights.at(kind);
+    }
+    Plan mixed = plan("mixed");
+    for (auto it = mixed.formats.begin(); it != mixed.formats.end();) {
+      const Coded& known = it->second.codec == Codec::kLowRank ? both[0] : both[1];
+      const auto found = known.find(it->first);
+      if (found != known.end() && found->second.format == it->second) {
+        coded[it->first] = found->second;
+        it = mixed.formats.erase(it);
       } else {
-        missing[name] = format;
+        ++it;
       }
     }
-    Coded fresh = std::move(code({{"mixed", missing}})[0]);
-    coded.merge(fresh);
+    coded.merge(code({mixed})[0]);
   } else {
-    const bool low_rank = in_.options.codes == CodeFamily::kLowRank;
-    force(low_rank, !low_rank);
-    const std::string label = low_rank ? "tiers" : "whole";
-    coded = std::move(code({{label, plan(label, nullptr)}})[0]);
+    coded = std::move(
+        code({plan_family("single", in_.options.codes == CodeFamily::kLowRank)})[0]);
   }
   const double kl = kl_of(coded);
   findings_.methods.push_back({"auto, not distilled", bits_of(coded), 0, kl, false});
   findings_.held_back_kl = kl;
-  if (const int64_t steps = distillation_steps(); steps > 0) distil(coded, steps, part);
+  if (in_.steps > 0) distil(coded, in_.steps, "final");
   findings_.methods.push_back({"auto", bits_of(coded), 0, findings_.held_back_kl, true});
   return coded;
 }
@@ -250,7 +242,7 @@ void AutoCompression::split_text() {
                                });
   };
   teach(held_back_, "the fine-tune's predictions, held-back text");
-  if (distillation_steps() == 0) {
+  if (in_.steps == 0) {
     TaughtText part = first_tokens({training_.sequences, {}}, kSensitivityTokens);
     teach(part, "the fine-tune's predictions");
     training_.targets = std::move(part.targets);  // of the first sequences
@@ -363,31 +355,38 @@ double AutoCompression::bits_of(const Coded& coded) const {
   return 8 * bytes / weights;
 }
 
-AutoCompression::Formats AutoCompression::plan(const std::string& label, double* predicted) {
+AutoCompression::Plan AutoCompression::plan(const std::string& label) {
   in_.progress("planning " + label, 0);
   const std::vector<Allocated> allocated =
       allocate(curves_, budget_bytes(),
-               {.column_gains = distillation_steps() > 0, .rotation_seed = in_.rotation_seed});
-  Formats out;
-  double loss = 0;
+               {.column_gains = in_.steps > 0, .rotation_seed = in_.rotation_seed});
+  Plan out{label, {}, {}};
   for (size_t i = 0; i < curves_.size(); ++i) {
-    loss += allocated[i].loss;
-    if (allocated[i].format) out[curves_[i].name] = *allocated[i].format;
+    out.losses[curves_[i].name] = allocated[i].loss;
+    if (allocated[i].format) out.formats[curves_[i].name] = *allocated[i].format;
   }
-  if (predicted != nullptr) *predicted = loss;
   return out;
+}
+
+/// The whole budget on one family of codes.
+AutoCompression::Plan AutoCompression::plan_family(const std::string& label, bool low_rank) {
+  for (MatrixCurve& curve : curves_) {
+    curve.low_rank_weight = low_rank ? 1 : 0;
+    curve.whole_weight = low_rank ? 0 : 1;
+  }
+  return plan(label);
 }
 
 /// Codes several plans in one pass over the fine-tune; finished layers come from the work directory.
 std::vector<AutoCompression::Coded> AutoCompression::code(
-    const std::vector<std::pair<std::string, Formats>>& plans) {
+    const std::vector<Plan>& plans) {
   std::vector<Coded> out(plans.size());
   const int64_t n_layers = in_.pair.finetuned_config.n_layers;
   std::vector<std::vector<CodedTensor>> fresh(plans.size());
   std::set<int64_t> open;
   for (int64_t layer = 0; layer < n_layers; ++layer) {
     for (size_t p = 0; p < plans.size(); ++p) {
-      auto done = in_.work.read(layer_part(plans[p].first, layer));
+      auto done = in_.work.read(layer_part(plans[p].label, layer));
       if (!done) {
         open.insert(layer);
         continue;
@@ -400,11 +399,11 @@ std::vector<AutoCompression::Coded> AutoCompression::code(
       [&](int64_t layer, LayerInput input, const Tensor& c) {
         InputFit fit(backend_, in_.stream, c, c.rows());
         for (size_t p = 0; p < plans.size(); ++p) {
-          for (const auto& [name, format] : plans[p].second) {
+          for (const auto& [name, format] : plans[p].formats) {
             const ExpectedTensor& tensor = in_.pair.tensors[static_cast<size_t>(slots_.at(name))];
             if (tensor.layer != layer || input_of(tensor_kind(name)) != input) continue;
             if (out[p].contains(name)) continue;
-            in_.progress(fmt::format("coding {} {}", plans[p].first, name),
+            in_.progress(fmt::format("coding {} {}", plans[p].label, name),
                          static_cast<double>(layer) / static_cast<double>(n_layers));
             const Tensor d = backend_.allocate(DType::kF64, tensor.shape);
             backend_.compression().subtract(in_.stream,
@@ -412,8 +411,8 @@ std::vector<AutoCompression::Coded> AutoCompression::code(
                                             backend_.import_weight(in_.pair.base.at(name)), d);
             fresh[p].push_back(encode_fit(backend_, in_.stream, name, format, d, fit));
           }
-          if (input != LayerInput::kDown || in_.work.read(layer_part(plans[p].first, layer))) continue;
-          in_.work.write(layer_part(plans[p].first, layer), fresh[p]);
+          if (input != LayerInput::kDown || in_.work.read(layer_part(plans[p].label, layer))) continue;
+          in_.work.write(layer_part(plans[p].label, layer), fresh[p]);
           for (CodedTensor& tensor : fresh[p]) out[p][tensor.name] = std::move(tensor);
           fresh[p].clear();
         }
@@ -444,40 +443,32 @@ double AutoCompression::kl_of_kind(const Coded& coded, const std::string& kind) 
   return mean_kl(pass, first_tokens(held_back_, kWeighedTokens));
 }
 
-void AutoCompression::weigh_families(const Coded& low_rank, const Coded& whole,
-                                     double low_rank_predicted, double whole_predicted) {
-  const double low_rank_kl = kl_of(low_rank), whole_kl = kl_of(whole);
-  findings_.methods.push_back({"tiers", bits_of(low_rank), 0, low_rank_kl, false});
-  findings_.methods.push_back({"codes of the whole delta", bits_of(whole), 0, whole_kl, false});
-  double low_rank_weight = low_rank_kl / std::max(low_rank_predicted, 1e-12);
-  double whole_weight = whole_kl / std::max(whole_predicted, 1e-12);
-  if (const int64_t steps = distillation_steps() / 8; steps > 0) {
-    // What distillation leaves of each decides, not what it finds.
-    const auto distilled = [&](Coded coded, const std::string& part) {
-      distil(coded, steps, part);
-      return findings_.held_back_kl;
-    };
-    const double low_rank_left = distilled(low_rank, "tiers-distilled");
-    const double whole_left = distilled(whole, "whole-distilled");
-    findings_.methods.push_back({"tiers, shortly distilled", bits_of(low_rank), 0, low_rank_left, false});
-    findings_.methods.push_back({"whole, shortly distilled", bits_of(whole), 0, whole_left, false});
-    low_rank_weight = low_rank_left / std::max(low_rank_predicted, 1e-12);
-    whole_weight = whole_left / std::max(whole_predicted, 1e-12);
+std::map<std::string, double> AutoCompression::weigh(const Plan& plan, const Coded& coded) {
+  const double kl = kl_of(coded);
+  findings_.methods.push_back({plan.label, bits_of(coded), 0, kl, false});
+  double left = 1;  // what distillation leaves of it decides
+  if (const int64_t steps = in_.steps / kShortDistillation; steps > 0) {
+    Coded distilled = coded;
+    distil(distilled, steps, plan.label);
+    findings_.methods.push_back(
+        {plan.label + ", shortly distilled", bits_of(coded), 0, findings_.held_back_kl, false});
+    left = findings_.held_back_kl / std::max(kl, 1e-12);
   }
-  for (MatrixCurve& curve : curves_) {
-    curve.low_rank_weight = std::clamp(low_rank_weight / whole_weight, kLeastWeight, kLargestWeight);
-    curve.whole_weight = 1;
+  std::map<std::string, double> predicted, weights;
+  for (const auto& [name, loss] : plan.losses) predicted[tensor_kind(name)] += loss;
+  const bool is_tiers = findings_.choices.empty();
+  for (const auto& [kind, loss] : predicted) {
+    in_.progress(fmt::format("weighing {} of {}", plan.label, kind), 0);
+    const double measured = kl_of_kind(coded, kind);
+    weights[kind] =
+        left * std::clamp(measured / std::max(loss, 1e-12), kLeastWeight, kLargestWeight);
+    auto at = std::find_if(findings_.choices.begin(), findings_.choices.end(),
+                           [&, k = kind](const ReportData::Choice& c) { return c.kind == k; });
+    if (at == findings_.choices.end())
+      at = findings_.choices.insert(at, {kind, "", -1, -1});
+    (is_tiers ? at->low_rank_kl : at->vector_kl) = left * measured;
   }
-  std::set<std::string> kinds;
-  for (const MatrixCurve& curve : curves_) kinds.insert(tensor_kind(curve.name));
-  for (const std::string& kind : kinds) {
-    in_.progress("weighing " + kind, 0);
-    findings_.choices.push_back({kind, "", kl_of_kind(low_rank, kind), kl_of_kind(whole, kind)});
-  }
-}
-
-int64_t AutoCompression::distillation_steps() const {
-  return in_.options.distill_steps.value_or(0);
+  return weights;
 }
 
 void AutoCompression::distil(Coded& coded, int64_t steps, const std::string& part) {

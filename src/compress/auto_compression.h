@@ -20,7 +20,8 @@ namespace deltacome {
 /// What the method `auto` works on.
 struct AutoInput {
   const CompressOptions& options;
-  double bits = 1;  // the budget of this run
+  double bits = 1;         // the budget of this run
+  int64_t steps = 0;       // of distillation; 0 = none
   const CheckpointPair& pair;
   const Model& base;
   Stream& stream;
@@ -63,14 +64,19 @@ class AutoCompression {
   void split_text();
   void measure_sensitivity();
   void measure_spectra();
-  Formats plan(const std::string& label, double* predicted);
-  std::vector<Coded> code(const std::vector<std::pair<std::string, Formats>>& plans);
-  void weigh_families(const Coded& low_rank, const Coded& whole, double low_rank_predicted,
-                      double whole_predicted);
+  struct Plan {
+    std::string label;
+    Formats formats;
+    std::map<std::string, double> losses;  // predicted KL by matrix
+  };
+  Plan plan(const std::string& label);
+  Plan plan_family(const std::string& label, bool low_rank);
+  std::vector<Coded> code(const std::vector<Plan>& plans);
+  /// What the measured KL of each kind is to the predicted one, with what distillation leaves of it.
+  std::map<std::string, double> weigh(const Plan& plan, const Coded& coded);
   double kl_of(const Coded& coded);
   double kl_of_kind(const Coded& coded, const std::string& kind);
   void distil(Coded& coded, int64_t steps, const std::string& part);
-  int64_t distillation_steps() const;
   int64_t budget_bytes() const;
   double bits_of(const Coded& coded) const;
 

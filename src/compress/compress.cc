@@ -11,8 +11,10 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <thread>
 
 #include "backend/backend.h"
+#include "compress/auto_compression.h"
 #include "compress/calibration.h"
 #include "compress/checkpoints.h"
 #include "compress/codec.h"
@@ -31,8 +33,18 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Kind = ExpectedTensor::Kind;
 
-constexpr const char* kOuterPart = "outer";  // embedding, final norm and head
+constexpr const char* kOuterPart = "outer";      // embedding, final norm and head
+constexpr const char* kTrainedPart = "trained";  // the final norm, distilled
 constexpr int64_t kHeldOutTokens = 16384;    // of held-out text that fidelity is measured on
+
+// Distillation: operations per weight and token (forward, the same again, and the two products of
+// the backward pass), tokens of a step, and operations per second and thread, as measured on a
+// 2-core EPYC with AVX2.
+constexpr double kWorkPerWeight = 8;
+constexpr double kStepTokens = 1024;
+constexpr double kNominalRate = 70e9;
+constexpr double kTrials = 1.25;       // with the short distillations of both families of codes
+constexpr int64_t kLeastSteps = 24;    // fewer move nothing
 
 std::string layer_part(int64_t layer) {
   return fmt::format("layer-{:05}", layer);
@@ -40,6 +52,8 @@ std::string layer_part(int64_t layer) {
 
 const char* method_name(Method method) {
   switch (method) {
+    case Method::kAuto:
+      return "auto";
     case Method::kCome:
       return "come";
     case Method::kLowRank:
@@ -95,6 +109,8 @@ std::string identity_of(const CompressOptions& options, const CheckpointPair& pa
       fmt::format("deltacome {}\nbase {}\nfine-tune {}\nmethod {}\nbits {}\ngroup {}\n",
                   DELTACOME_VERSION, pair.base_hash, pair.finetuned_hash,
                   method_name(options.method), options.bits, options.group);
+  text += fmt::format("profile {}\ncodes {}\ndistillation {}\n", static_cast<int>(options.profile),
+                      static_cast<int>(options.codes), options.distill_minutes.value_or(-1));
   text += fmt::format("backend {}\nseed {}\ncalibration tokens {}\n", backend.name(), options.seed,
                       options.calibration.empty() ? 0 : options.calibration_tokens);
   for (const std::filesystem::path& file : options.calibration) {
@@ -154,6 +170,11 @@ class Compression {
     for (size_t i = 0; i < pair_.tensors.size(); ++i)
       slots_[pair_.tensors[i].name] = static_cast<int>(i);
     code_outer();
+    if (options_.method == Method::kAuto) {
+      code_auto();
+      write();
+      return;
+    }
     if (calibrated_tokens_ > 0) {
       flow_ = std::make_unique<LayerFlow>(model_, *stream_, variant_, std::move(sequences_));
       release_outer();
@@ -244,6 +265,65 @@ class Compression {
     }
     adopt(part, kOuterPart);
     work_->write(kOuterPart, part);
+  }
+
+  /// The signs of all rotations of a base's deltas: 52 bits of its hash, exact in any JSON reader.
+  uint64_t rotation_seed() const { return std::stoull(pair_.base_hash.substr(0, 13), nullptr, 16); }
+
+  /// Steps of distillation that fit the minutes asked for on a machine of kNominalRate: the same
+  /// on every run, so that bytes are. 0 = none.
+  int64_t distillation_steps() const {
+    const double minutes = options_.distill_minutes.value_or(
+        options_.profile == Profile::kFast ? 0 : options_.profile == Profile::kBalanced ? 4 : 16);
+    const int threads = options_.n_threads > 0
+                            ? options_.n_threads
+                            : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+    double weights = 0;
+    for (const ExpectedTensor& tensor : pair_.tensors) {
+      if (tensor.kind == Kind::kProjection || tensor.kind == Kind::kHead)
+        weights += static_cast<double>(element_count(tensor.shape));
+    }
+    const double step_s = kWorkPerWeight * weights * kStepTokens / (kNominalRate * threads);
+    const auto steps = static_cast<int64_t>(minutes * 60 / kTrials / step_s);
+    return steps < kLeastSteps ? 0 : steps;
+  }
+
+  void code_auto() {
+    AutoCompression auto_compression({
+        .options = options_,
+        .bits = options_.bits,
+        .steps = distillation_steps(),
+        .pair = pair_,
+        .base = model_,
+        .stream = *stream_,
+        .outer = variant_,
+        .sequences = sequences_,
+        .rotation_seed = rotation_seed(),
+        .work = *work_,
+        .progress =
+            [this](const std::string& stage, double done) {
+              const int64_t n = pair_.base_config.n_layers;
+              if (on_progress_)
+                on_progress_({.layer = static_cast<int64_t>(done * static_cast<double>(n)),
+                              .n_layers = n,
+                              .stage = stage,
+                              .elapsed_s = elapsed()});
+            },
+    });
+    std::map<std::string, CodedTensor> coded = auto_compression.run();
+    std::map<std::string, std::vector<CodedTensor>> parts;
+    for (const ExpectedTensor& tensor : pair_.tensors) {
+      const std::string part = tensor.layer < 0 ? kTrainedPart : layer_part(tensor.layer);
+      if (const auto it = coded.find(tensor.name); it != coded.end()) {
+        parts[part].push_back(std::move(it->second));
+      } else if (tensor.layer >= 0 && tensor.kind != Kind::kProjection) {
+        code_into(parts[part], tensor);
+      }
+    }
+    for (const auto& [part, tensors] : parts) {
+      adopt(tensors, part);
+      work_->write(part, tensors);
+    }
   }
 
   std::vector<std::string> calibration_names() const {

@@ -112,6 +112,8 @@ MatrixFormat plan_projection(Method method, const Shape& shape, double bits, int
       format = low_rank(shape, group, {{std::max<int64_t>(rank, 1), 16}});
       break;
     }
+    case Method::kAuto:
+      DELTACOME_CHECK(false);  // allocate() plans it
     case Method::kCome:
       format = plan_come(shape, budget, group);
       break;

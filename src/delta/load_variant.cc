@@ -21,9 +21,25 @@ bool fits(const ExpectedTensor& base, const MatrixFormat& format) {
   return format.codec == Codec::kRaw || format.base_rows == std::min(format.n_out(), base.shape[0]);
 }
 
-bool codec_suits(const ExpectedTensor& base, Codec codec) {
-  const bool vector = base.kind == Kind::kNorm || base.kind == Kind::kBias;
-  return vector ? codec == Codec::kRaw : true;
+/// Throws kUnsupported for a codec that no op of this kind of tensor decodes.
+void check_codec(const ExpectedTensor& base, Codec codec, const std::string& archive) {
+  const auto expect = [&](bool holds, const char* what, const char* known) {
+    if (holds) return;
+    fail(ErrorCode::kUnsupported,
+         "archive {}: tensor \"{}\" is {} stored as codec {}, which cannot run; expected {}",
+         archive, base.name, what, codec_name(codec), known);
+  };
+  switch (base.kind) {
+    case Kind::kNorm:
+      return expect(codec == Codec::kRaw, "a norm", "raw");
+    case Kind::kBias:
+      return expect(codec == Codec::kRaw, "a bias", "raw");
+    case Kind::kEmbedding:
+      return expect(codec == Codec::kRaw || codec == Codec::kDense, "an embedding", "raw or dense");
+    case Kind::kHead:
+    case Kind::kProjection:
+      return;  // linear() takes them all
+  }
 }
 
 }  // namespace
@@ -41,7 +57,8 @@ std::shared_ptr<DeviceVariant> load_variant(Backend& backend, Stream& stream,
            archive.directory().string(), tensor.name);
     }
     const ExpectedTensor& want = expected[static_cast<size_t>(slot->second)];
-    if (!fits(want, tensor.format) || !codec_suits(want, tensor.format.codec)) {
+    check_codec(want, tensor.format.codec, archive.directory().string());
+    if (!fits(want, tensor.format)) {
       fail(ErrorCode::kMismatch, "archive {}: tensor \"{}\" {} {} does not fit the base's {}",
            archive.directory().string(), tensor.name, codec_name(tensor.format.codec),
            to_string(tensor.format.shape), to_string(want.shape));

@@ -12,7 +12,7 @@ namespace {
 std::vector<double> expand(Backend& backend, Stream& stream, const MatrixFormat& format,
                            const HostTensor& blob) {
   const DecodedDelta delta = decode_delta(format, blob.bytes);
-  if (format.codec == Codec::kDense) return {delta.v.begin(), delta.v.end()};
+  if (format.codec != Codec::kLowRank) return {delta.v.begin(), delta.v.end()};
   CompressionOps& ops = backend.compression();
   const auto upload = [&](const std::vector<float>& values, Shape shape) {
     const std::vector<double> wide(values.begin(), values.end());

@@ -196,7 +196,9 @@ ArchiveTensor tensor_from_json(const json& value, const std::string& where_file)
         fail(ErrorCode::kUnsupported, "{}: gains of {} are not known to this version", where,
              quote(gain));
       }
-      (gain == "row" ? f.row_gain : f.col_gain) = true;
+      bool& has = gain == "row" ? f.row_gain : f.col_gain;
+      if (has) fail(ErrorCode::kCorrupt, "{}: gains of {} are listed twice", where, quote(gain));
+      has = true;
     }
   }
   validate(f, tensor.name);

@@ -28,6 +28,9 @@ TensorInfo describe_tensor(const ArchiveTensor& tensor) {
   info.rank = tensor.format.rank();
   for (const TierFormat& tier : tensor.format.tiers)
     info.tiers.push_back({tier.rank, tier.v.bits, tier.u.bits});
+  if (tensor.format.codec == Codec::kVector) info.vector_dim = tensor.format.vector.dim;
+  info.row_gain = tensor.format.row_gain;
+  info.column_gain = tensor.format.col_gain;
   info.relative_error = tensor.stats.relative_error;
   info.energy = tensor.stats.energy;
   info.stable_rank = tensor.stats.stable_rank;

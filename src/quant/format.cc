@@ -126,15 +126,15 @@ void validate(const MatrixFormat& format, const std::string& tensor) {
     fail(ErrorCode::kCorrupt, "tensor \"{}\": raw values of type {}, expected a floating type",
          tensor, dtype_name(format.raw_dtype));
   }
+  if ((format.row_gain && format.codec != Codec::kLowRank) ||
+      (format.col_gain && format.codec != Codec::kLowRank && format.codec != Codec::kVector)) {
+    fail(ErrorCode::kCorrupt, "tensor \"{}\": codec {} with gains that it cannot have", tensor,
+         codec_name(format.codec));
+  }
   if (format.codec == Codec::kRaw) return;
   if (format.shape.size() != 2 || format.base_rows <= 0 || format.base_rows > format.n_out()) {
     fail(ErrorCode::kCorrupt, "tensor \"{}\": {} coded rows of shape {}", tensor, format.base_rows,
          to_string(format.shape));
-  }
-  if ((format.row_gain && format.codec != Codec::kLowRank) ||
-      (format.col_gain && format.codec == Codec::kDense)) {
-    fail(ErrorCode::kCorrupt, "tensor \"{}\": codec {} with gains that it cannot have", tensor,
-         codec_name(format.codec));
   }
   if (format.codec == Codec::kDense) return validate_array(format.dense, tensor, "its code");
   if (format.codec == Codec::kVector) {

@@ -55,6 +55,59 @@ TEST(Format, PartsAreAlignedDisjointAndInOrder) {
   EXPECT_EQ(layout.tiers[0].v.codes.bytes, 3 * (5 + 3));  // two planes a row: 38 and 19 bits
 }
 
+TEST(Format, PartsOfVectorCodesAndGainsFollowTheirCodes) {
+  MatrixFormat vector{
+      .codec = Codec::kVector, .shape = {37, 19}, .base_rows = 35, .dense = {}, .tiers = {}};
+  vector.vector = {.dim = 6, .block = 1, .seed = 3};
+  vector.col_gain = true;
+  BlobLayout layout = layout_of(vector);
+  const auto is = [](const Part& part, int64_t offset, int64_t bytes) {
+    EXPECT_EQ(part.offset, offset);
+    EXPECT_EQ(part.bytes, bytes);
+  };
+  is(layout.row_scale, 0, 70);
+  is(layout.vector_codes, 80, 35 * 4);  // 19 weights: 3 entries and 1 that is cut
+  is(layout.row_gain, 0, 0);
+  is(layout.col_gain, 224, 19);
+  is(layout.added, 256, 2 * 19 * 2);
+  EXPECT_EQ(layout.total_bytes, 336);
+  vector.col_gain = false;
+  is(layout_of(vector).added, 224, 2 * 19 * 2);
+
+  MatrixFormat low_rank = vector;
+  low_rank.codec = Codec::kLowRank;
+  low_rank.tiers = {{.rank = 2, .v = {2, 1, 0}, .u = {2, 0, 1}}};
+  low_rank.row_gain = low_rank.col_gain = true;
+  layout = layout_of(low_rank);
+  is(layout.tiers[0].u.scales, 80, 70);
+  is(layout.row_gain, 160, 35);
+  is(layout.col_gain, 208, 19);
+  is(layout.added, 240, 76);
+}
+
+TEST(Format, GainsBelongToCodesThatHaveThem) {
+  MatrixFormat format = published_attention();
+  format.row_gain = format.col_gain = true;
+  EXPECT_NO_THROW(validate(format, "w"));
+  for (const Codec codec : {Codec::kRaw, Codec::kDense, Codec::kVector}) {
+    for (const bool row : {false, true}) {
+      format.codec = codec;
+      format.row_gain = row;
+      format.col_gain = !row;
+      if (codec == Codec::kVector && !row) {
+        EXPECT_NO_THROW(validate(format, "w"));
+        continue;
+      }
+      try {
+        validate(format, "w");
+        ADD_FAILURE() << codec_name(codec);
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::kCorrupt);
+      }
+    }
+  }
+}
+
 TEST(Format, ValidationNamesTheTensorAndTheFault) {
   const auto message = [](const MatrixFormat& format) -> std::string {
     try {

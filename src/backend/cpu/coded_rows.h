@@ -13,7 +13,7 @@ namespace deltacome::cpu {
 struct CodedTile {
   int64_t first_row = 0;
   int64_t n_rows = 0;
-  int64_t first_col = 0;  // a multiple of 16, so that every plane starts on a byte
+  int64_t first_col = 0;  // of bit planes a multiple of 16, so that each starts on a byte
   int64_t n_cols = 0;
 };
 

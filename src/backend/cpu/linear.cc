@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "backend/cpu/cpu_memory.h"
+#include "quant/vector_codes.h"
 
 namespace deltacome::cpu {
 namespace {
@@ -24,6 +25,7 @@ struct Part {
   const float* bias = nullptr;            // null or [n_bias]
   int64_t n_bias = 0;
   std::vector<const float*> x;
+  std::vector<const float*> rotated;  // vector codes only: [n] rows of x' = R^T (col_gain * x)
   std::vector<float*> y;
   std::vector<float*> z;  // [n] rows of the components' activations
 
@@ -48,6 +50,28 @@ struct Product {
   }
   RowSet base_rows() const noexcept {
     return {base_x.data(), base_y.data(), static_cast<int64_t>(base_x.size())};
+  }
+};
+
+/// The input of the vector codes of one variant that have its gains and its rotation: those of
+/// targets that share an input do.
+struct Rotation {
+  const VariantTensor* tensor = nullptr;  // the first of them
+  std::vector<const float*> x;
+  std::vector<float*> rotated;
+
+  bool suits(const VariantTensor& other) const noexcept {
+    return tensor->signs == other.signs &&
+           tensor->format.vector.block == other.format.vector.block &&
+           tensor->col_gain == other.col_gain;
+  }
+  /// R^T (col_gain * x) of row r.
+  void apply(size_t r) const {
+    const auto n = static_cast<size_t>(tensor->format.n_in());
+    float* out = rotated[r];
+    std::copy_n(x[r], n, out);
+    for (size_t i = 0; i < tensor->col_gain.size(); ++i) out[i] *= tensor->col_gain[i];
+    rotate(std::span(out, n), *tensor->signs, tensor->format.vector.block);
   }
 };
 
@@ -111,7 +135,7 @@ Product make_product(const CpuVariantPlan& plan, const LinearTarget& target, con
   return product;
 }
 
-/// All targets of one call and the memory between its two regions.
+/// All targets of one call and the memory between its regions.
 class LinearCall {
  public:
   LinearCall(const Runtime& runtime, const CpuVariantPlan& plan, const Tensor& x,
@@ -120,9 +144,11 @@ class LinearCall {
     products_.reserve(targets.size());
     for (const LinearTarget& target : targets) products_.push_back(make_product(plan, target, x));
     allocate_components();
+    allocate_rotations();
   }
 
   void run() {
+    rotate_inputs();
     std::vector<Task> first, second;
     int64_t first_work = 0, second_work = 0;
     for (const Product& product : products_) {
@@ -178,6 +204,51 @@ class LinearCall {
     });
   }
 
+  /// One rotation per variant and kind of input. A variant has the same index in the parts of every
+  /// target.
+  void allocate_rotations() {
+    const size_t n_groups = products_.empty() ? 0 : products_[0].parts.size();
+    std::vector<std::pair<size_t, Part*>> users;  // index of rotation
+    for (size_t g = 0; g < n_groups; ++g) {
+      const size_t first = rotations_.size();
+      for (Product& product : products_) {
+        Part& part = product.parts[g];
+        if (part.tensor == nullptr || part.codec() != Codec::kVector) continue;
+        size_t i = first;
+        while (i < rotations_.size() && !rotations_[i].suits(*part.tensor)) ++i;
+        if (i == rotations_.size()) rotations_.push_back({part.tensor, part.x, {}});
+        users.emplace_back(i, &part);
+      }
+    }
+    int64_t total = 0;
+    for (const Rotation& r : rotations_)
+      total += static_cast<int64_t>(r.x.size()) * r.tensor->format.n_in();
+    rotated_.resize(static_cast<size_t>(total));
+    float* next = rotated_.data();
+    for (Rotation& r : rotations_) {
+      for (size_t i = 0; i < r.x.size(); ++i, next += r.tensor->format.n_in())
+        r.rotated.push_back(next);
+    }
+    for (const auto& [i, part] : users)
+      part->rotated.assign(rotations_[i].rotated.begin(), rotations_[i].rotated.end());
+  }
+
+  void rotate_inputs() {
+    constexpr int64_t kPasses = 12;  // over a row: gains, signs, up to 10 of the transform
+    std::vector<std::pair<const Rotation*, size_t>> rows;
+    for (const Rotation& rotation : rotations_) {
+      for (size_t r = 0; r < rotation.x.size(); ++r) rows.emplace_back(&rotation, r);
+    }
+    const auto n = static_cast<int64_t>(rows.size());
+    const int64_t work = kPasses * static_cast<int64_t>(rotated_.size());
+    runtime_.pool.parallel_for(n, grain_of(n, work), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const auto& [rotation, r] = rows[static_cast<size_t>(i)];
+        rotation->apply(r);
+      }
+    });
+  }
+
   /// Outputs [first, first + count) of all rows, but for low-rank deltas.
   void compute_outputs(const Task& task) const {
     const Product& product = *task.product;
@@ -196,6 +267,7 @@ class LinearCall {
         for (int64_t o = task.first; o < end; ++o) y[o] += part.bias[o];
       }
       if (part.tensor != nullptr && part.codec() == Codec::kDense) add_dense(part, task, scratch);
+      if (part.tensor != nullptr && part.codec() == Codec::kVector) add_vector(part, task, scratch);
     }
   }
 
@@ -212,15 +284,48 @@ class LinearCall {
     const CodedRows& dense = part.tensor->dense;
     const int64_t end = std::min(task.first + task.count, dense.rows());
     for (int64_t o = task.first; o < end; o += kOutputTile)
-      multiply_coded(dense, o, std::min(kOutputTile, end - o), part.rows(), o, true, scratch);
+      multiply_coded(dense, {}, o, std::min(kOutputTile, end - o), part.rows(), o, true, scratch);
   }
 
-  /// y[r][y_first + i] = or += (row first + i of a) x[r].
-  void multiply_coded(const CodedRows& a, int64_t first, int64_t count, const RowSet& rows,
-                      int64_t y_first, bool add, float* scratch) const {
+  /// y += (rotated rows) x'.
+  void add_vector(const Part& part, const Task& task, float* scratch) const {
+    const VectorRows& rows = part.tensor->vector;
+    const int64_t end = std::min(task.first + task.count, rows.rows());
+    for (int64_t o = task.first; o < end; o += kOutputTile) {
+      const int64_t count = std::min(kOutputTile, end - o);
+      for (int64_t begin = 0; begin < rows.cols(); begin += rows.piece_cols()) {
+        const int64_t n = std::min(rows.piece_cols(), rows.cols() - begin);
+        rows.decode({o, count, begin, n}, scratch);
+        runtime_.kernels.dot({.x = part.rotated.data(),
+                              .x_offset = begin,
+                              .n_rows = part.n(),
+                              .w = scratch,
+                              .w_stride = n,
+                              .n_out = count,
+                              .k = n,
+                              .y = part.y.data(),
+                              .y_offset = o,
+                              .add = true});
+      }
+    }
+  }
+
+  /// tile [n_rows, stride]: columns times gains[first, first + n_cols), if there are any.
+  void apply_gains(std::span<const float> gains, int64_t first, int64_t n_cols, float* tile,
+                   int64_t n_rows, int64_t stride) const {
+    if (gains.empty()) return;
+    for (int64_t i = 0; i < n_rows; ++i, tile += stride)
+      runtime_.kernels.scale(tile, 1, gains.data() + first, n_cols, tile);
+  }
+
+  /// y[r][y_first + i] = or += (row first + i of a, times gains) x[r].
+  void multiply_coded(const CodedRows& a, std::span<const float> gains, int64_t first,
+                      int64_t count, const RowSet& rows, int64_t y_first, bool add,
+                      float* scratch) const {
     for (int64_t begin = 0; begin < a.cols(); begin += kInputBlock) {
       const int64_t n = std::min(kInputBlock, a.cols() - begin);
       a.decode(runtime_.kernels, {first, count, begin, n}, scratch, n, scratch + count * n);
+      apply_gains(gains, begin, n, scratch, count, n);
       runtime_.kernels.dot({.x = rows.x,
                             .x_offset = begin,
                             .n_rows = rows.n,
@@ -239,8 +344,8 @@ class LinearCall {
     const Part& part = *task.part;
     float* scratch = thread_scratch((kShrinkTile + 1) * kInputBlock).data();
     const int64_t at = task.tier->first + task.first;
-    multiply_coded(task.tier->v, task.first, task.count, {part.x.data(), part.z.data(), part.n()},
-                   at, false, scratch);
+    multiply_coded(task.tier->v, part.tensor->col_gain, task.first, task.count,
+                   {part.x.data(), part.z.data(), part.n()}, at, false, scratch);
     for (float* z : part.z) {
       for (int64_t c = at; c < at + task.count; ++c) z[c] *= part.tensor->s[static_cast<size_t>(c)];
     }
@@ -255,6 +360,7 @@ class LinearCall {
         const int64_t n = std::min(kExpandComponents, tier.u.rows() - c);
         tier.u.decode(runtime_.kernels, {c, n, task.first, task.count}, scratch, kExpandOutputs,
                       scratch + kExpandComponents * kExpandOutputs);
+        apply_gains(part.tensor->row_gain, task.first, task.count, scratch, n, kExpandOutputs);
         runtime_.kernels.accumulate({.z = part.z.data(),
                                      .z_offset = tier.first + c,
                                      .n_rows = part.n(),
@@ -271,6 +377,8 @@ class LinearCall {
   Runtime runtime_;
   std::vector<Product> products_;
   std::vector<float> components_;  // z of all parts
+  std::vector<Rotation> rotations_;
+  std::vector<float> rotated_;  // x' of all rotations
 };
 
 }  // namespace

@@ -8,9 +8,9 @@
 
 namespace deltacome::cpu {
 
-/// Backend::linear(). Two parallel regions: outputs of the base, raw and dense weights beside
-/// z = s * (V x); then y += U z. Codes are decoded a tile at a time into the threads' scratch,
-/// never a whole matrix.
+/// Backend::linear(). Three parallel regions: inputs of vector codes are rotated; outputs of the
+/// base, raw, dense and vector weights beside z = s * (V x); then y += U z. Codes are decoded a
+/// tile at a time into the threads' scratch, never a whole matrix.
 void linear(const Runtime& runtime, const CpuVariantPlan& plan, const Tensor& x,
             std::span<const LinearTarget> targets);
 

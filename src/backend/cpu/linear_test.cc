@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/cpu/linear.h"
 
+#include <bit>
 #include <optional>
 
 #include "backend/cpu/test_support.h"
@@ -54,6 +55,35 @@ void add_low_rank(Oracle& oracle, const MatrixFormat& format, const DecodedDelta
   }
 }
 
+/// The delta's values are decode_delta's. Their rounding, and that of the rotated input, is bounded
+/// by the sums of magnitudes after the rotation: |D x| <= |w'| |R^T| |gain x|.
+void add_vector(Oracle& oracle, const Entry& e, const float* x) {
+  const auto n_in = static_cast<size_t>(e.format.n_in());
+  const auto block = static_cast<size_t>(e.format.vector.block);
+  const std::vector<float> delta = decode_delta(e.format, e.blob.bytes).v;
+  const std::vector<float> rotated = decode_rotated(e.format, e.blob.bytes);
+  const std::vector<float> gains = decode_gains(e.blob.bytes, layout_of(e.format).col_gain);
+  std::vector<double> size(n_in / block);  // of every input of a block, rotated
+  for (size_t i = 0; i < n_in; ++i) {
+    const double gain = gains.empty() ? 1 : static_cast<double>(gains[i]);
+    size[i / block] +=
+        std::abs(gain * static_cast<double>(x[i])) / std::sqrt(static_cast<double>(block));
+  }
+  for (size_t o = 0; o < delta.size() / n_in; ++o) {
+    double value = 0, magnitude = 0;
+    for (size_t i = 0; i < n_in; ++i) {
+      value += static_cast<double>(delta[o * n_in + i]) * static_cast<double>(x[i]);
+      magnitude += std::abs(static_cast<double>(rotated[o * n_in + i])) * size[i / block];
+    }
+    oracle.add(o, value, magnitude);
+  }
+}
+/// Roundings of a term of a vector code beyond those of its sum: butterflies, signs, scale and gain
+/// of x' and of the oracle's delta.
+int64_t rotation_terms(const MatrixFormat& format) {
+  return 2 * (std::bit_width(static_cast<uint64_t>(format.vector.block)) + 4);
+}
+
 std::vector<float> tail_rows(const Entry& e) {
   const Part part = layout_of(e.format).added;
   std::vector<float> out(static_cast<size_t>(e.format.added_rows() * e.format.n_in()));
@@ -76,6 +106,7 @@ Oracle reference(const HostTensor& w, const Entry* e, const float* x, int64_t wi
   oracle.product(w.to_float(), 0, x, w.cols());
   if (e == nullptr) return oracle;
   const DecodedDelta d = decode_delta(e->format, e->blob.bytes);
+  if (e->format.codec == Codec::kVector) add_vector(oracle, *e, x);
   if (e->format.codec == Codec::kDense) oracle.product(d.v, 0, x, w.cols());
   if (e->format.codec == Codec::kLowRank) add_low_rank(oracle, e->format, d, x);
   oracle.product(tail_rows(*e), w.rows(), x, w.cols());
@@ -120,7 +151,8 @@ class LinearTest : public EachIsa {
                            ? nullptr
                            : &*entries[static_cast<size_t>(index)];
       const Oracle want = reference(w, e, x.data() + r * n_in, width);
-      const int64_t terms = n_in + (e == nullptr ? 0 : n_in + e->format.rank()) + 16;
+      const int64_t terms =
+          n_in + (e == nullptr ? 0 : n_in + e->format.rank() + rotation_terms(e->format)) + 16;
       for (int64_t o = 0; o < width; ++o) {
         const auto at = static_cast<size_t>(o);
         if (want.defined[at]) {
@@ -148,6 +180,11 @@ TierFormat tier(int64_t rank, int v_bits, int u_bits) {
 }
 MatrixFormat dense(int64_t n_out, int64_t n_in, int bits, int64_t added = 0) {
   return dense_format(n_out, n_in, {bits, 1, 128}, added);
+}
+MatrixFormat with_gains(MatrixFormat format, bool rows, bool columns) {
+  format.row_gain = rows;
+  format.col_gain = columns;
+  return format;
 }
 MatrixFormat raw(int64_t n_out, int64_t n_in, DType dtype = DType::kBf16) {
   return raw_format({n_out, n_in}, dtype);
@@ -194,15 +231,43 @@ TEST_P(LinearTest, DenseOfEveryWidthAndRaw) {
     check({{raw(65, 193, dtype)}, {{-1, 2}, {0, 3}}}, 193, 65, DType::kBf16);
 }
 
+TEST_P(LinearTest, VectorCodesOfEveryDimensionAndInput) {
+  for (const int dim : kBookDimensions) {
+    // Blocks of 1, 8, 128 and 4; last entries cut; a piece of every dimension ends within 1300.
+    for (const int64_t n_in : {1, 3, 5, 193, 40, 384, 1300}) {
+      for (const bool gain : {false, true}) {
+        check({{vector_format(37, n_in, dim, gain)}, {{0, 1}}}, n_in, 37, DType::kBf16);
+        check({{vector_format(37, n_in, dim, gain)}, {{-1, 2}, {0, 9}}}, n_in, 37, DType::kF32);
+      }
+    }
+    check({{vector_format(150, 1024, dim, true)}, {{0, 40}}}, 1024, 150, DType::kBf16);
+  }
+}
+
+TEST_P(LinearTest, GainsOfLowRankDeltas) {
+  for (const auto& [rows, columns] :
+       std::vector<std::pair<bool, bool>>{{true, false}, {false, true}, {true, true}}) {
+    for (const int64_t size : {7, 127, 193}) {
+      check({{with_gains(low_rank(size, 129, {tier(5, 2, 3)}), rows, columns)}, {{0, 1}}}, 129,
+            size, DType::kBf16);
+      check({{with_gains(low_rank(300, 5 * size, {tier(3, 8, 3), tier(4, 2, 16)}), rows, columns)},
+             {{0, 9}}},
+            5 * size, 300, DType::kBf16);
+    }
+  }
+}
+
 TEST_P(LinearTest, AddedRowsAreWrittenForTheirVariantOnly) {
-  const Mix mix{
-      {low_rank(45, 33, {tier(4, 2, 2)}, 5), dense(45, 33, 4, 2), raw(50, 33), raw(40, 33)},
-      {{0, 2}, {-1, 1}, {1, 2}, {2, 1}, {3, 1}}};
+  const Mix mix{{low_rank(45, 33, {tier(4, 2, 2)}, 5), dense(45, 33, 4, 2), raw(50, 33),
+                 raw(40, 33), vector_format(45, 33, 6, true, 3),
+                 with_gains(low_rank(45, 33, {tier(4, 2, 2)}, 2), true, true)},
+                {{0, 2}, {-1, 1}, {1, 2}, {2, 1}, {3, 1}, {4, 2}, {5, 1}}};
   check(mix, 33, 45, DType::kBf16, 5);
 }
 
 TEST_P(LinearTest, VariantsWithFewerRowsThanTheBaseNeedNoWiderOutput) {
-  for (const MatrixFormat& format : {low_rank(40, 33, {tier(4, 2, 2)}), dense(40, 33, 4)}) {
+  for (const MatrixFormat& format :
+       {low_rank(40, 33, {tier(4, 2, 2)}), dense(40, 33, 4), vector_format(40, 33, 8, true)}) {
     const HostTensor w = random_tensor(rng_, DType::kBf16, {45, 33});
     const HostTensor blob = random_blob(rng_, format);
     auto variant = backend_.create_variant(1);
@@ -233,10 +298,87 @@ TEST_P(LinearTest, TenantMixes) {
   check({variants, {{4, 20}, {0, 1}, {-1, 1}}}, 193, 65, DType::kBf16);                  // skewed
 }
 
+TEST_P(LinearTest, VectorCodesAmongTheOthers) {
+  const std::vector<std::optional<MatrixFormat>> variants = {
+      vector_format(65, 384, 8, true), vector_format(65, 384, 16, false),
+      low_rank(65, 384, {tier(9, 2, 3)}), dense(65, 384, 2), raw(65, 384)};
+  check({variants, {{0, 2}, {2, 1}, {1, 3}, {-1, 1}, {0, 1}, {3, 1}, {4, 1}}}, 384, 65,
+        DType::kBf16);
+  check({variants, {{1, 20}, {0, 1}, {-1, 1}}}, 384, 65, DType::kBf16);
+}
+
+/// One variant with vector codes at slots 0 to 3: 0 and 1 have equal gains, 2 others, 3 none.
+TEST_P(LinearTest, TargetsThatShareGainsAndTargetsThatDoNot) {
+  const int64_t n_in = 384, n_out = 300, n = 3;
+  std::vector<Entry> entries;
+  auto variant = backend_.create_variant(4);
+  for (int slot = 0; slot < 4; ++slot) {
+    const MatrixFormat format = vector_format(n_out, n_in, slot == 1 ? 12 : 8, slot != 3);
+    HostTensor blob = random_blob(rng_, format);
+    if (slot == 1) {
+      std::vector<std::byte> bytes(blob.bytes.begin(), blob.bytes.end());
+      const Part from = layout_of(entries[0].format).col_gain, to = layout_of(format).col_gain;
+      std::copy_n(entries[0].blob.bytes.begin() + from.offset, to.bytes, bytes.begin() + to.offset);
+      blob = HostTensor::of(DType::kU8, blob.shape, std::move(bytes));
+    }
+    variant->set(slot, format, blob, *stream_);
+    entries.push_back({format, blob});
+  }
+  const HostTensor w = random_tensor(rng_, DType::kBf16, {n_out, n_in});
+  const std::vector<float> x = random_floats(rng_, n * n_in);
+  CpuBackend one_thread(1, *GetParam());
+  const auto run = [&](CpuBackend& backend, std::vector<int> slots) {
+    std::vector<Guarded> y;
+    std::vector<LinearTarget> targets;
+    for (const int slot : slots) {
+      y.emplace_back(backend, n, n_out);
+      targets.push_back(linear_target(slot, backend.import_weight(w), y.back().tensor()));
+    }
+    const std::vector<VariantSegment> segments = {{variant, 2}, {nullptr, 1}};
+    const auto plan = backend.plan_variants(segments);
+    backend.linear(*stream_, *plan, device_tensor(backend, {n, n_in}, x), targets);
+    return y;
+  };
+  const std::vector<Guarded> together = run(backend_, {0, 1, 2, 3});
+  const std::vector<Guarded> serial = run(one_thread, {3, 1, 0, 2});
+  const std::vector<size_t> place = {2, 1, 3, 0};  // of a slot in `serial`
+  for (int slot = 0; slot < 4; ++slot) {
+    const auto s = static_cast<size_t>(slot);
+    const std::vector<Guarded> alone = run(backend_, {slot});
+    EXPECT_TRUE(together[s].intact());
+    for (int64_t r = 0; r < n; ++r) {
+      const Oracle want = reference(w, r == 2 ? nullptr : &entries[s], x.data() + r * n_in, n_out);
+      const double bound = gamma_k(2 * n_in + 16 + rotation_terms(entries[s].format));
+      for (int64_t o = 0; o < n_out; ++o) {
+        const auto at = static_cast<size_t>(o);
+        EXPECT_NEAR(together[s].at(r, o), want.y[at], bound * want.magnitude[at]);
+        EXPECT_EQ(together[s].at(r, o), alone[0].at(r, o));
+        EXPECT_EQ(together[s].at(r, o), serial[place[s]].at(r, o));
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, ResidentBytesCountGainsAndSharedSigns) {
+  const MatrixFormat vector = vector_format(20, 40, 8, true);
+  const MatrixFormat factors = with_gains(low_rank(20, 40, {tier(3, 2, 2)}), true, true);
+  const auto variant = backend_.create_variant(3);
+  const int64_t vector_bytes = layout_of(vector).total_bytes + 4 * 40;
+  variant->set(0, vector, random_blob(rng_, vector), *stream_);
+  EXPECT_EQ(variant->resident_bytes(), vector_bytes + 4 * 40);
+  variant->set(1, vector, random_blob(rng_, vector), *stream_);
+  variant->set(0, vector, random_blob(rng_, vector), *stream_);
+  EXPECT_EQ(variant->resident_bytes(), 2 * vector_bytes + 4 * 40);
+  variant->set(2, factors, random_blob(rng_, factors), *stream_);
+  EXPECT_EQ(variant->resident_bytes(),
+            2 * vector_bytes + 4 * 40 + layout_of(factors).total_bytes + 4 * (3 + 20 + 40));
+}
+
 TEST_P(LinearTest, ARowDoesNotDependOnTheBatch) {
   const int64_t n_in = 1300, n_out = 150;
   const MatrixFormat a = low_rank(n_out, n_in, {tier(20, 2, 3)}), b = dense(n_out, n_in, 2);
-  const std::vector<MatrixFormat> formats = {a, b, raw(n_out, n_in)};
+  const std::vector<MatrixFormat> formats = {
+      a, b, raw(n_out, n_in), vector_format(n_out, n_in, 12, true), with_gains(a, true, true)};
   std::vector<std::shared_ptr<const DeviceVariant>> variants = {nullptr};
   for (const MatrixFormat& format : formats) {
     auto variant = backend_.create_variant(1);

@@ -28,8 +28,10 @@ class Embedding {
       : runtime_(runtime), table_(table), tensor_(tensor) {
     if (tensor_ == nullptr) return;
     DELTACOME_CHECK(tensor_->format.n_in() == table_.n_in);
-    if (tensor_->format.codec == Codec::kLowRank)
-      fail(ErrorCode::kUnsupported, "low-rank deltas of embeddings; expected raw or dense");
+    if (tensor_->format.codec != Codec::kRaw && tensor_->format.codec != Codec::kDense) {
+      fail(ErrorCode::kUnsupported, "{} deltas of embeddings; expected raw or dense",
+           codec_name(tensor_->format.codec));
+    }
   }
 
   int64_t n_ids() const { return tensor_ == nullptr ? table_.n_rows : tensor_->n_out(); }

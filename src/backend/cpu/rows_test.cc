@@ -86,6 +86,23 @@ TEST_P(EmbedTest, BaseDenseAddedAndRawRows) {
   EXPECT_THROW(embed_one(smaller, 4), Error);
 }
 
+TEST_P(EmbedTest, CodecsOfProjectionsAreUnsupported) {
+  MatrixFormat low_rank = dense_format(kRows, kWidth, {});
+  low_rank.codec = Codec::kLowRank;
+  low_rank.tiers = {{.rank = 2, .v = {2, 1, 128}, .u = {2, 128, 1}}};
+  for (const MatrixFormat& format : {low_rank, vector_format(kRows, kWidth, 8, true)}) {
+    auto variant = backend_.create_variant(1);
+    variant->set(0, format, random_blob(rng_, format), *stream_);
+    try {
+      embed_one(variant, 3);
+      ADD_FAILURE() << codec_name(format.codec);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kUnsupported);
+      EXPECT_TRUE(std::string(e.what()).starts_with(codec_name(format.codec))) << e.what();
+    }
+  }
+}
+
 TEST_P(EmbedTest, IdsThatTheVariantLacksAreInvalid) {
   for (const int32_t id : {-1, static_cast<int32_t>(kRows)}) {
     try {

@@ -13,6 +13,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/cpu_memory.h"
 #include "quant/codes.h"
+#include "quant/vector_codes.h"
 
 namespace deltacome::cpu {
 
@@ -105,6 +106,14 @@ inline MatrixFormat dense_format(int64_t base_rows, int64_t n_in, const ArrayFor
           .dense = array,
           .tiers = {}};
 }
+inline MatrixFormat vector_format(int64_t base_rows, int64_t n_in, int dim, bool col_gain,
+                                  int64_t added = 0) {
+  MatrixFormat format = dense_format(base_rows, n_in, {}, added);
+  format.codec = Codec::kVector;
+  format.vector = {.dim = dim, .block = rotation_block(n_in), .seed = 5};
+  format.col_gain = col_gain;
+  return format;
+}
 inline MatrixFormat raw_format(Shape shape, DType dtype) {
   MatrixFormat format;
   format.shape = std::move(shape);
@@ -137,6 +146,15 @@ inline HostTensor random_blob(Rng& rng, const MatrixFormat& format) {
     pack(random_array(rng, tier.v, tier.rank, format.n_in()), layout.tiers[i].v, blob);
     pack(random_array(rng, tier.u, tier.rank, format.base_rows), layout.tiers[i].u, blob);
   }
+  std::uniform_int_distribution<int> code(0, 255), gain(64, 192);  // gains of 0.5 to 2
+  const auto fill_codes = [&](const Part& part, std::uniform_int_distribution<int>& random) {
+    for (int64_t i = 0; i < part.bytes; ++i)
+      blob[static_cast<size_t>(part.offset + i)] = static_cast<std::byte>(random(rng));
+  };
+  fill(layout.row_scale, DType::kF16);
+  fill_codes(layout.vector_codes, code);
+  fill_codes(layout.row_gain, gain);
+  fill_codes(layout.col_gain, gain);
   fill(layout.s, DType::kBf16);
   fill(layout.added, format.raw_dtype);
   return HostTensor::of(DType::kU8, {layout.total_bytes}, std::move(blob));

@@ -5,6 +5,8 @@
 #include <numeric>
 
 #include "core/check.h"
+#include "quant/codes.h"
+#include "quant/vector_codes.h"
 
 namespace deltacome::cpu {
 namespace {
@@ -49,27 +51,41 @@ std::unique_ptr<VariantTensor> make_tensor(const MatrixFormat& format, const Hos
       }
       break;
     }
+    case Codec::kVector:
+      t.vector = VectorRows(format, layout, data);
+      break;
   }
+  t.row_gain = decode_gains(t.blob.bytes, layout.row_gain);
+  t.col_gain = decode_gains(t.blob.bytes, layout.col_gain);
   t.added = {data + layout.added.offset, format.raw_dtype, format.added_rows(), format.n_in()};
   return tensor;
 }
 
 }  // namespace
 
+int64_t VariantTensor::own_bytes() const noexcept {
+  const size_t floats = values.size() + s.size() + row_gain.size() + col_gain.size();
+  return static_cast<int64_t>(blob.bytes.size() + sizeof(float) * floats);
+}
+
 CpuVariant::CpuVariant(int n_slots) : tensors_(static_cast<size_t>(n_slots)) {}
 
 void CpuVariant::set(int slot, const MatrixFormat& format, const HostTensor& blob, Stream&) {
   DELTACOME_CHECK(slot >= 0 && static_cast<size_t>(slot) < tensors_.size());
   std::unique_ptr<VariantTensor>& place = tensors_[static_cast<size_t>(slot)];
-  const auto bytes_of_slot = [&] {
-    if (place == nullptr) return int64_t{0};
-    return static_cast<int64_t>(place->blob.bytes.size() +
-                                sizeof(float) * (place->values.size() + place->s.size()));
-  };
   std::unique_ptr<VariantTensor> tensor = make_tensor(format, blob);
-  resident_bytes_ -= bytes_of_slot();
+  if (format.codec == Codec::kVector) {
+    auto& signs = signs_[{format.vector.seed, format.n_in()}];
+    if (signs == nullptr) {
+      signs = std::make_shared<const std::vector<float>>(
+          rotation_signs(format.vector.seed, format.n_in()));
+      resident_bytes_ += static_cast<int64_t>(sizeof(float) * signs->size());
+    }
+    tensor->signs = signs;
+  }
+  if (place != nullptr) resident_bytes_ -= place->own_bytes();
+  resident_bytes_ += tensor->own_bytes();
   place = std::move(tensor);
-  resident_bytes_ += bytes_of_slot();
 }
 
 const VariantTensor* CpuVariant::find(int slot) const noexcept {

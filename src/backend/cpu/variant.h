@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <map>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
 #include "backend/cpu/coded_rows.h"
 #include "backend/cpu/gemm.h"
+#include "backend/cpu/vector_rows.h"
 
 namespace deltacome::cpu {
+
+/// Signs of the rotations of a variant, by (seed, n_in): its tensors share them.
+using RotationSigns =
+    std::map<std::pair<uint64_t, int64_t>, std::shared_ptr<const std::vector<float>>>;
 
 /// One tensor of a variant: its blob as stored, and views into it.
 struct VariantTensor {
@@ -26,10 +33,16 @@ struct VariantTensor {
   CodedRows dense;            // [base_rows, n_in]
   std::vector<float> s;       // [rank]
   std::vector<Tier> tiers;
-  WeightView added;  // rows that the base lacks
+  VectorRows vector;                                // [base_rows, n_in], rotated
+  std::shared_ptr<const std::vector<float>> signs;  // [n_in], of its rotation
+  std::vector<float> row_gain;                      // [base_rows] or empty
+  std::vector<float> col_gain;                      // [n_in] or empty
+  WeightView added;                                 // rows that the base lacks
 
   int64_t rank() const noexcept { return static_cast<int64_t>(s.size()); }
   int64_t n_out() const noexcept { return format.n_out(); }
+  /// Bytes that only this tensor holds.
+  int64_t own_bytes() const noexcept;
 };
 
 /// The packed tensors of a variant in host memory. The stored layout is used as it is.
@@ -43,6 +56,7 @@ class CpuVariant final : public DeviceVariant {
 
  private:
   std::vector<std::unique_ptr<VariantTensor>> tensors_;
+  RotationSigns signs_;
   int64_t resident_bytes_ = 0;
 };
 

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "backend/cpu/coded_rows.h"
+#include "quant/format.h"
+
+namespace deltacome::cpu {
+
+/// The rows of a vector code [base_rows, n_in] inside a blob, before the rotation is undone,
+/// decoded a tile at a time. They multiply a rotated input.
+class VectorRows {
+ public:
+  VectorRows() = default;
+  /// `blob` must outlive this.
+  VectorRows(const MatrixFormat& format, const BlobLayout& layout, const std::byte* blob);
+
+  int64_t rows() const noexcept { return rows_; }
+  int64_t cols() const noexcept { return cols_; }
+  /// Columns of one pass of the inner loops: at most kInputBlock, whole entries and whole groups of
+  /// 16 floats. Part of what a result is bitwise.
+  int64_t piece_cols() const noexcept;
+  /// out[i * n_cols + j] = element (first_row + i, first_col + j), bitwise as decode_rotated() of
+  /// quant. first_col is a multiple of the code's dimension.
+  void decode(const CodedTile& tile, float* out) const;
+
+ private:
+  /// Entries [256, dim] of `codes`, times `scale`, one after another: n floats, the last entry cut.
+  using DecodeRow = void (*)(const std::byte* codes, const float* entries, float scale, int64_t n,
+                             float* out);
+
+  int64_t rows_ = 0;
+  int64_t cols_ = 0;
+  int64_t dim_ = 1;
+  int64_t row_bytes_ = 0;
+  const float* entries_ = nullptr;     // [256, dim], lives as long as the program
+  DecodeRow decode_row_ = nullptr;     // of this dimension
+  const std::byte* codes_ = nullptr;   // u8 [rows, ceil(cols / dim)]
+  const std::byte* scales_ = nullptr;  // f16 [rows]
+};
+
+}  // namespace deltacome::cpu
