@@ -141,8 +141,7 @@ void add_compress(CLI::App& program) {
                 "0 = none")
       ->type_name("MINUTES")
       ->check(CLI::Range(0.0, 1e5));
-  c->add_option("--codes", o->codes,
-                "Codes that auto may use: auto (default), lowrank or whole")
+  c->add_option("--codes", o->codes, "Codes that auto may use: auto (default), lowrank or whole")
       ->type_name("NAME")
       ->check(CLI::IsMember({"auto", "lowrank", "whole"}));
   c->add_option("--target-kl", o->compress.target_kl,

@@ -98,8 +98,10 @@ std::vector<CodedTensor> pack_state(const DistillState& state) {
     for (const double x : {static_cast<double>(p.step), p.seconds, p.training_kl, p.held_back_kl})
       curve.push_back(static_cast<float>(x));
   }
-  return {raw_floats("values", state.values), raw_floats("first_moments", state.first_moments),
-          raw_floats("second_moments", state.second_moments), raw_floats("best", state.best),
+  return {raw_floats("values", state.values),
+          raw_floats("first_moments", state.first_moments),
+          raw_floats("second_moments", state.second_moments),
+          raw_floats("best", state.best),
           raw_floats("curve", curve),
           raw_floats("step", {static_cast<float>(state.step), static_cast<float>(state.best_kl)})};
 }
@@ -116,7 +118,8 @@ DistillState unpack_state(const std::vector<CodedTensor>& tensors) {
                      .curve = {}};
   const std::vector<float>& curve = parts.at("curve");
   for (size_t i = 0; i + 3 < curve.size(); i += 4)
-    state.curve.push_back({static_cast<int64_t>(curve[i]), curve[i + 1], curve[i + 2], curve[i + 3]});
+    state.curve.push_back(
+        {static_cast<int64_t>(curve[i]), curve[i + 1], curve[i + 2], curve[i + 3]});
   return state;
 }
 
@@ -131,9 +134,9 @@ struct AutoCompression::Inputs {
   Inputs(const AutoCompression& owner) : a(owner) {
     const ModelConfig& c = a.in_.pair.finetuned_config;
     const int64_t mixed = c.n_heads * c.head_dim;
-    const int64_t bytes =
-        8 * c.n_layers *
-        (2 * c.hidden_size * c.hidden_size + mixed * mixed + c.intermediate_size * c.intermediate_size);
+    const int64_t bytes = 8 * c.n_layers *
+                          (2 * c.hidden_size * c.hidden_size + mixed * mixed +
+                           c.intermediate_size * c.intermediate_size);
     keep = bytes <= kKeptStatistics;
   }
 
@@ -148,7 +151,8 @@ struct AutoCompression::Inputs {
     if (last < 0) return;
     std::unique_ptr<LayerFlow> flow;
     if (kept.empty())
-      flow = std::make_unique<LayerFlow>(*a.finetuned_, a.in_.stream, nullptr, a.training_.sequences);
+      flow =
+          std::make_unique<LayerFlow>(*a.finetuned_, a.in_.stream, nullptr, a.training_.sequences);
     for (int64_t layer = 0; layer <= (keep && flow ? n_layers - 1 : last); ++layer) {
       const bool run = wanted(layer);
       for (const LayerInput input : kInputs) {
@@ -211,8 +215,7 @@ std::map<std::string, CodedTensor> AutoCompression::run() {
     }
     coded.merge(code({mixed})[0]);
   } else {
-    coded = std::move(
-        code({plan_family("single", in_.options.codes == CodeFamily::kLowRank)})[0]);
+    coded = std::move(code({plan_family("single", in_.options.codes == CodeFamily::kLowRank)})[0]);
   }
   const double kl = kl_of(coded);
   findings_.methods.push_back({"auto, not distilled", bits_of(coded), 0, kl, false});
@@ -236,10 +239,11 @@ void AutoCompression::split_text() {
   if (n_held == 0) held_back_.sequences = training_.sequences;  // a single sequence is all there is
   const auto teach = [&](TaughtText& text, const char* stage) {
     const int64_t n = static_cast<int64_t>(text.sequences.size());
-    text.targets = top_targets(*finetuned_, {}, in_.stream, text.sequences, kTargets,
-                               [&](int64_t done) {
-                                 in_.progress(stage, static_cast<double>(done) / static_cast<double>(n));
-                               });
+    text.targets =
+        top_targets(*finetuned_, {}, in_.stream, text.sequences, kTargets,
+                    in_.pair.finetuned_config.vocab_size, [&](int64_t done) {
+                      in_.progress(stage, static_cast<double>(done) / static_cast<double>(n));
+                    });
   };
   teach(held_back_, "the fine-tune's predictions, held-back text");
   if (in_.steps == 0) {
@@ -289,7 +293,8 @@ void AutoCompression::measure_sensitivity() {
     }
     const auto at = static_cast<int64_t>(n_positions);
     const std::vector<float> certain(static_cast<size_t>(batch), 0);
-    pass.run(sequences, 1, std::span(labels).subspan(static_cast<size_t>(at), static_cast<size_t>(batch)),
+    pass.run(sequences, 1,
+             std::span(labels).subspan(static_cast<size_t>(at), static_cast<size_t>(batch)),
              certain, true);
     n_positions += static_cast<double>(batch);
     in_.progress("sensitivities", static_cast<double>(end) / n_sequences);
@@ -308,31 +313,31 @@ void AutoCompression::measure_spectra() {
   std::map<std::string, std::vector<double>> energy;
   std::map<std::string, int64_t> n_of_kind;
   const double n_layers = static_cast<double>(in_.pair.finetuned_config.n_layers);
-  inputs_->for_each(
-      [](int64_t) { return true; },
-      [&](int64_t layer, LayerInput input, const Tensor& c) {
-        in_.progress("spectra", static_cast<double>(layer) / n_layers);
-        const InputFit fit(backend_, in_.stream, c, c.rows());
-        for (MatrixCurve& curve : curves_) {
-          const ExpectedTensor& tensor = in_.pair.tensors[static_cast<size_t>(slots_.at(curve.name))];
-          const std::string kind = tensor_kind(curve.name);
-          if (tensor.layer != layer || input_of(kind) != input) continue;
-          const Tensor d = backend_.allocate(DType::kF64, tensor.shape);
-          backend_.compression().subtract(in_.stream,
-                                          backend_.import_weight(in_.pair.finetuned.at(tensor.name)),
-                                          backend_.import_weight(in_.pair.base.at(tensor.name)), d);
-          const double sensitivity = curve.sensitivity;
-          curve = measure_curve(backend_, in_.stream, curve.name, d, fit);
-          curve.sensitivity = sensitivity;
-          std::vector<double>& sum = energy[kind];
-          sum.resize(std::max(sum.size(), curve.components.size()));
-          double so_far = 0, total = 0;
-          for (const double e : curve.components) total += e;
-          for (size_t i = 0; i < curve.components.size() && total > 0; ++i)
-            sum[i] += (so_far += curve.components[i]) / total;
-          ++n_of_kind[kind];
-        }
-      });
+  inputs_->for_each([](int64_t) { return true; },
+                    [&](int64_t layer, LayerInput input, const Tensor& c) {
+                      in_.progress("spectra", static_cast<double>(layer) / n_layers);
+                      const InputFit fit(backend_, in_.stream, c, c.rows());
+                      for (MatrixCurve& curve : curves_) {
+                        const ExpectedTensor& tensor =
+                            in_.pair.tensors[static_cast<size_t>(slots_.at(curve.name))];
+                        const std::string kind = tensor_kind(curve.name);
+                        if (tensor.layer != layer || input_of(kind) != input) continue;
+                        const Tensor d = backend_.allocate(DType::kF64, tensor.shape);
+                        backend_.compression().subtract(
+                            in_.stream, backend_.import_weight(in_.pair.finetuned.at(tensor.name)),
+                            backend_.import_weight(in_.pair.base.at(tensor.name)), d);
+                        const double sensitivity = curve.sensitivity;
+                        curve = measure_curve(backend_, in_.stream, curve.name, d, fit);
+                        curve.sensitivity = sensitivity;
+                        std::vector<double>& sum = energy[kind];
+                        sum.resize(std::max(sum.size(), curve.components.size()));
+                        double so_far = 0, total = 0;
+                        for (const double e : curve.components) total += e;
+                        for (size_t i = 0; i < curve.components.size() && total > 0; ++i)
+                          sum[i] += (so_far += curve.components[i]) / total;
+                        ++n_of_kind[kind];
+                      }
+                    });
   for (auto& [kind, values] : energy) {
     for (double& v : values) v /= static_cast<double>(n_of_kind[kind]);
     findings_.spectra.push_back({kind, values});
@@ -341,7 +346,8 @@ void AutoCompression::measure_spectra() {
 
 int64_t AutoCompression::budget_bytes() const {
   double weights = 0;
-  for (const MatrixCurve& curve : curves_) weights += static_cast<double>(element_count(curve.shape));
+  for (const MatrixCurve& curve : curves_)
+    weights += static_cast<double>(element_count(curve.shape));
   return static_cast<int64_t>(std::floor(in_.bits * weights / 8));
 }
 
@@ -357,9 +363,8 @@ double AutoCompression::bits_of(const Coded& coded) const {
 
 AutoCompression::Plan AutoCompression::plan(const std::string& label) {
   in_.progress("planning " + label, 0);
-  const std::vector<Allocated> allocated =
-      allocate(curves_, budget_bytes(),
-               {.column_gains = in_.steps > 0, .rotation_seed = in_.rotation_seed});
+  const std::vector<Allocated> allocated = allocate(
+      curves_, budget_bytes(), {.column_gains = in_.steps > 0, .rotation_seed = in_.rotation_seed});
   Plan out{label, {}, {}};
   for (size_t i = 0; i < curves_.size(); ++i) {
     out.losses[curves_[i].name] = allocated[i].loss;
@@ -377,9 +382,9 @@ AutoCompression::Plan AutoCompression::plan_family(const std::string& label, boo
   return plan(label);
 }
 
-/// Codes several plans in one pass over the fine-tune; finished layers come from the work directory.
-std::vector<AutoCompression::Coded> AutoCompression::code(
-    const std::vector<Plan>& plans) {
+/// Codes several plans in one pass over the fine-tune; finished layers come from the work
+/// directory.
+std::vector<AutoCompression::Coded> AutoCompression::code(const std::vector<Plan>& plans) {
   std::vector<Coded> out(plans.size());
   const int64_t n_layers = in_.pair.finetuned_config.n_layers;
   std::vector<std::vector<CodedTensor>> fresh(plans.size());
@@ -411,7 +416,8 @@ std::vector<AutoCompression::Coded> AutoCompression::code(
                                             backend_.import_weight(in_.pair.base.at(name)), d);
             fresh[p].push_back(encode_fit(backend_, in_.stream, name, format, d, fit));
           }
-          if (input != LayerInput::kDown || in_.work.read(layer_part(plans[p].label, layer))) continue;
+          if (input != LayerInput::kDown || in_.work.read(layer_part(plans[p].label, layer)))
+            continue;
           in_.work.write(layer_part(plans[p].label, layer), fresh[p]);
           for (CodedTensor& tensor : fresh[p]) out[p][tensor.name] = std::move(tensor);
           fresh[p].clear();
@@ -464,8 +470,7 @@ std::map<std::string, double> AutoCompression::weigh(const Plan& plan, const Cod
         left * std::clamp(measured / std::max(loss, 1e-12), kLeastWeight, kLargestWeight);
     auto at = std::find_if(findings_.choices.begin(), findings_.choices.end(),
                            [&, k = kind](const ReportData::Choice& c) { return c.kind == k; });
-    if (at == findings_.choices.end())
-      at = findings_.choices.insert(at, {kind, "", -1, -1});
+    if (at == findings_.choices.end()) at = findings_.choices.insert(at, {kind, "", -1, -1});
     (is_tiers ? at->low_rank_kl : at->vector_kl) = left * measured;
   }
   return weights;
@@ -488,7 +493,8 @@ void AutoCompression::distil(Coded& coded, int64_t steps, const std::string& par
           });
   for (auto& [name, tensor] : coded) tensor = weights.trained(slots_.at(name));
   for (const ExpectedTensor& tensor : in_.pair.tensors) {
-    if (tensor.kind == Kind::kNorm) coded[tensor.name] = weights.trained_norm(slots_.at(tensor.name));
+    if (tensor.kind == Kind::kNorm)
+      coded[tensor.name] = weights.trained_norm(slots_.at(tensor.name));
   }
   findings_.curve = state.curve;
   findings_.held_back_kl = state.best_kl;

@@ -20,12 +20,12 @@ namespace deltacome {
 /// What the method `auto` works on.
 struct AutoInput {
   const CompressOptions& options;
-  double bits = 1;         // the budget of this run
-  int64_t steps = 0;       // of distillation; 0 = none
+  double bits = 1;    // the budget of this run
+  int64_t steps = 0;  // of distillation; 0 = none
   const CheckpointPair& pair;
   const Model& base;
   Stream& stream;
-  std::shared_ptr<DeviceVariant> outer;  // has the delta's embedding and head
+  std::shared_ptr<DeviceVariant> outer;                // has the delta's embedding and head
   const std::vector<std::vector<int32_t>>& sequences;  // calibration text
   uint64_t rotation_seed = 0;
   const WorkDirectory& work;
@@ -72,7 +72,8 @@ class AutoCompression {
   Plan plan(const std::string& label);
   Plan plan_family(const std::string& label, bool low_rank);
   std::vector<Coded> code(const std::vector<Plan>& plans);
-  /// What the measured KL of each kind is to the predicted one, with what distillation leaves of it.
+  /// What the measured KL of each kind is to the predicted one, with what distillation leaves of
+  /// it.
   std::map<std::string, double> weigh(const Plan& plan, const Coded& coded);
   double kl_of(const Coded& coded);
   double kl_of_kind(const Coded& coded, const std::string& kind);

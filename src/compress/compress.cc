@@ -35,7 +35,7 @@ using Kind = ExpectedTensor::Kind;
 
 constexpr const char* kOuterPart = "outer";      // embedding, final norm and head
 constexpr const char* kTrainedPart = "trained";  // the final norm, distilled
-constexpr int64_t kHeldOutTokens = 16384;    // of held-out text that fidelity is measured on
+constexpr int64_t kHeldOutTokens = 16384;        // of held-out text that fidelity is measured on
 
 // Distillation: operations per weight and token (forward, the same again, and the two products of
 // the backward pass), tokens of a step, and operations per second and thread, as measured on a
@@ -43,8 +43,8 @@ constexpr int64_t kHeldOutTokens = 16384;    // of held-out text that fidelity i
 constexpr double kWorkPerWeight = 8;
 constexpr double kStepTokens = 1024;
 constexpr double kNominalRate = 70e9;
-constexpr double kTrials = 1.25;       // with the short distillations of both families of codes
-constexpr int64_t kLeastSteps = 24;    // fewer move nothing
+constexpr double kTrials = 1.25;     // with the short distillations of both families of codes
+constexpr int64_t kLeastSteps = 24;  // fewer move nothing
 
 std::string layer_part(int64_t layer) {
   return fmt::format("layer-{:05}", layer);
@@ -273,8 +273,10 @@ class Compression {
   /// Steps of distillation that fit the minutes asked for on a machine of kNominalRate: the same
   /// on every run, so that bytes are. 0 = none.
   int64_t distillation_steps() const {
-    const double minutes = options_.distill_minutes.value_or(
-        options_.profile == Profile::kFast ? 0 : options_.profile == Profile::kBalanced ? 4 : 16);
+    const double minutes =
+        options_.distill_minutes.value_or(options_.profile == Profile::kFast       ? 0
+                                          : options_.profile == Profile::kBalanced ? 4
+                                                                                   : 16);
     const int threads = options_.n_threads > 0
                             ? options_.n_threads
                             : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));

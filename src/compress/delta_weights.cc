@@ -18,7 +18,8 @@ using Kind = ExpectedTensor::Kind;
 
 constexpr int64_t kKeptBytes = int64_t{768} << 20;  // of decoded codes that stay in memory
 
-/// "model.layers.3.self_attn.q_proj.weight" -> "model.layers.3.self_attn.qkv": what shares an input.
+/// "model.layers.3.self_attn.q_proj.weight" -> "model.layers.3.self_attn.qkv": what shares an
+/// input.
 std::string input_of(const std::string& name) {
   const std::string kind = tensor_kind(name);
   const std::string prefix = name.substr(0, name.find(kind));
@@ -46,10 +47,10 @@ struct DeltaWeights::Matrix {
 };
 
 struct DeltaWeights::Norm {
-  Tensor initial;       // f32 [1, d], the fine-tune's
-  Tensor current;       // initial times its factors
-  Tensor gradient;      // of current
-  int64_t first = -1;   // parameter
+  Tensor initial;      // f32 [1, d], the fine-tune's
+  Tensor current;      // initial times its factors
+  Tensor gradient;     // of current
+  int64_t first = -1;  // parameter
 };
 
 DeltaWeights::DeltaWeights(const Model& model, Stream& stream, const CheckpointPair& pair,
@@ -133,7 +134,9 @@ void DeltaWeights::create_parameters() {
   for (auto& [slot, norm] : norms_) {
     norm.current = backend_.allocate(DType::kF32, {norm.initial.size()});
     norm.gradient = backend_.allocate(DType::kF32, {norm.initial.size()});
-    backend_.upload(stream_, std::as_bytes(std::span(zeros).first(static_cast<size_t>(norm.initial.size()))), norm.gradient);
+    backend_.upload(stream_,
+                    std::as_bytes(std::span(zeros).first(static_cast<size_t>(norm.initial.size()))),
+                    norm.gradient);
   }
 }
 
@@ -298,7 +301,8 @@ void DeltaWeights::projection_gradient(const LinearWeights& w, const Tensor& x, 
     ops_.add_row_dots(stream_, dw.reshaped({1, dw.size()}), q.reshaped({1, q.size()}), d_row);
     return;
   }
-  ops_.gain_gradients(stream_, dw, q, rows, cols, parameter(gradients_, matrix.rows, n_out), d_cols);
+  ops_.gain_gradients(stream_, dw, q, rows, cols, parameter(gradients_, matrix.rows, n_out),
+                      d_cols);
   if (matrix.s < 0) return;
   // s_i: (u^T diag(rows) dW diag(cols)) . v, row by row; u as it was decoded.
   ops_.compose(stream_, {}, dw, rows, cols, dw);
@@ -330,8 +334,8 @@ CodedTensor DeltaWeights::trained(int slot) const {
       std::memcpy(at, &bits, 2);
     }
   };
-  const std::vector<float> rows = download(
-      parameter(values_, matrix.rows, matrix.one_scale ? 1 : format.base_rows));
+  const std::vector<float> rows =
+      download(parameter(values_, matrix.rows, matrix.one_scale ? 1 : format.base_rows));
   switch (format.codec) {
     case Codec::kLowRank: {
       scale_gains(layout.row_gain, rows);
@@ -349,12 +353,14 @@ CodedTensor DeltaWeights::trained(int slot) const {
       scale_halves(layout.row_scale, rows, 1);
       break;
     case Codec::kDense:
-      scale_halves(layout.dense.scales, rows, static_cast<size_t>(layout.dense.scales.bytes) / 2 / rows.size());
+      scale_halves(layout.dense.scales, rows,
+                   static_cast<size_t>(layout.dense.scales.bytes) / 2 / rows.size());
       break;
     case Codec::kRaw:
       break;
   }
-  if (matrix.cols >= 0) scale_gains(layout.col_gain, download(parameter(values_, matrix.cols, format.n_in())));
+  if (matrix.cols >= 0)
+    scale_gains(layout.col_gain, download(parameter(values_, matrix.cols, format.n_in())));
   return out;
 }
 

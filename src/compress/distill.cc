@@ -15,10 +15,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kMeasurements = 12;    // of the held-back text on the way
-constexpr int64_t kEvaluated = 4;        // sequences that are measured at a time
-constexpr double kSaveEvery = 20;        // seconds
-constexpr int64_t kLongestWarmUp = 20;   // steps
+constexpr int64_t kMeasurements = 12;   // of the held-back text on the way
+constexpr int64_t kEvaluated = 4;       // sequences that are measured at a time
+constexpr double kSaveEvery = 20;       // seconds
+constexpr int64_t kLongestWarmUp = 20;  // steps
 
 /// The sequences of a step: every epoch in another order.
 class Schedule {
@@ -58,7 +58,8 @@ double run_on(BackwardPass& pass, const TaughtText& text, const std::vector<int6
     sequences.emplace_back(text.sequences[i]);
     const auto first = offsets[i] * k, last = offsets[i + 1] * k;
     ids.insert(ids.end(), text.targets.ids.begin() + first, text.targets.ids.begin() + last);
-    log_p.insert(log_p.end(), text.targets.log_p.begin() + first, text.targets.log_p.begin() + last);
+    log_p.insert(log_p.end(), text.targets.log_p.begin() + first,
+                 text.targets.log_p.begin() + last);
   }
   return pass.run(sequences, k, ids, log_p, backward);
 }
@@ -119,8 +120,8 @@ void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream
   put(backend, stream, state.second_moments, v);
 
   const std::vector<int64_t> offsets = offsets_of(training);
-  const auto per_step = static_cast<size_t>(
-      std::min<int64_t>(options.sequences_per_step, static_cast<int64_t>(training.sequences.size())));
+  const auto per_step = static_cast<size_t>(std::min<int64_t>(
+      options.sequences_per_step, static_cast<int64_t>(training.sequences.size())));
   Schedule order(training.sequences.size(), options.seed);
   const int64_t every = std::max<int64_t>(1, options.steps / kMeasurements);
   const int64_t n_norms = weights.n_norm_parameters();

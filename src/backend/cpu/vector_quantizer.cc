@@ -23,10 +23,10 @@ using Square = std::array<double, static_cast<size_t>(kMaxDim) * kMaxDim>;
 /// largest w M e^T - e M e^T / 2.
 struct Group {
   int64_t first = 0, n = 0;
-  Square inverse{};               // of the group's block of the unit upper triangular factor
-  std::vector<float> metric;      // M [n, n]
-  std::vector<float> half_norms;  // [256]: e M e^T / 2
-  std::vector<double> feedback;   // [n, columns behind the group]: errors to what they spoil
+  Square inverse{};                 // of the group's block of the unit upper triangular factor
+  std::vector<float> metric{};      // M [n, n]
+  std::vector<float> half_norms{};  // [256]: e M e^T / 2
+  std::vector<double> feedback{};   // [n, columns behind the group]: errors to what they spoil
 };
 
 class Quantizer {
