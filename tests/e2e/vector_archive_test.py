@@ -99,7 +99,7 @@ class VectorArchives(CliTest):
         tensors = {t["name"]: t for t in self.json("inspect", self.archive)["tensors"]}
         q = tensors["model.layers.1.self_attn.q_proj.weight"]
         self.assertEqual((q["codec"], q["gains"]), ("vector", ["column"]))
-        self.assertEqual(q["vector"], {"dim": 12, "bits": 8 / 12})
+        self.assertEqual(q["vector"], {"dim": 8, "bits": 1})
         down = tensors["model.layers.2.mlp.down_proj.weight"]
         self.assertEqual((down["codec"], down["vector"], down["gains"]), ("lowrank", None, ["row", "column"]))
         text = self.ok("inspect", self.archive).stdout

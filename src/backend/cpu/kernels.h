@@ -50,6 +50,16 @@ struct DecodeArgs {
   float* out = nullptr;           // [n]
 };
 
+/// out = the entries of codes, one after another, times scale; the last entry is cut at n.
+struct EntriesArgs {
+  int dim = 0;                     // one of kBookDimensions
+  const uint8_t* codes = nullptr;  // [ceil(n / dim)]
+  const float* entries = nullptr;  // [256, dim]
+  float scale = 1;
+  int64_t n = 0;
+  float* out = nullptr;  // [n]
+};
+
 struct RmsBackwardArgs {
   const float* x = nullptr;  // all [n]
   const float* w = nullptr;
@@ -103,6 +113,7 @@ struct Kernels {
   void (*dot)(const DotArgs&);
   void (*accumulate)(const AccumulateArgs&);
   void (*decode)(const DecodeArgs&);
+  void (*decode_entries)(const EntriesArgs&);
   /// out[i] = in[i] as float; type kBf16 or kF16.
   void (*convert)(WeightType type, const void* in, int64_t n, float* out);
   /// s[i] = exp(scale * s[i] - max), returns the sum. n >= 1.

@@ -458,6 +458,7 @@ void silu_mul(const float* gate, const float* up, int64_t n, float* out) {
 }  // namespace deltacome::cpu
 
 #include "backend/cpu/kernels_training_impl.h"
+#include "backend/cpu/kernels_vector_impl.h"
 
 namespace deltacome::cpu {
 
@@ -467,6 +468,7 @@ const Kernels DELTACOME_KERNELS = {.name = DELTACOME_KERNELS_NAME,
                                    .dot = dot,
                                    .accumulate = accumulate,
                                    .decode = decode,
+                                   .decode_entries = decode_entries,
                                    .convert = convert,
                                    .softmax = softmax,
                                    .sum_squares = sum_squares,

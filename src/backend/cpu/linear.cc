@@ -295,7 +295,7 @@ class LinearCall {
       const int64_t count = std::min(kOutputTile, end - o);
       for (int64_t begin = 0; begin < rows.cols(); begin += rows.piece_cols()) {
         const int64_t n = std::min(rows.piece_cols(), rows.cols() - begin);
-        rows.decode({o, count, begin, n}, scratch);
+        rows.decode(runtime_.kernels, {o, count, begin, n}, scratch);
         runtime_.kernels.dot({.x = part.rotated.data(),
                               .x_offset = begin,
                               .n_rows = part.n(),

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "backend/cpu/coded_rows.h"
+#include "backend/cpu/kernels.h"
 #include "quant/format.h"
 
 namespace deltacome::cpu {
@@ -24,20 +25,15 @@ class VectorRows {
   int64_t piece_cols() const noexcept;
   /// out[i * n_cols + j] = element (first_row + i, first_col + j), bitwise as decode_rotated() of
   /// quant. first_col is a multiple of the code's dimension.
-  void decode(const CodedTile& tile, float* out) const;
+  void decode(const Kernels& kernels, const CodedTile& tile, float* out) const;
 
  private:
-  /// Entries [256, dim] of `codes`, times `scale`, one after another: n floats, the last entry cut.
-  using DecodeRow = void (*)(const std::byte* codes, const float* entries, float scale, int64_t n,
-                             float* out);
-
   int64_t rows_ = 0;
   int64_t cols_ = 0;
-  int64_t dim_ = 1;
+  int dim_ = 1;
   int64_t row_bytes_ = 0;
   const float* entries_ = nullptr;     // [256, dim], lives as long as the program
-  DecodeRow decode_row_ = nullptr;     // of this dimension
-  const std::byte* codes_ = nullptr;   // u8 [rows, ceil(cols / dim)]
+  const uint8_t* codes_ = nullptr;     // [rows, ceil(cols / dim)]
   const std::byte* scales_ = nullptr;  // f16 [rows]
 };
 

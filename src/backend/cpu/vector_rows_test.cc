@@ -9,12 +9,14 @@ namespace {
 
 using namespace testing;
 
-TEST(VectorRows, AnyTileIsBitwiseThatOfTheOracle) {
-  Rng rng(3);
+using VectorRowsTest = EachIsa;
+DELTACOME_FOR_EACH_ISA(VectorRowsTest);
+
+TEST_P(VectorRowsTest, AnyTileIsBitwiseThatOfTheOracle) {
   for (const int dim : kBookDimensions) {
     for (const int64_t n_in : {1, 3, 15, 16, 17, 193, 2500}) {
       const MatrixFormat format = vector_format(7, n_in, dim, true);
-      const HostTensor blob = random_blob(rng, format);
+      const HostTensor blob = random_blob(rng_, format);
       const std::vector<float> want = decode_rotated(format, blob.bytes);
       const VectorRows rows(format, layout_of(format), blob.bytes.data());
       const int64_t piece = rows.piece_cols();
@@ -23,7 +25,7 @@ TEST(VectorRows, AnyTileIsBitwiseThatOfTheOracle) {
       for (int64_t first = 0; first < n_in; first += piece) {
         const int64_t n = std::min(piece, n_in - first);
         std::vector<float> out(static_cast<size_t>(3 * n) + 1, Guarded::kCanary);
-        rows.decode({2, 3, first, n}, out.data());
+        rows.decode(*GetParam(), {2, 3, first, n}, out.data());
         for (int64_t i = 0; i < 3; ++i) {
           for (int64_t j = 0; j < n; ++j)
             ASSERT_EQ(out[static_cast<size_t>(i * n + j)],
