@@ -89,20 +89,23 @@ double BackwardPass::run(std::span<const std::span<const int32_t>> sequences, in
 
 void BackwardPass::prepare(std::vector<int64_t> lengths) {
   if (lengths == lengths_ && base_rows_ != nullptr) return;
+  base_rows_.reset();  // set last: nothing is prepared if an allocation fails
   lengths_ = std::move(lengths);
   n_rows_ = 0;
   for (const int64_t n : lengths_) n_rows_ += n;
-  const VariantSegment base{nullptr, n_rows_};
-  base_rows_ = backend_.plan_variants({&base, 1});
   positions_ = plan_positions(backend_, lengths_);
   positions_backward_ = plan_positions(backend_, lengths_);
   ones_ = upload_f32(backend_, stream_, std::vector<float>(static_cast<size_t>(n_rows_), 1.0f),
                      {n_rows_, 1});
   take_buffers();
+  const VariantSegment base{nullptr, n_rows_};
+  base_rows_ = backend_.plan_variants({&base, 1});
 }
 
 void BackwardPass::take_buffers() {
   const ModelConfig& config = model_.config();
+  hidden_.clear();  // they would keep memory that is to grow
+  a_ = {};
   size_t next = 0;
   const auto rows = [&](int64_t width) {
     return scratch_.at(next++).take(backend_, {n_rows_, width});

@@ -106,8 +106,7 @@ class BackwardPass {
   std::unique_ptr<VariantPlan> base_rows_;
   std::unique_ptr<AttentionPlan> positions_, positions_backward_;  // a plan keeps its rotations
   Tensor ones_;                 // [n, 1]: spreads a bias over rows
-  std::vector<Tensor> hidden_;  // n_layers + 1 of [n, hidden]: the input of each layer, the last's
-                                // output
+  std::vector<Tensor> hidden_;  // n_layers + 1 of [n, hidden]: layers' inputs, the last's output
   Activations a_;
   std::array<ScratchTensor, 18> scratch_;
   ScratchTensor ids_memory_, log_p_memory_;
