@@ -37,12 +37,12 @@ constexpr const char* kOuterPart = "outer";      // embedding, final norm and he
 constexpr const char* kTrainedPart = "trained";  // the final norm, distilled
 constexpr int64_t kHeldOutTokens = 16384;        // of held-out text that fidelity is measured on
 
-// Distillation: operations per weight and token (forward, the same again, and the two products of
-// the backward pass), tokens of a step, and operations per second and thread, as measured on a
+// Distillation: operations per product of a forward pass (it, the same again, and the two products
+// of the backward pass), tokens of a step, and operations per second and thread, as measured on a
 // 2-core EPYC with AVX2.
-constexpr double kWorkPerWeight = 8;
+constexpr double kWorkPerProduct = 8;
 constexpr double kStepTokens = 1024;
-constexpr double kNominalRate = 70e9;
+constexpr double kNominalRate = 60e9;
 constexpr double kTrials = 1.25;     // with the short distillations of both families of codes
 constexpr int64_t kLeastSteps = 24;  // fewer move nothing
 
@@ -280,12 +280,14 @@ class Compression {
     const int threads = options_.n_threads > 0
                             ? options_.n_threads
                             : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-    double weights = 0;
+    const ModelConfig& config = pair_.base_config;
+    auto products = static_cast<double>(config.n_layers * config.n_heads * config.head_dim *
+                                        kCalibrationLength);  // of attention, a token
     for (const ExpectedTensor& tensor : pair_.tensors) {
       if (tensor.kind == Kind::kProjection || tensor.kind == Kind::kHead)
-        weights += static_cast<double>(element_count(tensor.shape));
+        products += static_cast<double>(element_count(tensor.shape));
     }
-    const double step_s = kWorkPerWeight * weights * kStepTokens / (kNominalRate * threads);
+    const double step_s = kWorkPerProduct * products * kStepTokens / (kNominalRate * threads);
     const auto steps = static_cast<int64_t>(minutes * 60 / kTrials / step_s);
     return steps < kLeastSteps ? 0 : steps;
   }
