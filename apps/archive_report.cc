@@ -126,6 +126,8 @@ ordered_json to_json(const ArchiveInfo& info) {
                 {"kl", measured(info.held_out->kl)},
                 {"top1", measured(info.held_out->top1)}};
   }
+  ordered_json finetuned_bytes = nullptr;
+  if (info.finetuned_bytes >= 0) finetuned_bytes = info.finetuned_bytes;
   return {{"method", info.method},
           {"architecture", info.architecture},
           {"created_by", info.created_by},
@@ -134,15 +136,15 @@ ordered_json to_json(const ArchiveInfo& info) {
           {"finetuned", info.finetuned_name},
           {"finetuned_hash", info.finetuned_hash},
           {"requested_bits", info.requested_bits},
-          {"bits_per_weight", info.bits_per_weight},
+          {"bits_per_weight", measured(info.bits_per_weight)},
           {"projection_bytes", info.projection_bytes},
           {"embedding_bytes", info.embedding_bytes},
           {"other_bytes", info.other_bytes},
           {"header_bytes", info.header_bytes},
           {"all_in_bytes", info.all_in_bytes},
           {"tokenizer_bytes", info.tokenizer_bytes},
-          {"finetuned_bytes", info.finetuned_bytes},
-          {"ratio", info.ratio},
+          {"finetuned_bytes", finetuned_bytes},
+          {"ratio", measured(info.ratio)},
           {"calibration",
            {{"files", info.calibration_files},
             {"tokens", info.calibration_tokens},
@@ -177,14 +179,18 @@ std::string sizes_table(const ArchiveInfo& info) {
   row("headers", info.header_bytes);
   row("all-in", info.all_in_bytes);
   row("tokenizer", info.tokenizer_bytes);
+  if (info.finetuned_bytes < 0) return table.text();  // an adapter, whose base is not at hand
   row("fine-tune in bf16", info.finetuned_bytes);
-  return table.text() +
-         fmt::format(
-             "  {:.4f} bits per projection weight ({:g} requested), {:.2f} % of the fine-tune\n",
-             info.bits_per_weight, info.requested_bits, 100 * info.ratio);
+  const std::string requested =
+      info.requested_bits > 0 ? fmt::format(" ({:g} requested)", info.requested_bits) : "";
+  return table.text() + fmt::format(
+                            "  {:.4f} bits per projection weight{}, {:.2f} % of the "
+                            "fine-tune\n",
+                            info.bits_per_weight, requested, 100 * info.ratio);
 }
 
 std::string fidelity_lines(const ArchiveInfo& info) {
+  if (info.method == "lora") return "the factors of a LoRA adapter, as they are\n";
   std::string out;
   if (info.calibration_tokens > 0) {
     out += fmt::format("calibrated on {} tokens in sequences of {} from {}, seed {}\n",

@@ -52,7 +52,8 @@ nlohmann::ordered_json measured(double value) {
 
 void add_model_options(CLI::App& command, ModelChoice& choice) {
   add_path(command, "--base", choice.base, "Model directory of the base; optional with --model");
-  CLI::Option* delta = add_path(command, "--delta", choice.delta, "Archive to run on the base");
+  CLI::Option* delta = add_path(command, "--delta", choice.delta,
+                                "Archive, or LoRA adapter in PEFT's layout, to run on the base");
   add_path(command, "--model", choice.model, "Model directory to run on its own instead")
       ->excludes(delta);
 }

@@ -2,7 +2,9 @@
 #include "deltacome/compress.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <array>
 #include <limits>
 #include <memory>
 
@@ -19,8 +21,13 @@ struct Options {
   std::vector<std::string> calibration;
   std::optional<std::string> held_out, report;
   CompressOptions compress;
+  std::vector<std::string> given;  // options of kNotForAdapters that the user gave
   bool json = false;
 };
+
+/// What shapes a delta that is yet to be made; a LoRA adapter is one already.
+constexpr std::array kNotForAdapters{"--bits",  "--method", "--calib",    "--calib-tokens",
+                                     "--group", "--seed",   "--held-out", "--resume"};
 
 Method method_of(const std::string& name) {
   if (name == "lowrank") return Method::kLowRank;
@@ -99,9 +106,14 @@ void compress(const Options& options) {
   if (options.held_out) request.held_out = *options.held_out;
 
   Progress line;
-  const CompressReport report =
+  CompressReport report =
       compress_delta(request, [&](const CompressProgress& p) { show(line, p); });
   line.finish();
+  if (report.archive.method == "lora" && !options.given.empty()) {
+    report.notes.push_back(
+        fmt::format("the fine-tune is a LoRA adapter, which is kept as it is: {} had no effect",
+                    fmt::join(options.given, ", ")));
+  }
   if (options.json) {
     print_json(to_json(report, options.out));
   } else {
@@ -123,7 +135,9 @@ void add_compress(CLI::App& program) {
   CLI::App* c =
       program.add_subcommand("compress", "Compress a fine-tune against its base into an archive");
   add_path(*c, "--base", o->base, "Model directory of the base")->required();
-  add_path(*c, "--finetuned", o->finetuned, "Model directory of the fine-tune")->required();
+  add_path(*c, "--finetuned", o->finetuned,
+           "Model directory of the fine-tune, or a LoRA adapter in PEFT's layout")
+      ->required();
   add_path(*c, "--out", o->out, "Archive directory to write")->required();
   c->add_option("--bits", o->compress.bits,
                 "Stored bits per projection weight, everything included; default 1")
@@ -168,7 +182,17 @@ void add_compress(CLI::App& program) {
               "Continue an interrupted run after its last finished layer");
   add_threads_option(*c, o->compress.n_threads);
   add_json_option(*c, o->json);
-  c->callback([o] { compress(*o); });
+  c->footer(
+      "A LoRA adapter in PEFT's layout (adapter_config.json) is converted as it is, its factors in "
+      "16 bits: --bits, --method, --calib, --calib-tokens, --group, --seed, --held-out and "
+      "--resume "
+      "have no effect then, and a note says so.");
+  c->callback([o, c] {
+    for (const char* option : kNotForAdapters) {
+      if (c->count(option) > 0) o->given.push_back(option);
+    }
+    compress(*o);
+  });
 }
 
 }  // namespace deltacome::cli

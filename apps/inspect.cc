@@ -33,8 +33,10 @@ void add_inspect(CLI::App& program) {
     bool json = false;
   };
   const auto o = std::make_shared<Options>();
-  CLI::App* c = program.add_subcommand("inspect", "Describe an archive: plan, sizes, fidelity");
-  add_path(*c, "archive", o->archive, "Archive directory")->required();
+  CLI::App* c = program.add_subcommand(
+      "inspect", "Describe an archive or LoRA adapter: plan, sizes, fidelity");
+  add_path(*c, "archive", o->archive, "Archive directory, or a LoRA adapter in PEFT's layout")
+      ->required();
   add_json_option(*c, o->json);
   c->callback([o] {
     const ArchiveInfo info = inspect_archive(o->archive);

@@ -33,17 +33,19 @@ struct TensorInfo {
   double stable_rank = -1;     // |dW|_F^2 / s_1^2
 };
 
-/// What is in an archive. Sizes in bytes.
+/// What is in an archive, or in a LoRA adapter: there the hash and architecture of the base are
+/// empty, and bits_per_weight, finetuned_bytes and ratio, which need the base, negative. Sizes in
+/// bytes.
 struct ArchiveInfo {
   std::string method, architecture, created_by;
   std::string base_name, base_hash, finetuned_name, finetuned_hash;
-  double requested_bits = 0;
+  double requested_bits = 0;   // 0: none were (method "lora")
   double bits_per_weight = 0;  // 8 * projection_bytes / projection weights
   int64_t projection_bytes = 0;
   int64_t embedding_bytes = 0;  // embeddings and lm_head, with added rows
   int64_t other_bytes = 0;      // norms and biases
   int64_t header_bytes = 0;     // all_in_bytes less the three above
-  int64_t all_in_bytes = 0;     // every file but the tokenizer's
+  int64_t all_in_bytes = 0;     // every file but the tokenizer's (adapter: its two files)
   int64_t tokenizer_bytes = 0;
   int64_t finetuned_bytes = 0;  // the fine-tune's checkpoint in bf16
   double ratio = 0;             // all_in_bytes / finetuned_bytes
@@ -60,7 +62,8 @@ struct ArchiveInfo {
   std::vector<TensorInfo> tensors;
 };
 
-/// Describes the archive in `directory`. Throws Error (kNotFound, kCorrupt, kUnsupported).
+/// Describes the archive, or the LoRA adapter in PEFT's layout, in `directory`. Throws Error
+/// (kNotFound, kCorrupt, kUnsupported).
 ArchiveInfo inspect_archive(const std::filesystem::path& directory);
 
 /// Checks every byte of an archive against its hashes, and that it was made from `base` if one is

@@ -71,9 +71,10 @@ struct CompressReport {
   int64_t peak_resident_bytes = 0;
 };
 
-/// Compresses the fine-tune against its base into an archive. Throws Error; the output directory
-/// appears whole or not at all, finished layers are kept in "<out>.partial" for `resume`.
-/// on_progress is called on the calling thread.
+/// Compresses the fine-tune against its base into an archive. A LoRA adapter in PEFT's layout is
+/// converted instead, its factors in 16 bits: all but the three paths is ignored then. Throws
+/// Error; the output directory appears whole or not at all, finished layers are kept in
+/// "<out>.partial" for `resume`. on_progress is called on the calling thread.
 CompressReport compress_delta(const CompressOptions& options,
                               const std::function<void(const CompressProgress&)>& on_progress = {});
 

@@ -9,8 +9,8 @@
 
 namespace deltacome {
 
-/// What is scored: `base`, base + `delta`, or `model` on its own (a fine-tune or a merged
-/// checkpoint).
+/// What is scored: `base`, base + `delta` (an archive, or a LoRA adapter in PEFT's layout), or
+/// `model` on its own (a fine-tune or a merged checkpoint).
 struct EvalOptions {
   std::filesystem::path base;
   std::optional<std::filesystem::path> delta;

@@ -13,7 +13,7 @@ namespace deltacome {
 
 struct ModelOptions {
   std::filesystem::path model;                 // a Hugging Face checkpoint: base or fine-tune
-  std::optional<std::filesystem::path> delta;  // an archive made from it
+  std::optional<std::filesystem::path> delta;  // an archive made from it, or a LoRA adapter
   int n_threads = 0;                           // 0 = one per core
 };
 

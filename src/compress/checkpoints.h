@@ -22,6 +22,10 @@ struct CheckpointPair {
 /// NaN or infinity (by tensor), and what the readers throw.
 CheckpointPair open_pair(const std::filesystem::path& base, const std::filesystem::path& finetuned);
 
+/// Throws kMismatch unless a checkpoint has exactly these tensors, but for ones that nothing reads,
+/// kUnsupported for other types than BF16, F16 and F32.
+void expect_tensors(const Checkpoint& checkpoint, const std::vector<ExpectedTensor>& expected);
+
 /// True if both tensors have the same values.
 bool equal_values(const HostTensor& a, const HostTensor& b);
 

@@ -18,11 +18,13 @@
 #include "compress/calibration.h"
 #include "compress/checkpoints.h"
 #include "compress/codec.h"
+#include "compress/convert_adapter.h"
 #include "compress/layer_flow.h"
 #include "compress/plan.h"
 #include "compress/work_directory.h"
 #include "core/check.h"
 #include "io/archive.h"
+#include "io/peft_adapter.h"
 #include "io/text_rows.h"
 #include "model/score.h"
 #include "text/tokenizer.h"
@@ -62,11 +64,6 @@ const char* method_name(Method method) {
       return "bitdelta";
   }
   return "?";
-}
-
-std::string directory_name(const std::filesystem::path& path) {
-  const std::filesystem::path full = std::filesystem::absolute(path).lexically_normal();
-  return full.has_filename() ? full.filename().string() : full.parent_path().filename().string();
 }
 
 int64_t peak_resident_bytes() {
@@ -565,6 +562,11 @@ class Compression {
 CompressReport compress_delta(const CompressOptions& options,
                               const std::function<void(const CompressProgress&)>& on_progress) {
   check_options(options);
+  if (is_peft_adapter(options.finetuned)) {
+    CompressReport report = convert_adapter(options);
+    report.peak_resident_bytes = peak_resident_bytes();
+    return report;
+  }
   if (!options.resume) check_output(options.out);  // before the checkpoints are read
   return Compression(options, on_progress).run();
 }

@@ -7,6 +7,7 @@
 #include "backend/backend.h"
 #include "io/archive.h"
 #include "io/model_config.h"
+#include "io/peft_adapter.h"
 
 namespace deltacome {
 
@@ -17,15 +18,20 @@ namespace deltacome {
 std::shared_ptr<DeviceVariant> load_variant(Backend& backend, Stream& stream,
                                             const Archive& archive, const ModelConfig& base);
 
+/// The same for a LoRA adapter, coded on the way. Throws what PeftAdapter::encode() throws.
+std::shared_ptr<DeviceVariant> load_variant(Backend& backend, Stream& stream,
+                                            const PeftAdapter& adapter, const ModelConfig& base);
+
 /// A variant ready to run: its tensors, and what it brings besides.
 struct OpenedVariant {
   std::shared_ptr<DeviceVariant> device;
   ModelConfig config;                    // the fine-tune's: vocabulary, stop ids
-  std::filesystem::path text_directory;  // where its tokenizer is: the archive, or else the base
+  std::filesystem::path text_directory;  // where its tokenizer is: its own, or else the base
 };
 
 /// Opens an archive for a base: checks every file of it and that it was made from `base`, then
-/// loads it. Throws what Archive and load_variant() throw.
+/// loads it. Or a LoRA adapter in PEFT's layout, which fits every base of its architecture and
+/// shapes. Throws what Archive, PeftAdapter and load_variant() throw.
 OpenedVariant open_variant(Backend& backend, Stream& stream, const std::filesystem::path& directory,
                            const Checkpoint& base, const ModelConfig& base_config);
 

@@ -9,6 +9,7 @@
 #include "io/archive_json.h"
 #include "io/json.h"
 #include "io/manifest.h"
+#include "io/peft_adapter.h"
 
 namespace deltacome {
 namespace fs = std::filesystem;
@@ -54,6 +55,11 @@ Archive Archive::open(const fs::path& directory) {
     fail(ErrorCode::kNotFound, "archive {}: no such directory", directory.string());
   }
   if (!fs::exists(directory / kConfigName, ignored)) {
+    if (is_peft_adapter(directory)) {
+      fail(ErrorCode::kUnsupported,
+           "{} is a LoRA adapter, expected an archive; deltacome compress makes one of it",
+           directory.string());
+    }
     fail(ErrorCode::kNotFound, "{}: not a deltacome archive: it has no {}", directory.string(),
          kConfigName);
   }
@@ -191,7 +197,8 @@ void ArchiveWriter::add(const CodedTensor& tensor) {
       [blob = tensor.blob] { return blob; });
 }
 
-void ArchiveWriter::write(const fs::path& directory, const fs::path& companions) {
+void ArchiveWriter::write(const fs::path& directory, const fs::path& companions,
+                          const fs::path& fallback) {
   StagedDirectory stage(directory);
   std::vector<TensorSpec> specs;
   for (const ArchiveTensor& tensor : config_.tensors) {
@@ -210,13 +217,17 @@ void ArchiveWriter::write(const fs::path& directory, const fs::path& companions)
   tensors.finish();
 
   config_.files.clear();
-  const auto keep = [&](const std::string& name) {
-    if (!fs::exists(companions / name)) return;
-    write_file_atomically(stage.staging() / name, read_text_file(companions / name));
+  const auto keep = [&](const fs::path& from, const std::string& name) {
+    if (!fs::exists(from / name)) return;
+    write_file_atomically(stage.staging() / name, read_text_file(from / name));
     config_.files.push_back(name);
   };
-  for (const char* name : kConfigFiles) keep(name);
-  for (const char* name : kTokenizerFiles) keep(name);
+  const auto source = [&](const char* name) {
+    return fallback.empty() || fs::exists(companions / name) ? companions : fallback;
+  };
+  for (const char* name : kConfigFiles) keep(source(name), name);
+  const fs::path tokenizer = source("tokenizer.json");  // its files belong together
+  for (const char* name : kTokenizerFiles) keep(tokenizer, name);
   std::string config = nlohmann::json(to_json(config_)).dump();
   config += '\n';
   write_file_atomically(stage.staging() / kConfigName, config);

@@ -57,7 +57,7 @@ struct HeldOutFidelity {
 /// delta_config.json.
 struct ArchiveConfig {
   std::string created_by;
-  std::string method;        // "come", "lowrank", "bitdelta"
+  std::string method;        // "come", "lowrank", "bitdelta", "lora"
   std::string architecture;  // "LlamaForCausalLM"
   std::string base_name;
   std::string base_hash;  // Checkpoint::content_hash() of the base
@@ -116,16 +116,18 @@ std::string tensor_kind(const std::string& name);
 bool is_tokenizer_file(const std::string& name);
 
 /// Writes a whole archive atomically: coded tensors (each blob is asked for once, in order), the
-/// listed companion files copied from `companions`, configuration and manifest. config.tensors and
-/// config.files are filled in here. Throws kIo, kInvalidArgument if `directory` exists and is not
-/// empty.
+/// listed companion files copied from `companions`, configuration and manifest. With a `fallback`
+/// configurations that `companions` lacks come from there, and the tokenizer's files if it has no
+/// tokenizer.json. config.tensors and config.files are filled in here. Throws kIo, kInvalidArgument
+/// if `directory` exists and is not empty.
 class ArchiveWriter {
  public:
   explicit ArchiveWriter(ArchiveConfig config) : config_(std::move(config)) {}
   /// A tensor whose bytes `load` returns when they are written.
   void add(const CodedTensor& tensor);
   void add(ArchiveTensor tensor, std::function<std::vector<std::byte>()> load);
-  void write(const std::filesystem::path& directory, const std::filesystem::path& companions);
+  void write(const std::filesystem::path& directory, const std::filesystem::path& companions,
+             const std::filesystem::path& fallback = {});
 
  private:
   ArchiveConfig config_;

@@ -141,9 +141,9 @@ int64_t Checkpoint::total_bytes() const noexcept {
   return total;
 }
 
-std::string Checkpoint::content_hash() const {
+std::string content_hash(const std::map<std::string, HostTensor>& tensors) {
   Sha256 hash;
-  for (const auto& [name, tensor] : tensors_) {
+  for (const auto& [name, tensor] : tensors) {
     hash.update(fmt::format("{}\t{}\t{}\t{}\n", name, dtype_name(tensor.dtype),
                             to_string(tensor.shape), hash_tensor(tensor.bytes)));
   }

@@ -136,6 +136,11 @@ void release_pages(std::span<const std::byte> bytes) noexcept {
   if (!bytes.empty()) Mappings::instance().release(bytes);
 }
 
+std::string directory_name(const std::filesystem::path& path) {
+  const std::filesystem::path full = std::filesystem::absolute(path).lexically_normal();
+  return full.has_filename() ? full.filename().string() : full.parent_path().filename().string();
+}
+
 std::string read_text_file(const std::filesystem::path& path, size_t max_bytes) {
   size_t size = 0;
   const FileDescriptor fd(open_regular(path, size));

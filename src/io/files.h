@@ -36,6 +36,9 @@ class MappedFile {
 /// Thread-safe.
 void release_pages(std::span<const std::byte> bytes) noexcept;
 
+/// The last part of a path, also of "." and "dir/".
+std::string directory_name(const std::filesystem::path& path);
+
 /// The whole file. Throws kNotFound, kIo, or kCorrupt if it is larger than max_bytes.
 std::string read_text_file(const std::filesystem::path& path, size_t max_bytes = 256u << 20);
 

@@ -4,6 +4,7 @@
 #include "core/check.h"
 #include "deltacome/archive.h"
 #include "io/archive.h"
+#include "io/peft_adapter.h"
 
 namespace deltacome {
 
@@ -37,9 +38,39 @@ TensorInfo describe_tensor(const ArchiveTensor& tensor) {
   return info;
 }
 
+/// An adapter without its base: what depends on the base's other weights is not known.
+ArchiveInfo describe_adapter(const PeftAdapter& adapter) {
+  ArchiveInfo info;
+  info.method = "lora";
+  info.base_name = adapter.base_name();
+  info.finetuned_name = directory_name(adapter.directory());
+  info.finetuned_hash = adapter.content_hash();
+  info.bits_per_weight = info.ratio = -1;
+  info.finetuned_bytes = -1;
+  for (const LoraModule& module : adapter.modules()) {
+    TensorInfo& tensor = info.tensors.emplace_back();
+    tensor.name = module.name;
+    tensor.kind = tensor_kind(module.name);
+    tensor.codec = codec_name(Codec::kLowRank);
+    tensor.shape = module.shape();
+    tensor.bytes = module.stored_bytes();
+    tensor.bits_per_weight =
+        8.0 * static_cast<double>(tensor.bytes) / static_cast<double>(element_count(tensor.shape));
+    tensor.rank = module.rank();
+    tensor.tiers = {{module.rank(), static_cast<int>(8 * dtype_bytes(module.a.dtype)),
+                     static_cast<int>(8 * dtype_bytes(module.b.dtype))}};
+    info.projection_bytes += tensor.bytes;
+  }
+  info.all_in_bytes = adapter.file_bytes();
+  info.header_bytes = info.all_in_bytes - info.projection_bytes;
+  info.tokenizer_bytes = adapter.tokenizer_bytes();
+  return info;
+}
+
 }  // namespace
 
 ArchiveInfo inspect_archive(const std::filesystem::path& directory) {
+  if (is_peft_adapter(directory)) return describe_adapter(PeftAdapter::open(directory));
   const Archive archive = Archive::open(directory);
   const ArchiveConfig& config = archive.config();
   ArchiveInfo info;

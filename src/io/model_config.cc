@@ -274,11 +274,16 @@ ModelConfig parse_model_config(std::string_view config_json, std::string_view ge
   return config;
 }
 
-ModelConfig read_model_config(const std::filesystem::path& directory) {
-  const std::string config = read_text_file(directory / "config.json");
-  std::string generation;
-  const std::filesystem::path generation_path = directory / "generation_config.json";
+ModelConfig read_model_config(const std::filesystem::path& directory,
+                              const std::filesystem::path& fallback) {
   std::error_code error;
+  const auto place = [&](const char* name) {
+    const bool absent = !fallback.empty() && !std::filesystem::exists(directory / name, error);
+    return (absent ? fallback : directory) / name;
+  };
+  const std::string config = read_text_file(place("config.json"));
+  std::string generation;
+  const std::filesystem::path generation_path = place("generation_config.json");
   if (std::filesystem::exists(generation_path, error)) {
     generation = read_text_file(generation_path);
     if (generation.empty()) {

@@ -56,10 +56,12 @@ struct ModelConfig {
 
 /// Reads config.json (and generation_config.json for the end-of-sequence ids). Both RoPE forms:
 /// rope_theta + rope_scaling {type | rope_type}, and rope_parameters {rope_type, rope_theta, ...}.
+/// A file that `directory` lacks is taken from `fallback`, if one is given.
 /// Throws kNotFound, kCorrupt (not JSON, a field missing, of the wrong type or out of range, by
 /// name), kUnsupported for an unknown architecture, rope type or activation, listing the supported
 /// ones.
-ModelConfig read_model_config(const std::filesystem::path& directory);
+ModelConfig read_model_config(const std::filesystem::path& directory,
+                              const std::filesystem::path& fallback = {});
 
 /// The same from text. An empty `generation_json` means that there is no such file; `name` stands
 /// for the directory in messages.

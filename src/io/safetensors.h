@@ -42,6 +42,10 @@ class SafetensorsFile {
   std::string name_;
 };
 
+/// Lower-case hex SHA-256 over tensors sorted by name: for each the line
+/// "name\tdtype\t[d0, d1]\tsha256-of-bytes\n". Sharding and file order do not matter.
+std::string content_hash(const std::map<std::string, HostTensor>& tensors);
+
 /// The tensors of a Hugging Face checkpoint directory: model.safetensors, or the shards that
 /// model.safetensors.index.json names.
 class Checkpoint {
@@ -57,9 +61,7 @@ class Checkpoint {
   const std::filesystem::path& directory() const noexcept { return directory_; }
   int64_t total_bytes() const noexcept;  // of all tensors' data
 
-  /// Lower-case hex SHA-256 over the tensors sorted by name: for each the line
-  /// "name\tdtype\t[d0, d1]\tsha256-of-bytes\n". Sharding and file order do not matter.
-  std::string content_hash() const;
+  std::string content_hash() const { return deltacome::content_hash(tensors_); }
 
  private:
   std::filesystem::path directory_;

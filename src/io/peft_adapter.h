@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "io/archive.h"
+#include "io/model_config.h"
+#include "io/safetensors.h"
+
+namespace deltacome {
+
+/// One matrix that an adapter changes: delta = scale * B A.
+struct LoraModule {
+  std::string name;    // of the base's tensor: "model.layers.0.self_attn.q_proj.weight"
+  std::string prefix;  // of its own: "base_model.model.model.layers.0.self_attn.q_proj"
+  HostTensor a;        // [rank, n_in]
+  HostTensor b;        // [n_out, rank]
+  double scale = 1;    // alpha / rank
+
+  int64_t rank() const noexcept { return a.rows(); }
+  Shape shape() const { return {b.rows(), a.cols()}; }  // of the delta
+  int64_t stored_bytes() const noexcept {
+    return static_cast<int64_t>(a.bytes.size() + b.bytes.size());
+  }
+};
+
+/// Whether a directory holds an adapter in PEFT's layout (adapter_config.json) and is no archive.
+bool is_peft_adapter(const std::filesystem::path& directory);
+
+/// A LoRA adapter in PEFT's layout: adapter_config.json and adapter_model.safetensors.
+class PeftAdapter {
+ public:
+  /// Reads and checks both files. Throws as PeftConfig and SafetensorsFile; kUnsupported for
+  /// tensors that are not lora_A or lora_B weights in F32, F16 or BF16; kMismatch for an A without
+  /// a B and for shapes that contradict each other or the configuration; kCorrupt for NaN and
+  /// infinity.
+  static PeftAdapter open(const std::filesystem::path& directory);
+
+  const std::filesystem::path& directory() const noexcept { return directory_; }
+  const std::string& base_name() const noexcept { return base_name_; }  // empty if it names none
+  const std::vector<LoraModule>& modules() const noexcept { return modules_; }  // by name
+  std::string content_hash() const;           // of its tensors, as Checkpoint::content_hash()
+  int64_t file_bytes() const;                 // of both files
+  int64_t tokenizer_bytes() const;            // of the tokenizer's files that it brings
+  bool has_tokenizer() const;                 // or else the base's is its own
+  bool has_type(DType dtype) const noexcept;  // a weight of this type
+
+  /// The adapter as coded tensors in the base's order: for each matrix one low-rank tier of fp16
+  /// V = A and U = B. Powers of two are moved between factors and s, so that values neither
+  /// overflow nor lose bits to fp16's short exponent: BF16 and F16 weights stay exact as long as
+  /// the values of a component span fewer than 28 binary orders. Throws kMismatch for a module that
+  /// is not a projection of the base and for shapes that do not fit it, kUnsupported for a rank
+  /// above the matrix's, kCorrupt if a delta overflows.
+  std::vector<CodedTensor> encode(const std::vector<ExpectedTensor>& base) const;
+
+  /// The configuration of base + adapter: files that the adapter has are its own, others the
+  /// base's. Throws kMismatch if it asks for another architecture or vocabulary than the base's.
+  ModelConfig model_config(const std::filesystem::path& base_directory,
+                           const ModelConfig& base) const;
+
+ private:
+  std::filesystem::path directory_;
+  std::string base_name_;
+  SafetensorsFile file_;
+  std::vector<LoraModule> modules_;
+};
+
+}  // namespace deltacome
