@@ -71,6 +71,14 @@ nlohmann::ordered_json to_json(const CompressReport& report, const std::string& 
                        {"relative_error", measured(kind.relative_error)}});
   }
   object["summary"] = std::move(summary);
+  nlohmann::ordered_json tried = nlohmann::ordered_json::array();
+  for (const TriedMethod& t : report.tried) {
+    tried.push_back({{"name", t.name},
+                     {"bits_per_weight", t.bits_per_weight},
+                     {"kl", t.kl},
+                     {"chosen", t.chosen}});
+  }
+  object["tried"] = std::move(tried);
   object["out"] = out;
   object["notes"] = report.notes;
   object["seconds"] = report.seconds;
@@ -87,6 +95,12 @@ std::string to_text(const CompressReport& report, const std::string& out) {
   }
   std::string text =
       table.text() + "\n" + sizes_table(report.archive) + "\n" + fidelity_lines(report.archive);
+  if (!report.tried.empty()) {
+    Table tried({"tried", "bits", "KL on held-back text"});
+    for (const TriedMethod& t : report.tried)
+      tried.add({t.name, fmt::format("{:.3f}", t.bits_per_weight), fmt::format("{:.5f}", t.kl)});
+    text += "\n" + tried.text();
+  }
   for (const std::string& sentence : report.notes) text += "note: " + one_line(sentence) + "\n";
   text += fmt::format("{} written in {}, at most {} resident\n", one_line(out),
                       format_duration(report.seconds), format_bytes(report.peak_resident_bytes));

@@ -63,8 +63,16 @@ struct KindSummary {
   double rank = 0, bits_per_weight = 0, relative_error = -1;
 };
 
+/// A way to spend the budget that was coded and measured on held-back calibration text.
+struct TriedMethod {
+  std::string name;
+  double bits_per_weight = 0, kl = 0;
+  bool chosen = false;
+};
+
 struct CompressReport {
   ArchiveInfo archive;
+  std::vector<TriedMethod> tried;
   std::vector<KindSummary> kinds;
   std::vector<std::string> notes;  // what the user should know, one sentence each
   double seconds = 0;

@@ -11,7 +11,6 @@
 #include <cmath>
 #include <map>
 #include <optional>
-#include <thread>
 
 #include "backend/backend.h"
 #include "compress/auto_compression.h"
@@ -20,7 +19,9 @@
 #include "compress/codec.h"
 #include "compress/convert_adapter.h"
 #include "compress/layer_flow.h"
+#include "compress/options.h"
 #include "compress/plan.h"
+#include "compress/report_data.h"
 #include "compress/work_directory.h"
 #include "core/check.h"
 #include "io/archive.h"
@@ -39,31 +40,8 @@ constexpr const char* kOuterPart = "outer";      // embedding, final norm and he
 constexpr const char* kTrainedPart = "trained";  // the final norm, distilled
 constexpr int64_t kHeldOutTokens = 16384;        // of held-out text that fidelity is measured on
 
-// Distillation: operations per product of a forward pass (it, the same again, and the two products
-// of the backward pass), tokens of a step, and operations per second and thread, as measured on a
-// 2-core EPYC with AVX2.
-constexpr double kWorkPerProduct = 8;
-constexpr double kStepTokens = 1024;
-constexpr double kNominalRate = 60e9;
-constexpr double kTrials = 1.25;     // with the short distillations of both families of codes
-constexpr int64_t kLeastSteps = 24;  // fewer move nothing
-
 std::string layer_part(int64_t layer) {
   return fmt::format("layer-{:05}", layer);
-}
-
-const char* method_name(Method method) {
-  switch (method) {
-    case Method::kAuto:
-      return "auto";
-    case Method::kCome:
-      return "come";
-    case Method::kLowRank:
-      return "lowrank";
-    case Method::kBitDelta:
-      return "bitdelta";
-  }
-  return "?";
 }
 
 int64_t peak_resident_bytes() {
@@ -78,42 +56,6 @@ void release_free_memory() {
 #ifdef __GLIBC__
   malloc_trim(0);
 #endif
-}
-
-void check_options(const CompressOptions& options) {
-  if (!(options.bits > 0 && options.bits <= 16)) {
-    fail(ErrorCode::kInvalidArgument, "--bits {}: expected a number above 0 and at most 16",
-         options.bits);
-  }
-  if (options.method == Method::kBitDelta && options.bits < 1) {
-    fail(ErrorCode::kInvalidArgument, "--bits {}: bitdelta stores one bit per weight, no less",
-         options.bits);
-  }
-  if (options.group < 8 || options.group % 8 != 0) {
-    fail(ErrorCode::kInvalidArgument, "--group {}: expected a positive multiple of 8",
-         options.group);
-  }
-  if (options.calibration_tokens <= 0) {
-    fail(ErrorCode::kInvalidArgument, "--calib-tokens {}: expected a positive number",
-         options.calibration_tokens);
-  }
-}
-
-/// One line per thing that the coded bytes depend on.
-std::string identity_of(const CompressOptions& options, const CheckpointPair& pair,
-                        const Backend& backend) {
-  std::string text =
-      fmt::format("deltacome {}\nbase {}\nfine-tune {}\nmethod {}\nbits {}\ngroup {}\n",
-                  DELTACOME_VERSION, pair.base_hash, pair.finetuned_hash,
-                  method_name(options.method), options.bits, options.group);
-  text += fmt::format("profile {}\ncodes {}\ndistillation {}\n", static_cast<int>(options.profile),
-                      static_cast<int>(options.codes), options.distill_minutes.value_or(-1));
-  text += fmt::format("backend {}\nseed {}\ncalibration tokens {}\n", backend.name(), options.seed,
-                      options.calibration.empty() ? 0 : options.calibration_tokens);
-  for (const std::filesystem::path& file : options.calibration) {
-    text += fmt::format("calibration {}\n", sha256_hex(MappedFile::open(file)->bytes()));
-  }
-  return text;
 }
 
 /// One compression from open checkpoints to a finished archive.
@@ -135,8 +77,11 @@ class Compression {
     report.archive = inspect_archive(options_.out);
     report.kinds = summary();
     report.notes = notes_;
+    for (const auto& tried : findings_.methods)
+      report.tried.push_back({tried.method, tried.bits_per_weight, tried.kl, tried.chosen});
     report.seconds = elapsed();
     report.peak_resident_bytes = peak_resident_bytes();
+    if (options_.report) write_report(*options_.report, report_data(report, findings_));
     return report;
   }
 
@@ -267,33 +212,11 @@ class Compression {
   /// The signs of all rotations of a base's deltas: 52 bits of its hash, exact in any JSON reader.
   uint64_t rotation_seed() const { return std::stoull(pair_.base_hash.substr(0, 13), nullptr, 16); }
 
-  /// Steps of distillation that fit the minutes asked for on a machine of kNominalRate: the same
-  /// on every run, so that bytes are. 0 = none.
-  int64_t distillation_steps() const {
-    const double minutes =
-        options_.distill_minutes.value_or(options_.profile == Profile::kFast       ? 0
-                                          : options_.profile == Profile::kBalanced ? 4
-                                                                                   : 16);
-    const int threads = options_.n_threads > 0
-                            ? options_.n_threads
-                            : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-    const ModelConfig& config = pair_.base_config;
-    auto products = static_cast<double>(config.n_layers * config.n_heads * config.head_dim *
-                                        kCalibrationLength);  // of attention, a token
-    for (const ExpectedTensor& tensor : pair_.tensors) {
-      if (tensor.kind == Kind::kProjection || tensor.kind == Kind::kHead)
-        products += static_cast<double>(element_count(tensor.shape));
-    }
-    const double step_s = kWorkPerProduct * products * kStepTokens / (kNominalRate * threads);
-    const auto steps = static_cast<int64_t>(minutes * 60 / kTrials / step_s);
-    return steps < kLeastSteps ? 0 : steps;
-  }
-
   void code_auto() {
     AutoCompression auto_compression({
         .options = options_,
         .bits = options_.bits,
-        .steps = distillation_steps(),
+        .steps = distillation_steps(options_, pair_),
         .pair = pair_,
         .base = model_,
         .stream = *stream_,
@@ -312,6 +235,7 @@ class Compression {
             },
     });
     std::map<std::string, CodedTensor> coded = auto_compression.run();
+    findings_ = auto_compression.findings();
     std::map<std::string, std::vector<CodedTensor>> parts;
     for (const ExpectedTensor& tensor : pair_.tensors) {
       const std::string part = tensor.layer < 0 ? kTrainedPart : layer_part(tensor.layer);
@@ -553,6 +477,7 @@ class Compression {
   int64_t matrices_done_ = 0, coded_here_ = 0, n_errors_ = 0;
   double error_sum_ = 0;
   std::vector<std::string> notes_;
+  AutoFindings findings_;
   std::string loaded_part_;
   std::vector<CodedTensor> loaded_;
 };

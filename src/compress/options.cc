@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compress/options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "compress/calibration.h"
+#include "core/check.h"
+#include "io/files.h"
+
+namespace deltacome {
+namespace {
+
+using Kind = ExpectedTensor::Kind;
+
+// Distillation: operations per product of a forward pass (it, the same again, and the two products
+// of the backward pass), tokens of a step, and operations per second and thread, as measured on a
+// 2-core EPYC with AVX2.
+constexpr double kWorkPerProduct = 8;
+constexpr double kStepTokens = 1024;
+constexpr double kNominalRate = 60e9;
+constexpr double kTrials = 1.25;     // with the short distillations of both families of codes
+constexpr int64_t kLeastSteps = 24;  // fewer move nothing
+
+}  // namespace
+
+const char* method_name(Method method) {
+  switch (method) {
+    case Method::kAuto:
+      return "auto";
+    case Method::kCome:
+      return "come";
+    case Method::kLowRank:
+      return "lowrank";
+    case Method::kBitDelta:
+      return "bitdelta";
+  }
+  return "?";
+}
+
+void check_options(const CompressOptions& options) {
+  if (!(options.bits > 0 && options.bits <= 16)) {
+    fail(ErrorCode::kInvalidArgument, "--bits {}: expected a number above 0 and at most 16",
+         options.bits);
+  }
+  if (options.method == Method::kBitDelta && options.bits < 1) {
+    fail(ErrorCode::kInvalidArgument, "--bits {}: bitdelta stores one bit per weight, no less",
+         options.bits);
+  }
+  if (options.group < 8 || options.group % 8 != 0) {
+    fail(ErrorCode::kInvalidArgument, "--group {}: expected a positive multiple of 8",
+         options.group);
+  }
+  if (options.calibration_tokens <= 0) {
+    fail(ErrorCode::kInvalidArgument, "--calib-tokens {}: expected a positive number",
+         options.calibration_tokens);
+  }
+}
+
+std::string identity_of(const CompressOptions& options, const CheckpointPair& pair,
+                        const Backend& backend) {
+  std::string text =
+      fmt::format("deltacome {}\nbase {}\nfine-tune {}\nmethod {}\nbits {}\ngroup {}\n",
+                  DELTACOME_VERSION, pair.base_hash, pair.finetuned_hash,
+                  method_name(options.method), options.bits, options.group);
+  text += fmt::format("profile {}\ncodes {}\ndistillation {}\n", static_cast<int>(options.profile),
+                      static_cast<int>(options.codes), options.distill_minutes.value_or(-1));
+  text += fmt::format("backend {}\nseed {}\ncalibration tokens {}\n", backend.name(), options.seed,
+                      options.calibration.empty() ? 0 : options.calibration_tokens);
+  for (const std::filesystem::path& file : options.calibration) {
+    text += fmt::format("calibration {}\n", sha256_hex(MappedFile::open(file)->bytes()));
+  }
+  return text;
+}
+
+int64_t distillation_steps(const CompressOptions& options, const CheckpointPair& pair) {
+  const double minutes =
+      options.distill_minutes.value_or(options.profile == Profile::kFast       ? 0
+                                       : options.profile == Profile::kBalanced ? 4
+                                                                               : 16);
+  const int threads = options.n_threads > 0
+                          ? options.n_threads
+                          : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  const ModelConfig& config = pair.base_config;
+  auto products = static_cast<double>(config.n_layers * config.n_heads * config.head_dim *
+                                      kCalibrationLength);  // of attention, a token
+  for (const ExpectedTensor& tensor : pair.tensors) {
+    if (tensor.kind == Kind::kProjection || tensor.kind == Kind::kHead)
+      products += static_cast<double>(element_count(tensor.shape));
+  }
+  const double step_s = kWorkPerProduct * products * kStepTokens / (kNominalRate * threads);
+  const auto steps = static_cast<int64_t>(minutes * 60 / kTrials / step_s);
+  return steps < kLeastSteps ? 0 : steps;
+}
+
+}  // namespace deltacome

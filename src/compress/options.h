@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "backend/backend.h"
+#include "compress/checkpoints.h"
+#include "deltacome/compress.h"
+
+namespace deltacome {
+
+const char* method_name(Method method);
+/// Throws kInvalidArgument for options that make no sense, naming the option.
+void check_options(const CompressOptions& options);
+/// One line per thing that the coded bytes depend on.
+std::string identity_of(const CompressOptions& options, const CheckpointPair& pair,
+                        const Backend& backend);
+/// Steps of distillation that fit the minutes asked for on a machine of kNominalRate: the same
+/// on every run, so that bytes are. 0 = none.
+int64_t distillation_steps(const CompressOptions& options, const CheckpointPair& pair);
+
+}  // namespace deltacome
