@@ -81,11 +81,13 @@ class DistillationTest : public testing::Test {
                       delta(slot), input);
   }
 
+  /// Pieces [first, first + count) of the text, each of `length` tokens.
   TaughtText taught(size_t first, size_t count, size_t length) const {
     TaughtText text;
+    std::vector<int32_t> all;
+    for (const auto& sequence : text_) all.insert(all.end(), sequence.begin(), sequence.end());
     for (size_t i = first; i < first + count; ++i) {
-      const auto& all = text_[0];
-      const auto at = all.begin() + static_cast<int64_t>(i * length % (all.size() - length));
+      const auto at = all.begin() + static_cast<int64_t>(i * length);
       text.sequences.emplace_back(at, at + static_cast<int64_t>(length));
     }
     text.targets = top_targets(teacher_, {}, *stream_, text.sequences, 16);
