@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "compress/distillation_test_support.h"
 
 namespace deltacome {
