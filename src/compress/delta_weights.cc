@@ -28,6 +28,11 @@ std::string input_of(const std::string& name) {
   return prefix + kind;
 }
 
+/// A dense code with scales of whole rows, or of all rows together.
+bool has_row_scales(const MatrixFormat& format) {
+  return format.codec == Codec::kDense && format.dense.bits < 16 && format.dense.scale_rows <= 1;
+}
+
 }  // namespace
 
 /// Decoded codes of a delta, gains and singular values folded in: q, or u v if v is there.
@@ -119,7 +124,9 @@ void DeltaWeights::create_parameters() {
     matrix.rows = matrix.cols = matrix.s = -1;
     if (matrix.source != Matrix::Source::kDelta) continue;
     const MatrixFormat& format = matrix.coded.format;
-    matrix.rows = take(matrix.one_scale ? 1 : format.base_rows);
+    // Where no stored number would take them, there are no factors of rows.
+    if (format.codec == Codec::kVector || format.row_gain || has_row_scales(format))
+      matrix.rows = take(matrix.one_scale ? 1 : format.base_rows);
     if (format.codec == Codec::kLowRank) matrix.s = take(format.rank());
     if (!format.col_gain) continue;
     const auto [it, is_new] = shared.try_emplace(input_of(matrix.coded.name), 0);
@@ -287,7 +294,7 @@ void DeltaWeights::embed(Stream& stream, std::span<const int32_t> ids, const Ten
 void DeltaWeights::projection_gradient(const LinearWeights& w, const Tensor& x, const Tensor& dy) {
   if (hook_) return hook_(w.weight.slot, x, dy);
   Matrix& matrix = matrices_.at(w.weight.slot);
-  if (matrix.rows < 0) return;
+  if (matrix.rows < 0 && matrix.cols < 0 && matrix.s < 0) return;
   const int64_t n_out = dy.cols(), n_in = x.cols();
   const Tensor dw = scratch(3, n_out, n_in);
   ops_.matmul(stream_, dy, true, x, false, 0, dw);
@@ -296,7 +303,7 @@ void DeltaWeights::projection_gradient(const LinearWeights& w, const Tensor& x, 
   const Tensor rows = matrix.one_scale ? Tensor{} : parameter(values_, matrix.rows, n_out);
   const Tensor cols = parameter(values_, matrix.cols, n_in);
   const Tensor d_cols = parameter(gradients_, matrix.cols, n_in);
-  if (matrix.one_scale) {
+  if (matrix.one_scale && matrix.rows >= 0) {
     const Tensor d_row = parameter(gradients_, matrix.rows, 1);
     ops_.add_row_dots(stream_, dw.reshaped({1, dw.size()}), q.reshaped({1, q.size()}), d_row);
     return;
@@ -315,7 +322,6 @@ void DeltaWeights::projection_gradient(const LinearWeights& w, const Tensor& x, 
 CodedTensor DeltaWeights::trained(int slot) const {
   const Matrix& matrix = matrices_.at(slot);
   CodedTensor out = matrix.coded;
-  if (matrix.rows < 0) return out;
   const MatrixFormat& format = out.format;
   const BlobLayout layout = layout_of(format);
   std::byte* blob = out.blob.data();
@@ -330,15 +336,17 @@ CodedTensor DeltaWeights::trained(int slot) const {
       uint16_t bits;
       std::byte* at = blob + part.offset + 2 * static_cast<int64_t>(i);
       std::memcpy(&bits, at, 2);
-      bits = float_to_f16(f16_to_float(bits) * by[i / per_factor]);
+      bits = float_to_f16(std::clamp(f16_to_float(bits) * by[i / per_factor], -65504.0F, 65504.0F));
       std::memcpy(at, &bits, 2);
     }
   };
-  const std::vector<float> rows =
-      download(parameter(values_, matrix.rows, matrix.one_scale ? 1 : format.base_rows));
+  std::vector<float> rows;
+  if (matrix.rows >= 0)
+    rows = download(parameter(values_, matrix.rows, matrix.one_scale ? 1 : format.base_rows));
   switch (format.codec) {
     case Codec::kLowRank: {
       scale_gains(layout.row_gain, rows);
+      if (matrix.s < 0) break;
       const std::vector<float> s = download(parameter(values_, matrix.s, format.rank()));
       for (size_t i = 0; i < s.size(); ++i) {
         uint16_t bits;
@@ -353,6 +361,7 @@ CodedTensor DeltaWeights::trained(int slot) const {
       scale_halves(layout.row_scale, rows, 1);
       break;
     case Codec::kDense:
+      if (rows.empty()) break;
       scale_halves(layout.dense.scales, rows,
                    static_cast<size_t>(layout.dense.scales.bytes) / 2 / rows.size());
       break;

@@ -17,7 +17,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMeasurements = 12;   // of the held-back text on the way
 constexpr int64_t kEvaluated = 4;       // sequences that are measured at a time
-constexpr double kSaveEvery = 20;       // seconds
 constexpr int64_t kLongestWarmUp = 20;  // steps
 
 /// The sequences of a step: every epoch in another order.
@@ -99,6 +98,7 @@ double mean_kl(BackwardPass& pass, const TaughtText& text) {
 void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream& stream,
              const TaughtText& training, const TaughtText& held_back, const DistillOptions& options,
              DistillState& state, const std::function<void(const DistillState&)>& save) {
+  DELTACOME_CHECK(!training.sequences.empty() && !held_back.sequences.empty());
   const auto start = Clock::now();
   const auto n = static_cast<size_t>(weights.n_parameters());
   const double before = state.curve.empty() ? 0 : state.curve.back().seconds;
@@ -160,7 +160,7 @@ void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream
         state.best = get(backend, stream, weights.values());
       }
       // Saved where it was measured, so that a resumed run has the same sums.
-      if (save && (last || seconds() - saved > kSaveEvery)) {
+      if (save && (last || seconds() - saved >= options.save_every_s)) {
         state.values = get(backend, stream, weights.values());
         state.first_moments = get(backend, stream, m);
         state.second_moments = get(backend, stream, v);

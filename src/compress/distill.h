@@ -22,10 +22,11 @@ struct TaughtText {
 struct DistillOptions {
   int64_t steps = 0;
   int64_t sequences_per_step = 2;
-  float rate = 1e-2F;       // of gains and singular values, which are factors around 1
-  float norm_rate = 1e-3F;  // of norms
-  uint64_t seed = 0;        // which sequences when
-  double limit_s = 1e30;    // ends before the next step when that much time is over
+  float rate = 1e-2F;        // of gains and singular values, which are factors around 1
+  float norm_rate = 1e-3F;   // of norms
+  uint64_t seed = 0;         // which sequences when
+  double limit_s = 1e30;     // ends before the next step when that much time is over
+  double save_every_s = 20;  // least time between two saves but the last
 };
 
 /// One point of a distillation. held_back < 0: not measured at this step.

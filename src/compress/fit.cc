@@ -14,9 +14,10 @@
 namespace deltacome {
 namespace {
 
-constexpr double kDamp = 0.01;       // of the mean diagonal, as in the published GPTQ
-constexpr double kSolveDamp = 1e-4;  // of V C V^T when U is solved: V's rows are not orthogonal
-constexpr double kScaleDamp = 1e-6;  // of the system of the singular values
+constexpr double kDamp = 0.01;        // of the mean diagonal, as in the published GPTQ
+constexpr double kSolveDamp = 1e-4;   // of V C V^T when U is solved: V's rows are not orthogonal
+constexpr double kScaleDamp = 1e-6;   // of the system of the singular values
+constexpr double kLeastDamp = 1e-12;  // of the mean diagonal, for elements that are about 0
 constexpr double kSmallestGain = 0.5, kLargestGain = 2;
 constexpr int64_t kDiagonalRows = 256;  // of a square matrix that are on the host at a time
 
@@ -78,13 +79,15 @@ class Algebra {
     }
     return out;
   }
-  /// Adds `damp` times the mean of the diagonal to it.
+  /// Adds `damp` times itself to each element of the diagonal: integers of 1 and of 8 bits differ
+  /// by thousands there, and a share of the mean would wipe out the small ones.
   void damp_diagonal(const Tensor& square, double damp) const {
     const int64_t n = square.rows();
-    const double add = std::max(damp * sum(diagonal(square)) / static_cast<double>(n), 1e-300);
+    const std::vector<double> values = diagonal(square);
+    const double least = std::max(kLeastDamp * sum(values) / static_cast<double>(n), 1e-300);
     for (int64_t i = 0; i < n; ++i) {
       std::vector<double> row = download(square.slice(i, 1));
-      row[static_cast<size_t>(i)] += add;
+      row[static_cast<size_t>(i)] += std::max(damp * values[static_cast<size_t>(i)], least);
       upload(row, square.slice(i, 1));
     }
   }
@@ -171,6 +174,7 @@ class FitEncoder {
   /// Codes without scales: the arrays' one scale is 1.
   void put_codes(const ArrayFormat& format, const ArrayLayout& layout, int64_t rows, int64_t cols,
                  std::vector<uint8_t> codes) {
+    DELTACOME_CHECK(scale_count(format, rows, cols) == 1);
     pack({.format = format,
           .rows = rows,
           .cols = cols,
@@ -186,7 +190,7 @@ class FitEncoder {
     const Tensor rotated = a_.copy(d);
     a_.ops_.rotate_rows(a_.stream_, rotated, signs, block);
     VectorQuantized q = a_.ops_.quantize_vectors(
-        a_.stream_, rotated, input_.rotated_factor(format_.vector.seed), format_.vector.dim);
+        a_.stream_, rotated, input_.rotated_factor(format_.vector), format_.vector.dim);
     const Tensor d_c = input_.times_c(d);
     a_.ops_.rotate_rows(a_.stream_, d_c, signs, block);
     std::vector<double> gains = unbiased_gains(rotated, d_c, q.values);
@@ -215,6 +219,7 @@ class FitEncoder {
     const CodeSection whole{0, d.cols(), format_.dense};
     Quantized q = a_.ops_.gptq(a_.stream_, d, input_.factor(), {&whole, 1});
     Quantized::Section& section = q.sections[0];
+    DELTACOME_CHECK(static_cast<int64_t>(section.scales.size()) == d.rows());
     std::vector<double> gains = unbiased_gains(d, input_.times_c(d), q.values);
     for (size_t i = 0; i < gains.size(); ++i) {
       const float scale = f16_to_float(section.scales[i]);
@@ -247,6 +252,7 @@ class FitEncoder {
     v_c_v = {};
     a_.ops_.scale(a_.stream_, u_t, s_, {});
     const Tensor q = a_.product(u_t, true, v, false);
+    if (!format_.row_gain) return q;
     std::vector<double> gains = unbiased_gains(d, d_c, q);
     for (size_t i = 0; i < gains.size(); ++i) {
       const uint8_t code = gain_code(gains[i]);
@@ -371,19 +377,20 @@ const GptqFactor* InputFit::factor() {
   return factor_.get();
 }
 
-const GptqFactor* InputFit::rotated_factor(uint64_t seed) {
+const GptqFactor* InputFit::rotated_factor(const VectorFormat& rotation) {
   if (c_.empty()) return nullptr;
-  if (!rotated_) {
+  if (!rotated_ || rotated_seed_ != rotation.seed || rotated_block_ != rotation.block) {
     const Algebra a(backend_, stream_);
-    const std::vector<float> signs = rotation_signs(seed, n_in_);
-    const int64_t block = rotation_block(n_in_);
+    const std::vector<float> signs = rotation_signs(rotation.seed, n_in_);
     const Tensor half = a.copy(c_);
-    a.ops_.rotate_rows(stream_, half, signs, block);  // C R
-    const Tensor whole = a.transposed(half);          // R^T C
-    a.ops_.rotate_rows(stream_, whole, signs, block);
+    a.ops_.rotate_rows(stream_, half, signs, rotation.block);  // C R
+    const Tensor whole = a.transposed(half);                   // R^T C
+    a.ops_.rotate_rows(stream_, whole, signs, rotation.block);
     std::vector<int64_t> order(static_cast<size_t>(n_in_));
     std::iota(order.begin(), order.end(), 0);
     rotated_ = a.ops_.gptq_factor(stream_, whole, order, kDamp);
+    rotated_seed_ = rotation.seed;
+    rotated_block_ = rotation.block;
   }
   return rotated_.get();
 }

@@ -21,8 +21,9 @@ class InputFit {
   const Tensor& c() const noexcept { return c_; }
   /// Columns with the most energy first; null without calibration.
   const GptqFactor* factor();
-  /// Of R^T C R for the signs of `seed`, columns in their own order; null without calibration.
-  const GptqFactor* rotated_factor(uint64_t seed);
+  /// Of R^T C R for this rotation, columns in their own order; null without calibration. Valid
+  /// until another rotation is asked for.
+  const GptqFactor* rotated_factor(const VectorFormat& rotation);
   /// out = a C, or a copy of a without calibration.
   Tensor times_c(const Tensor& a) const;
 
@@ -32,6 +33,8 @@ class InputFit {
   Tensor c_;
   int64_t n_in_;
   std::unique_ptr<GptqFactor> factor_, rotated_;
+  uint64_t rotated_seed_ = 0;  // of rotated_
+  int64_t rotated_block_ = 0;
 };
 
 /// Spectrum and energy of a delta d [n_out, n_in] f64 under its input. d is left alone.
@@ -44,7 +47,8 @@ MatrixCurve measure_curve(Backend& backend, Stream& stream, const std::string& n
 ///             last. No scales but the singular values: codes are integers.
 ///   kVector   d R by code book entries with error feedback under R^T C R
 ///   kDense    GPTQ with a scale per row
-/// Each ends with the gain that makes its rows unbiased, <g q, d>_C = <d, d>_C.
+/// Tiers have one scale an array, and a dense code one a row. With row gains or scales it ends with
+/// the gain that makes rows unbiased, <g q, d>_C = <d, d>_C.
 CodedTensor encode_fit(Backend& backend, Stream& stream, const std::string& name,
                        const MatrixFormat& format, const Tensor& d, InputFit& input);
 
