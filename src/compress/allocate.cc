@@ -95,25 +95,30 @@ Option low_rank_at(const MatrixCurve& curve, double price, const AllocationRules
     }
     first += rank;
   }
-  if (first == 0) return {std::nullopt, 0, weight * curve.energy};
+  if (first == 0) return {std::nullopt, 0, unbiased_error(1) * weight * curve.energy};
   out.bytes = layout_of(*out.format).total_bytes;
-  out.loss = weight * (kept_loss + std::max(0.0, curve.energy - kept));
+  if (curve.energy > 0) {
+    const double error = (kept_loss + std::max(0.0, curve.energy - kept)) / curve.energy;
+    out.loss = weight * curve.energy * unbiased_error(std::min(error, 1.0));
+  }
   return out;
 }
 
 std::vector<Option> options_of(const MatrixCurve& curve, const AllocationRules& rules) {
-  const double nothing =
-      curve.sensitivity * curve.energy * std::max(curve.low_rank_weight, curve.whole_weight);
+  const double nothing = unbiased_error(1) * curve.sensitivity * curve.energy *
+                         std::max(curve.low_rank_weight, curve.whole_weight);
   std::vector<Option> out{{std::nullopt, 0, nothing}};
   const double whole = curve.whole_weight * curve.sensitivity * curve.energy;
   if (curve.whole_weight > 0) {
     for (const int dim : kBookDimensions) {
-      Option option{empty_format(curve, Codec::kVector, rules), 0, whole * code_book_error(dim)};
+      Option option{empty_format(curve, Codec::kVector, rules), 0,
+                    whole * unbiased_error(code_book_error(dim))};
       option.format->vector = {dim, rotation_block(curve.shape[1]), rules.rotation_seed};
       out.push_back(std::move(option));
     }
     for (const int bits : kDenseBits) {
-      Option option{empty_format(curve, Codec::kDense, rules), 0, whole * scalar_error(bits)};
+      Option option{empty_format(curve, Codec::kDense, rules), 0,
+                    whole * unbiased_error(scalar_error(bits))};
       option.format->col_gain = false;
       option.format->dense = {bits, 1, 0};
       out.push_back(std::move(option));
@@ -141,6 +146,10 @@ const Option& best_at(const std::vector<Option>& options, double price) {
 }
 
 }  // namespace
+
+double unbiased_error(double e) {
+  return e / std::max(1 - e, 0.1);
+}
 
 std::vector<Allocated> allocate(const std::vector<MatrixCurve>& curves, int64_t budget_bytes,
                                 const AllocationRules& rules) {

@@ -22,6 +22,11 @@ struct MatrixCurve {
   double low_rank_weight = 1, whole_weight = 1;
 };
 
+/// Squared error, over the energy, of a code of relative error e once its gains have made it
+/// unbiased: q / (1 - e) with |q|^2 = (1 - e) |d|^2 has the error 1 / (1 - e) - 1. What is dropped
+/// counts so too, and no code at all is ten times its energy: a bias adds up over the layers.
+double unbiased_error(double e);
+
 struct AllocationRules {
   bool column_gains = false;  // one byte per input, for distillation
   uint64_t rotation_seed = 0;

@@ -96,7 +96,7 @@ TEST(Allocate, BudgetOfNothingStoresNothing) {
   for (const MatrixCurve& curve : curves) whole += curve.energy * curve.sensitivity;
   const std::vector<Allocated> parts = allocate(curves, 0, {});
   for (const Allocated& part : parts) EXPECT_FALSE(part.format);
-  EXPECT_NEAR(loss_of(parts), whole, 1e-12 * whole);
+  EXPECT_NEAR(loss_of(parts), unbiased_error(1) * whole, 1e-9 * whole);
   EXPECT_TRUE(allocate({}, 100, {}).empty());
 }
 
@@ -138,7 +138,7 @@ struct Choice {
 };
 std::vector<Choice> whole_codes(const MatrixCurve& curve) {
   const double whole = curve.energy * curve.sensitivity;
-  std::vector<Choice> out{{0, whole}};
+  std::vector<Choice> out{{0, whole * unbiased_error(1)}};
   MatrixFormat format{.codec = Codec::kVector,
                       .shape = curve.shape,
                       .base_rows = curve.shape[0],
@@ -146,13 +146,13 @@ std::vector<Choice> whole_codes(const MatrixCurve& curve) {
                       .tiers = {}};
   for (const int dim : kBookDimensions) {
     format.vector = {dim, rotation_block(curve.shape[1]), 0};
-    out.push_back({layout_of(format).total_bytes, whole * code_book_error(dim)});
+    out.push_back({layout_of(format).total_bytes, whole * unbiased_error(code_book_error(dim))});
   }
   format.codec = Codec::kDense;
   // Max, Quantizing for Minimum Distortion, table II: of a Gaussian.
   for (const auto& [bits, error] : {std::pair{3, 0.037}, {4, 0.0115}, {8, 5e-5}}) {
     format.dense = {bits, 1, 0};
-    out.push_back({layout_of(format).total_bytes, whole * error});
+    out.push_back({layout_of(format).total_bytes, whole * unbiased_error(error)});
   }
   return out;
 }
