@@ -21,6 +21,8 @@
 #include "compress/convert_adapter.h"
 #include "compress/layer_flow.h"
 #include "compress/plan.h"
+#include "compress/self_text.h"
+#include "compress/text_check.h"
 #include "compress/work_directory.h"
 #include "core/check.h"
 #include "io/archive.h"
@@ -109,7 +111,9 @@ std::string identity_of(const CompressOptions& options, const CheckpointPair& pa
   text += fmt::format("profile {}\ncodes {}\ndistillation {}\n", static_cast<int>(options.profile),
                       static_cast<int>(options.codes), options.distill_minutes.value_or(-1));
   text += fmt::format("backend {}\nseed {}\ncalibration tokens {}\n", backend.name(), options.seed,
-                      options.calibration.empty() ? 0 : options.calibration_tokens);
+                      options.calibration.empty() && options.method != Method::kAuto
+                          ? 0
+                          : options.calibration_tokens);
   for (const std::filesystem::path& file : options.calibration) {
     text += fmt::format("calibration {}\n", sha256_hex(MappedFile::open(file)->bytes()));
   }
@@ -163,6 +167,7 @@ class Compression {
   void make_archive() {
     read_calibration();
     read_held_out();
+    if (options_.method == Method::kAuto) complete_calibration();
     work_.emplace(options_.out, identity_of(options_, pair_, *backend_), options_.resume);
     for (size_t i = 0; i < pair_.tensors.size(); ++i)
       slots_[pair_.tensors[i].name] = static_cast<int>(i);
@@ -267,6 +272,24 @@ class Compression {
   /// The signs of all rotations of a base's deltas: 52 bits of its hash, exact in any JSON reader.
   uint64_t rotation_seed() const { return std::stoull(pair_.base_hash.substr(0, 13), nullptr, 16); }
 
+  int n_threads() const {
+    return options_.n_threads > 0
+               ? options_.n_threads
+               : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  }
+
+  /// Of a forward pass.
+  double products_per_token() const {
+    const ModelConfig& config = pair_.base_config;
+    auto products = static_cast<double>(config.n_layers * config.n_heads * config.head_dim *
+                                        kCalibrationLength);  // of attention
+    for (const ExpectedTensor& tensor : pair_.tensors) {
+      if (tensor.kind == Kind::kProjection || tensor.kind == Kind::kHead)
+        products += static_cast<double>(element_count(tensor.shape));
+    }
+    return products;
+  }
+
   /// Steps of distillation that fit the minutes asked for on a machine of kNominalRate: the same
   /// on every run, so that bytes are. 0 = none.
   int64_t distillation_steps() const {
@@ -274,17 +297,8 @@ class Compression {
         options_.distill_minutes.value_or(options_.profile == Profile::kFast       ? 0
                                           : options_.profile == Profile::kBalanced ? 4
                                                                                    : 16);
-    const int threads = options_.n_threads > 0
-                            ? options_.n_threads
-                            : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-    const ModelConfig& config = pair_.base_config;
-    auto products = static_cast<double>(config.n_layers * config.n_heads * config.head_dim *
-                                        kCalibrationLength);  // of attention, a token
-    for (const ExpectedTensor& tensor : pair_.tensors) {
-      if (tensor.kind == Kind::kProjection || tensor.kind == Kind::kHead)
-        products += static_cast<double>(element_count(tensor.shape));
-    }
-    const double step_s = kWorkPerProduct * products * kStepTokens / (kNominalRate * threads);
+    const double step_s =
+        kWorkPerProduct * products_per_token() * kStepTokens / (kNominalRate * n_threads());
     const auto steps = static_cast<int64_t>(minutes * 60 / kTrials / step_s);
     return steps < kLeastSteps ? 0 : steps;
   }
@@ -331,6 +345,7 @@ class Compression {
     std::vector<std::string> names;
     for (const std::filesystem::path& file : options_.calibration)
       names.push_back(file.filename().string());
+    if (names.empty() && options_.method == Method::kAuto) names.emplace_back(kSelfTextName);
     return names;
   }
 
@@ -352,6 +367,46 @@ class Compression {
           "may fit other text worse",
           calibrated_tokens_, options_.calibration_tokens));
     }
+  }
+
+  /// Of the method `auto`: lets the fine-tune write the text if there is none, else looks at it.
+  void complete_calibration() {
+    const Model finetuned(*backend_, pair_.finetuned, pair_.finetuned_config);
+    if (sequences_.empty()) {
+      write_own_text(finetuned);
+    } else if (const std::string note =
+                   generic_text_note(measure_text(model_, finetuned, *stream_, sequences_));
+               !note.empty()) {
+      notes_.push_back(note);
+    }
+    for (const ExpectedTensor& tensor : pair_.tensors)
+      release_pages(pair_.finetuned.at(tensor.name).bytes);
+  }
+
+  void write_own_text(const Model& finetuned) {
+    const Tokenizer tokenizer = Tokenizer::load(options_.finetuned);
+    const ModelConfig& config = pair_.finetuned_config;
+    const auto bos = static_cast<TokenId>(config.bos_token_id.value_or(-1));
+    const int64_t n_tokens =
+        self_text_tokens(products_per_token(), n_threads(), options_.calibration_tokens);
+    sequences_ =
+        self_text_sequences(finetuned, *stream_,
+                            {.bos = bos,
+                             .stop_ids = config.eos_token_ids,
+                             .frame = read_chat_frame(options_.finetuned, tokenizer, bos),
+                             .n_tokens = n_tokens,
+                             .vocab_limit = tokenizer.vocab_size(),
+                             .seed = options_.seed},
+                            [&](int64_t done) {
+                              progress(0, fmt::format("the fine-tune writes calibration text, {} "
+                                                      "of {} tokens",
+                                                      done, n_tokens));
+                            });
+    calibrated_tokens_ = n_tokens;
+    notes_.push_back(fmt::format(
+        "no calibration text was given, so the fine-tune wrote {} tokens itself; text of its own "
+        "kind serves better (docs/quality.md says by how much): give --calib FILE",
+        n_tokens));
   }
 
   /// Gives back pages of embedding, final norm and head.
