@@ -11,8 +11,6 @@ namespace deltacome {
 namespace {
 
 constexpr int64_t kMeasuredTokens = 4096;
-// Nats per token by which a fine-tune predicts text of its own kind better than its base does.
-constexpr double kMargin = 0.05;
 
 }  // namespace
 
@@ -38,8 +36,10 @@ TextFit measure_text(const Model& base, const Model& finetuned, Stream& stream,
   return {tuned.nll / n, untuned.nll / n, tuned.tokens};
 }
 
+// No margin: on the test bed a fine-tune predicted text of its own task better than its base by
+// 0.24 to 1.43 nats a token, and generic text worse by 0.62 to 1.18.
 std::string generic_text_note(const TextFit& fit) {
-  if (fit.tokens == 0 || fit.finetuned_nll < fit.base_nll - kMargin) return "";
+  if (fit.tokens == 0 || fit.finetuned_nll < fit.base_nll) return "";
   return fmt::format(
       "the calibration text looks generic: the fine-tune predicts it no better than its base does "
       "(NLL {:.3f} and {:.3f} a token); give --calib text of the fine-tune's own kind, or no "
