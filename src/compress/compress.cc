@@ -374,13 +374,29 @@ class Compression {
     const Model finetuned(*backend_, pair_.finetuned, pair_.finetuned_config);
     if (sequences_.empty()) {
       write_own_text(finetuned);
-    } else if (const std::string note =
-                   generic_text_note(measure_text(model_, finetuned, *stream_, sequences_));
-               !note.empty()) {
-      notes_.push_back(note);
+    } else {
+      check_text(finetuned);
     }
     for (const ExpectedTensor& tensor : pair_.tensors)
       release_pages(pair_.finetuned.at(tensor.name).bytes);
+  }
+
+  /// File by file: of a mixture one of the fine-tune's own kind is enough.
+  void check_text(const Model& finetuned) {
+    const Tokenizer tokenizer = Tokenizer::load(options_.finetuned);
+    const ModelConfig& config = pair_.finetuned_config;
+    const auto bos = static_cast<TokenId>(config.bos_token_id.value_or(-1));
+    const int64_t share = std::max(
+        kCalibrationLength, kCheckedTokens / static_cast<int64_t>(options_.calibration.size()));
+    std::string first_note;
+    for (const std::filesystem::path& file : options_.calibration) {
+      const std::string note = generic_text_note(
+          measure_text(model_, finetuned, *stream_,
+                       calibration_sequences({file}, tokenizer, bos, -1, share, options_.seed)));
+      if (note.empty()) return;
+      if (first_note.empty()) first_note = note;
+    }
+    notes_.push_back(first_note);
   }
 
   void write_own_text(const Model& finetuned) {

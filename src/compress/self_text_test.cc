@@ -113,8 +113,8 @@ TEST_F(SelfTextTest, AUsersTurnThatStopsIsAnswered) {
 }
 
 TEST_F(SelfTextTest, WithoutBosTheStopTokenBegins) {
-  const Sequences sequences =
-      self_text_sequences(model_, *stream_, {.stop_ids = {kEos}, .n_tokens = 1024, .seed = 4});
+  const Sequences sequences = self_text_sequences(
+      model_, *stream_, {.stop_ids = {kEos}, .frame = {}, .n_tokens = 1024, .seed = 4});
   for (const auto& sequence : sequences) {
     EXPECT_EQ(sequence.front(), kEos);
     for (size_t i = 0; i + 1 < sequence.size(); ++i)

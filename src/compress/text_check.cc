@@ -8,23 +8,18 @@
 #include "model/score.h"
 
 namespace deltacome {
-namespace {
-
-constexpr int64_t kMeasuredTokens = 4096;
-
-}  // namespace
 
 TextFit measure_text(const Model& base, const Model& finetuned, Stream& stream,
                      std::span<const std::vector<TokenId>> sequences) {
   std::vector<const std::vector<TokenId>*> known;
   for (const std::vector<TokenId>& sequence : sequences) {
-    if (sequence.size() >= 2 && static_cast<int64_t>(sequence.size()) <= kMeasuredTokens &&
+    if (sequence.size() >= 2 && static_cast<int64_t>(sequence.size()) <= kCheckedTokens &&
         *std::max_element(sequence.begin(), sequence.end()) < base.config().vocab_size)
       known.push_back(&sequence);
   }
   std::vector<ScoredText> texts;
   if (!known.empty()) {
-    const auto most = static_cast<size_t>(kMeasuredTokens) / known[0]->size();
+    const auto most = static_cast<size_t>(kCheckedTokens) / known[0]->size();
     const size_t n = std::min(most, known.size());
     for (size_t i = 0; i < n; ++i) texts.push_back({*known[i * known.size() / n], 1});
   }

@@ -11,13 +11,15 @@
 
 namespace deltacome {
 
+inline constexpr int64_t kCheckedTokens = 4096;  // of calibration text, at most
+
 /// How well both models of a pair predict a text, in nats per token. tokens 0: nothing to measure.
 struct TextFit {
   double finetuned_nll = 0, base_nll = 0;
   int64_t tokens = 0;
 };
 
-/// Measures on at most 4096 tokens, sequences spread over all; those with tokens that the base
+/// Measures on at most kCheckedTokens, sequences spread over all; those with tokens that the base
 /// lacks are left out.
 TextFit measure_text(const Model& base, const Model& finetuned, Stream& stream,
                      std::span<const std::vector<TokenId>> sequences);

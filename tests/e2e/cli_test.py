@@ -368,7 +368,7 @@ class AutoCalibration(CliTest):
     def test_generic_text_is_noted_and_the_tasks_own_is_not(self):
         generic = self.scratch / "generic.jsonl"
         generic.write_text("".join(json.dumps({"text": " ".join(self.GENERIC[i:] + self.GENERIC[:i])}) + "\n"
-                                   for i in range(6)))
+                                   for i in range(6)) * 12)
         own = ROOT / "tests/data/calib/math.jsonl"
         notes = self.note_on("on-generic", generic)
         self.assertEqual(len(notes), 1)
