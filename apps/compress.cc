@@ -177,8 +177,11 @@ void add_compress(CLI::App& program) {
       ->type_name("K")
       ->check(CLI::PositiveNumber);
   add_path(*c, "--report", o->report, "Directory for an HTML report of what was measured", "DIR");
-  add_path(*c, "--calib", o->calibration,
-           "Calibration text: .jsonl with \"text\", or plain; repeatable", "FILE")
+  add_path(
+      *c, "--calib", o->calibration,
+      "Calibration text: .jsonl with \"text\", or plain; repeatable; without it, the fine-tune "
+      "writes the text of method auto itself",
+      "FILE")
       ->allow_extra_args(false);
   c->add_option("--calib-tokens", o->compress.calibration_tokens,
                 "Calibration tokens to use; default 65536")

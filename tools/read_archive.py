@@ -260,6 +260,9 @@ def main():
         delta, values = archive.decode(args.tensor)
         np.save(args.out or f"{args.tensor}.npy", values if delta is None else delta)
         return 0
+    calibration = archive.config["calibration"]
+    source = ", ".join(calibration["files"]) or "nothing"
+    print(f"{archive.config['method']}\tcalibrated on {calibration['tokens']} tokens of {source}")
     for name, entry in archive.entries.items():
         print(f"{name}\t{entry['codec']}\t{entry['shape']}\t{len(archive.blobs[name])} bytes")
     return 0

@@ -23,8 +23,7 @@ constexpr int64_t kTargets = 64;               // tokens of the fine-tune's pred
 constexpr int64_t kHeldBackTokens = 8192;      // of calibration text that nothing is trained on
 constexpr int64_t kSensitivityTokens = 16384;  // of the sample of the Fisher information
 constexpr int64_t kWeighedTokens = 4096;       // of held-back text that families are weighed on
-constexpr int64_t kKeptStatistics = int64_t{256} << 20;  // bytes of input statistics in memory
-constexpr int64_t kShortDistillation = 8;  // part of the steps that each family gets on trial
+constexpr int64_t kKeptStatistics = int64_t{256} << 20;   // bytes of input statistics in memory
 constexpr double kLeastWeight = 0.3, kLargestWeight = 4;  // of a family, against its prediction
 
 constexpr std::array kInputs = {LayerInput::kQkv, LayerInput::kO, LayerInput::kGateUp,
@@ -194,35 +193,54 @@ std::map<std::string, CodedTensor> AutoCompression::run() {
   measure_spectra();
   Coded coded;
   if (in_.options.codes == CodeFamily::kAuto) {
-    const Plan tiers = plan_family("tiers", true), whole = plan_family("whole", false);
-    const std::vector<Coded> both = code({tiers, whole});
-    const auto tiers_weights = weigh(tiers, both[0]), whole_weights = weigh(whole, both[1]);
-    for (MatrixCurve& curve : curves_) {
-      const std::string kind = tensor_kind(curve.name);
-      curve.low_rank_weight = tiers_weights.at(kind);
-      curve.whole_weight = whole_weights.at(kind);
-    }
-    Plan mixed = plan("mixed");
-    for (auto it = mixed.formats.begin(); it != mixed.formats.end();) {
-      const Coded& known = it->second.codec == Codec::kLowRank ? both[0] : both[1];
-      const auto found = known.find(it->first);
-      if (found != known.end() && found->second.format == it->second) {
-        coded[it->first] = found->second;
-        it = mixed.formats.erase(it);
-      } else {
-        ++it;
-      }
-    }
-    coded.merge(code({mixed})[0]);
+    coded = best_of_families();
   } else {
-    coded = std::move(code({plan_family("single", in_.options.codes == CodeFamily::kLowRank)})[0]);
+    const Plan single = plan_family("one family", in_.options.codes == CodeFamily::kLowRank);
+    coded = std::move(code({single})[0]);
+    findings_.held_back_kl = measure(single.label, coded);
   }
-  const double kl = kl_of(coded);
-  findings_.methods.push_back({"auto, not distilled", bits_of(coded), 0, kl, false});
-  findings_.held_back_kl = kl;
   if (in_.steps > 0) distil(coded, in_.steps, "final");
-  findings_.methods.push_back({"auto", bits_of(coded), 0, findings_.held_back_kl, true});
+  findings_.methods.push_back({in_.steps > 0 ? "auto, distilled" : "auto", bits_of(coded), 0,
+                               findings_.held_back_kl, true});
   return coded;
+}
+
+/// Either family alone, and the plan over both that their measured effects make; the best of the
+/// three on held-back text.
+AutoCompression::Coded AutoCompression::best_of_families() {
+  const Plan tiers = plan_family("tiers", true), whole = plan_family("whole", false);
+  std::vector<Coded> tried = code({tiers, whole});
+  std::vector<double> kls{measure(tiers.label, tried[0]), measure(whole.label, tried[1])};
+  const auto tiers_weights = weigh(tiers, tried[0]), whole_weights = weigh(whole, tried[1]);
+  for (MatrixCurve& curve : curves_) {
+    const std::string kind = tensor_kind(curve.name);
+    curve.low_rank_weight = tiers_weights.at(kind);
+    curve.whole_weight = whole_weights.at(kind);
+  }
+  Plan mixed = plan("mixed");
+  Coded coded;
+  for (auto it = mixed.formats.begin(); it != mixed.formats.end();) {
+    const Coded& known = it->second.codec == Codec::kLowRank ? tried[0] : tried[1];
+    const auto found = known.find(it->first);
+    if (found != known.end() && found->second.format == it->second) {
+      coded[it->first] = found->second;
+      it = mixed.formats.erase(it);
+    } else {
+      ++it;
+    }
+  }
+  coded.merge(code({mixed})[0]);
+  kls.push_back(measure(mixed.label, coded));
+  tried.push_back(std::move(coded));
+  const auto best = std::min_element(kls.begin(), kls.end());
+  findings_.held_back_kl = *best;
+  return std::move(tried[static_cast<size_t>(best - kls.begin())]);
+}
+
+double AutoCompression::measure(const std::string& label, const Coded& coded) {
+  const double kl = kl_of(coded);
+  findings_.methods.push_back({label, bits_of(coded), 0, kl, false});
+  return kl;
 }
 
 /// The last sequences are held back; the fine-tune says what it thinks of all that is needed.
@@ -450,28 +468,17 @@ double AutoCompression::kl_of_kind(const Coded& coded, const std::string& kind) 
 }
 
 std::map<std::string, double> AutoCompression::weigh(const Plan& plan, const Coded& coded) {
-  const double kl = kl_of(coded);
-  findings_.methods.push_back({plan.label, bits_of(coded), 0, kl, false});
-  double left = 1;  // what distillation leaves of it decides
-  if (const int64_t steps = in_.steps / kShortDistillation; steps > 0) {
-    Coded distilled = coded;
-    distil(distilled, steps, plan.label);
-    findings_.methods.push_back(
-        {plan.label + ", shortly distilled", bits_of(coded), 0, findings_.held_back_kl, false});
-    left = findings_.held_back_kl / std::max(kl, 1e-12);
-  }
   std::map<std::string, double> predicted, weights;
   for (const auto& [name, loss] : plan.losses) predicted[tensor_kind(name)] += loss;
   const bool is_tiers = findings_.choices.empty();
   for (const auto& [kind, loss] : predicted) {
     in_.progress(fmt::format("weighing {} of {}", plan.label, kind), 0);
     const double measured = kl_of_kind(coded, kind);
-    weights[kind] =
-        left * std::clamp(measured / std::max(loss, 1e-12), kLeastWeight, kLargestWeight);
+    weights[kind] = std::clamp(measured / std::max(loss, 1e-12), kLeastWeight, kLargestWeight);
     auto at = std::find_if(findings_.choices.begin(), findings_.choices.end(),
                            [&, k = kind](const ReportData::Choice& c) { return c.kind == k; });
     if (at == findings_.choices.end()) at = findings_.choices.insert(at, {kind, "", -1, -1});
-    (is_tiers ? at->low_rank_kl : at->vector_kl) = left * measured;
+    (is_tiers ? at->low_rank_kl : at->vector_kl) = measured;
   }
   return weights;
 }

@@ -75,6 +75,8 @@ class AutoCompression {
   /// What the measured KL of each kind is to the predicted one, with what distillation leaves of
   /// it.
   std::map<std::string, double> weigh(const Plan& plan, const Coded& coded);
+  Coded best_of_families();
+  double measure(const std::string& label, const Coded& coded);
   double kl_of(const Coded& coded);
   double kl_of_kind(const Coded& coded, const std::string& kind);
   void distil(Coded& coded, int64_t steps, const std::string& part);

@@ -22,6 +22,8 @@
 #include "compress/options.h"
 #include "compress/plan.h"
 #include "compress/report_data.h"
+#include "compress/self_text.h"
+#include "compress/text_check.h"
 #include "compress/work_directory.h"
 #include "core/check.h"
 #include "io/archive.h"
@@ -108,6 +110,7 @@ class Compression {
   void make_archive() {
     read_calibration();
     read_held_out();
+    if (options_.method == Method::kAuto) complete_calibration();
     work_.emplace(options_.out, identity_of(options_, pair_, *backend_), options_.resume);
     for (size_t i = 0; i < pair_.tensors.size(); ++i)
       slots_[pair_.tensors[i].name] = static_cast<int>(i);
@@ -255,6 +258,7 @@ class Compression {
     std::vector<std::string> names;
     for (const std::filesystem::path& file : options_.calibration)
       names.push_back(file.filename().string());
+    if (names.empty() && options_.method == Method::kAuto) names.emplace_back(kSelfTextName);
     return names;
   }
 
@@ -276,6 +280,62 @@ class Compression {
           "may fit other text worse",
           calibrated_tokens_, options_.calibration_tokens));
     }
+  }
+
+  /// Of the method `auto`: lets the fine-tune write the text if there is none, else looks at it.
+  void complete_calibration() {
+    const Model finetuned(*backend_, pair_.finetuned, pair_.finetuned_config);
+    if (sequences_.empty()) {
+      write_own_text(finetuned);
+    } else {
+      check_text(finetuned);
+    }
+    for (const ExpectedTensor& tensor : pair_.tensors)
+      release_pages(pair_.finetuned.at(tensor.name).bytes);
+  }
+
+  /// File by file: of a mixture one of the fine-tune's own kind is enough.
+  void check_text(const Model& finetuned) {
+    const Tokenizer tokenizer = Tokenizer::load(options_.finetuned);
+    const ModelConfig& config = pair_.finetuned_config;
+    const auto bos = static_cast<TokenId>(config.bos_token_id.value_or(-1));
+    const int64_t share = std::max(
+        kCalibrationLength, kCheckedTokens / static_cast<int64_t>(options_.calibration.size()));
+    std::string first_note;
+    for (const std::filesystem::path& file : options_.calibration) {
+      const std::string note = generic_text_note(
+          measure_text(model_, finetuned, *stream_,
+                       calibration_sequences({file}, tokenizer, bos, -1, share, options_.seed)));
+      if (note.empty()) return;
+      if (first_note.empty()) first_note = note;
+    }
+    notes_.push_back(first_note);
+  }
+
+  void write_own_text(const Model& finetuned) {
+    const Tokenizer tokenizer = Tokenizer::load(options_.finetuned);
+    const ModelConfig& config = pair_.finetuned_config;
+    const auto bos = static_cast<TokenId>(config.bos_token_id.value_or(-1));
+    const int64_t n_tokens = self_text_tokens(products_per_token(pair_), thread_count(options_),
+                                              options_.calibration_tokens);
+    sequences_ =
+        self_text_sequences(finetuned, *stream_,
+                            {.bos = bos,
+                             .stop_ids = config.eos_token_ids,
+                             .frame = read_chat_frame(options_.finetuned, tokenizer, bos),
+                             .n_tokens = n_tokens,
+                             .vocab_limit = tokenizer.vocab_size(),
+                             .seed = options_.seed},
+                            [&](int64_t done) {
+                              progress(0, fmt::format("the fine-tune writes calibration text, {} "
+                                                      "of {} tokens",
+                                                      done, n_tokens));
+                            });
+    calibrated_tokens_ = n_tokens;
+    notes_.push_back(fmt::format(
+        "no calibration text was given, so the fine-tune wrote {} tokens itself; text of its own "
+        "kind serves better (docs/quality.md says by how much): give --calib FILE",
+        n_tokens));
   }
 
   /// Gives back pages of embedding, final norm and head.

@@ -21,7 +21,6 @@ using Kind = ExpectedTensor::Kind;
 constexpr double kWorkPerProduct = 8;
 constexpr double kStepTokens = 1024;
 constexpr double kNominalRate = 60e9;
-constexpr double kTrials = 1.25;     // with the short distillations of both families of codes
 constexpr int64_t kLeastSteps = 24;  // fewer move nothing
 
 }  // namespace
@@ -68,30 +67,40 @@ std::string identity_of(const CompressOptions& options, const CheckpointPair& pa
   text += fmt::format("profile {}\ncodes {}\ndistillation {}\n", static_cast<int>(options.profile),
                       static_cast<int>(options.codes), options.distill_minutes.value_or(-1));
   text += fmt::format("backend {}\nseed {}\ncalibration tokens {}\n", backend.name(), options.seed,
-                      options.calibration.empty() ? 0 : options.calibration_tokens);
+                      options.calibration.empty() && options.method != Method::kAuto
+                          ? 0
+                          : options.calibration_tokens);
   for (const std::filesystem::path& file : options.calibration) {
     text += fmt::format("calibration {}\n", sha256_hex(MappedFile::open(file)->bytes()));
   }
   return text;
 }
 
-int64_t distillation_steps(const CompressOptions& options, const CheckpointPair& pair) {
-  const double minutes =
-      options.distill_minutes.value_or(options.profile == Profile::kFast       ? 0
-                                       : options.profile == Profile::kBalanced ? 4
-                                                                               : 16);
-  const int threads = options.n_threads > 0
-                          ? options.n_threads
-                          : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+int thread_count(const CompressOptions& options) {
+  return options.n_threads > 0
+             ? options.n_threads
+             : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+}
+
+double products_per_token(const CheckpointPair& pair) {
   const ModelConfig& config = pair.base_config;
   auto products = static_cast<double>(config.n_layers * config.n_heads * config.head_dim *
-                                      kCalibrationLength);  // of attention, a token
+                                      kCalibrationLength);  // of attention
   for (const ExpectedTensor& tensor : pair.tensors) {
     if (tensor.kind == Kind::kProjection || tensor.kind == Kind::kHead)
       products += static_cast<double>(element_count(tensor.shape));
   }
-  const double step_s = kWorkPerProduct * products * kStepTokens / (kNominalRate * threads);
-  const auto steps = static_cast<int64_t>(minutes * 60 / kTrials / step_s);
+  return products;
+}
+
+int64_t distillation_steps(const CompressOptions& options, const CheckpointPair& pair) {
+  const double minutes =
+      options.distill_minutes.value_or(options.profile == Profile::kFast       ? 0
+                                       : options.profile == Profile::kBalanced ? 6
+                                                                               : 24);
+  const double step_s = kWorkPerProduct * products_per_token(pair) * kStepTokens /
+                        (kNominalRate * thread_count(options));
+  const auto steps = static_cast<int64_t>(minutes * 60 / step_s);
   return steps < kLeastSteps ? 0 : steps;
 }
 

@@ -15,6 +15,9 @@ void check_options(const CompressOptions& options);
 /// One line per thing that the coded bytes depend on.
 std::string identity_of(const CompressOptions& options, const CheckpointPair& pair,
                         const Backend& backend);
+int thread_count(const CompressOptions& options);
+/// Products of a forward pass, a token: of weights and of attention.
+double products_per_token(const CheckpointPair& pair);
 /// Steps of distillation that fit the minutes asked for on a machine of kNominalRate: the same
 /// on every run, so that bytes are. 0 = none.
 int64_t distillation_steps(const CompressOptions& options, const CheckpointPair& pair);

@@ -36,7 +36,7 @@ class Usage(CliTest):
             (compress + ["--bits", "0"], "--bits"),
             (compress + ["--bits", "16.5"], "--bits"),
             (compress + ["--bits", "nan"], "--bits"),
-            (compress + ["--method", "zip"], "come,lowrank,bitdelta"),
+            (compress + ["--method", "zip"], "auto,come,lowrank,bitdelta"),
             (compress + ["--threads", "-1"], "--threads"),
             (compress + ["--seed", "-1"], "--seed"),
             (compress + ["--base", ""], "--base"),
@@ -91,7 +91,7 @@ class Archives(CliTest):
         super().setUpClass()
         cls.archive = cls.scratch / "tiny-math"
         done = run("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", cls.archive, "--bits",
-                   "1.25", "--calib", cls.calib, "--held-out", cls.data, "--json")
+                   "1.25", "--method", "come", "--calib", cls.calib, "--held-out", cls.data, "--json")
         assert done.returncode == 0, done.stderr
         cls.report = json.loads(done.stdout)
 
@@ -127,7 +127,7 @@ class Archives(CliTest):
     def test_bits_per_weight_stay_within_the_budget(self):
         for method, bits in (("come", 0.5), ("come", 2), ("lowrank", 1), ("bitdelta", 1.25)):
             with self.subTest(method=method, bits=bits):
-                out = self.compress(f"{method}-{bits}", "--method", method, "--bits", bits)
+                out = self.compress(f"{method}-{bits}", "--bits", bits, method=method)
                 info = self.json("inspect", out)
                 self.assertEqual(info["method"], method)
                 self.assertLessEqual(info["bits_per_weight"], bits)
@@ -256,7 +256,7 @@ class Reproducibility(CliTest):
         whole = contents(self.compress("whole", *options))
         seconds = time.monotonic() - began
         out = self.scratch / "killed"
-        command = ["compress", "--base", BASE, "--finetuned", FINETUNED, "--out", out, *options]
+        command = ["compress", "--base", BASE, "--finetuned", FINETUNED, "--out", out, "--method", "come", *options]
         kills = 0
         for share in (0.05, 0.3, 0.5, 0.7, 0.9):
             process = subprocess.Popen([PROGRAM, *map(str, command), *(["--resume"] if kills else [])],
@@ -277,8 +277,8 @@ class Reproducibility(CliTest):
         self.assertFalse((self.scratch / "killed.partial").exists())
 
     def test_resuming_a_finished_run_is_done_at_once(self):
-        arguments = ["--bits", 1, "--calib", self.calib, "--calib-tokens", 512]
-        out = self.compress("finished", *arguments)
+        arguments = ["--bits", 1, "--method", "come", "--calib", self.calib, "--calib-tokens", 512]
+        out = self.compress("finished", *arguments, method=None)
         before = contents(out)
         (self.scratch / "finished.partial").mkdir()  # killed before it was removed
         (self.scratch / "finished.partial/run.txt").write_text("x\n")
@@ -303,7 +303,8 @@ class Reproducibility(CliTest):
 
     def test_resume_refuses_other_options(self):
         out = self.scratch / "other"
-        command = [PROGRAM, "compress", "--base", BASE, "--finetuned", FINETUNED, "--out", out, "--calib", self.calib]
+        command = [PROGRAM, "compress", "--base", BASE, "--finetuned", FINETUNED, "--out", out,
+                   "--method", "come", "--calib", self.calib]
         process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         partial = self.scratch / "other.partial"
         deadline = time.monotonic() + 60
@@ -321,6 +322,59 @@ class Reproducibility(CliTest):
         else:
             self.assertEqual(done.returncode, 1)
             self.assertFalse(out.exists())
+
+
+class AutoCalibration(CliTest):
+    """Where the text of `auto` comes from."""
+
+    OPTIONS = ("--method", "auto", "--profile", "fast", "--bits", "1.25", "--threads", "2")
+    GENERIC = [
+        "The river rises in the hills north of the town and flows east for some forty miles before it meets the sea.",
+        "In the spring of that year the council voted to build a new library on the site of the old market hall.",
+        "She closed the door behind her, looked once more at the letter, and walked slowly down to the harbour.",
+        "Most species of the family are found in warm waters, where they feed on small fish and crustaceans.",
+        "The first edition was printed in London and sold out within a week, much to the surprise of its author.",
+        "After the war the railway was closed, and the station became a school, then a warehouse, then a museum.",
+    ]
+
+    def note_on(self, name, *files):
+        calib = [a for file in files for a in ("--calib", file)]
+        report = self.json("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", self.scratch / name,
+                           *self.OPTIONS, "--calib-tokens", 8192, *calib)
+        return [note for note in report["notes"] if "generic" in note]
+
+    def test_text_is_sampled_where_none_is_given(self):
+        few = (*self.OPTIONS, "--calib-tokens", 4096, "--seed", 3)
+        out = self.scratch / "sampled"
+        report = self.json("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", out, *few,
+                           "--held-out", self.data)
+        self.assertEqual(report["method"], "auto")
+        self.assertTrue(any("wrote 4096 tokens itself" in note for note in report["notes"]), report["notes"])
+        self.assertLess(report["held_out"]["kl"], 2)  # the base's is above 2.5
+        calibration = self.json("inspect", out)["calibration"]
+        self.assertEqual(calibration, {"files": ["(sampled from the fine-tune)"], "tokens": 4096,
+                                       "sequence_length": 512, "seed": 3})
+        self.assertIn("sampled from the fine-tune", self.ok("inspect", out).stdout)
+        listed = subprocess.run([sys.executable, ROOT / "tools/read_archive.py", out], capture_output=True, text=True)
+        self.assertEqual(listed.returncode, 0, listed.stderr)
+        self.assertIn("sampled from the fine-tune", listed.stdout)
+        self.ok("verify", out, "--base", BASE)
+        again = self.scratch / "sampled-again"
+        self.ok("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", again, *few, "--held-out", self.data)
+        self.assertEqual(contents(again), contents(out))
+        resumed = self.json("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", out, "--resume", *few)
+        self.assertIn("finished before", resumed["notes"][0])
+
+    def test_generic_text_is_noted_and_the_tasks_own_is_not(self):
+        generic = self.scratch / "generic.jsonl"
+        generic.write_text("".join(json.dumps({"text": " ".join(self.GENERIC[i:] + self.GENERIC[:i])}) + "\n"
+                                   for i in range(6)) * 12)
+        own = ROOT / "tests/data/calib/math.jsonl"
+        notes = self.note_on("on-generic", generic)
+        self.assertEqual(len(notes), 1)
+        self.assertIn("NLL", notes[0])
+        self.assertEqual(self.note_on("on-own", own), [])
+        self.assertEqual(self.note_on("on-both", own, generic), [])
 
 
 class Checkpoints(CliTest):

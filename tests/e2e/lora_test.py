@@ -123,7 +123,7 @@ class Lora(CliTest):
         adapter = self.write("with-tokenizer")
         shutil.copy(BASE / "tokenizer.json", adapter)
         (adapter / "generation_config.json").write_text('{"eos_token_id": [2, 9]}')
-        out = self.compress("archive-with-tokenizer", finetuned=adapter)
+        out = self.compress("archive-with-tokenizer", finetuned=adapter, method=None)
         self.assertFalse((out / "tokenizer_config.json").exists())
         self.assertEqual(json.loads((out / "generation_config.json").read_text())["eos_token_id"], [2, 9])
         self.assertEqual(self.generations(adapter), self.generations(out))

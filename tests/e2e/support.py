@@ -96,8 +96,10 @@ class CliTest(unittest.TestCase):
             self.assertIn(str(word), lines[0])
         return lines[0]
 
-    def compress(self, name, *options, base=BASE, finetuned=FINETUNED):
+    def compress(self, name, *options, base=BASE, finetuned=FINETUNED, method="come"):
         out = self.scratch / name
+        if method:  # None: the program's own choice
+            options = ("--method", method, *options)
         self.ok("compress", "--base", base, "--finetuned", finetuned, "--out", out, *options)
         return out
 
