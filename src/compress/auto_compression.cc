@@ -122,8 +122,8 @@ DistillState unpack_state(const std::vector<CodedTensor>& tensors) {
   return state;
 }
 
-std::string layer_part(const std::string& label, int64_t layer) {
-  return fmt::format("{}-layer-{:05}", label, layer);
+std::string layer_part(const std::string& label, double bits, int64_t layer) {
+  return fmt::format("{}-{:.4f}-layer-{:05}", label, bits, layer);
 }
 
 }  // namespace
@@ -186,11 +186,16 @@ AutoCompression::AutoCompression(AutoInput input)
 
 AutoCompression::~AutoCompression() = default;
 
-std::map<std::string, CodedTensor> AutoCompression::run() {
-  split_text();
-  inputs_ = std::make_unique<Inputs>(*this);
-  measure_sensitivity();
-  measure_spectra();
+std::map<std::string, CodedTensor> AutoCompression::run(double bits) {
+  bits_ = bits;
+  if (curves_.empty()) {
+    split_text();
+    inputs_ = std::make_unique<Inputs>(*this);
+    measure_sensitivity();
+    measure_spectra();
+  }
+  findings_.methods.clear();
+  findings_.choices.clear();
   Coded coded;
   if (in_.options.codes == CodeFamily::kAuto) {
     coded = best_of_families();
@@ -199,7 +204,7 @@ std::map<std::string, CodedTensor> AutoCompression::run() {
     coded = std::move(code({single})[0]);
     findings_.held_back_kl = measure(single.label, coded);
   }
-  if (in_.steps > 0) distil(coded, in_.steps, "final");
+  if (in_.steps > 0) distil(coded, "final", true);
   findings_.methods.push_back({in_.steps > 0 ? "auto, distilled" : "auto", bits_of(coded), 0,
                                findings_.held_back_kl, true});
   return coded;
@@ -366,7 +371,7 @@ int64_t AutoCompression::budget_bytes() const {
   double weights = 0;
   for (const MatrixCurve& curve : curves_)
     weights += static_cast<double>(element_count(curve.shape));
-  return static_cast<int64_t>(std::floor(in_.bits * weights / 8));
+  return static_cast<int64_t>(std::floor(bits_ * weights / 8));
 }
 
 double AutoCompression::bits_of(const Coded& coded) const {
@@ -409,7 +414,7 @@ std::vector<AutoCompression::Coded> AutoCompression::code(const std::vector<Plan
   std::set<int64_t> open;
   for (int64_t layer = 0; layer < n_layers; ++layer) {
     for (size_t p = 0; p < plans.size(); ++p) {
-      auto done = in_.work.read(layer_part(plans[p].label, layer));
+      auto done = in_.work.read(layer_part(plans[p].label, bits_, layer));
       if (!done) {
         open.insert(layer);
         continue;
@@ -434,9 +439,9 @@ std::vector<AutoCompression::Coded> AutoCompression::code(const std::vector<Plan
                                             backend_.import_weight(in_.pair.base.at(name)), d);
             fresh[p].push_back(encode_fit(backend_, in_.stream, name, format, d, fit));
           }
-          if (input != LayerInput::kDown || in_.work.read(layer_part(plans[p].label, layer)))
+          if (input != LayerInput::kDown || in_.work.read(layer_part(plans[p].label, bits_, layer)))
             continue;
-          in_.work.write(layer_part(plans[p].label, layer), fresh[p]);
+          in_.work.write(layer_part(plans[p].label, bits_, layer), fresh[p]);
           for (CodedTensor& tensor : fresh[p]) out[p][tensor.name] = std::move(tensor);
           fresh[p].clear();
         }
@@ -483,19 +488,27 @@ std::map<std::string, double> AutoCompression::weigh(const Plan& plan, const Cod
   return weights;
 }
 
-void AutoCompression::distil(Coded& coded, int64_t steps, const std::string& part) {
+bool AutoCompression::distil_scales(Coded& coded) {
+  if (in_.steps == 0) return false;
+  split_text();
+  distil(coded, "scales", false);
+  return true;
+}
+
+void AutoCompression::distil(Coded& coded, const std::string& part, bool norms) {
   DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
   for (const auto& [name, tensor] : coded) weights.use_delta(slots_.at(name), tensor);
   weights.create_parameters();
   BackwardPass pass(in_.base, in_.stream, weights);
   DistillState state;
-  const std::string file = part + "-distillation";
+  const std::string file = fmt::format("{}-{:.4f}-distillation", part, bits_);
   if (const auto saved = in_.work.read(file)) state = unpack_state(*saved);
-  DistillOptions options{.steps = steps, .seed = in_.options.seed};
+  DistillOptions options{.steps = in_.steps, .seed = in_.options.seed};
+  if (!norms) options.norm_rate = 0;
   distill(weights, pass, backend_, in_.stream, training_, held_back_, options, state,
           [&](const DistillState& now) {
             in_.progress(fmt::format("distilling, KL {:.5f}", now.best_kl),
-                         static_cast<double>(now.step) / static_cast<double>(steps));
+                         static_cast<double>(now.step) / static_cast<double>(in_.steps));
             in_.work.write(file, pack_state(now));
           });
   for (auto& [name, tensor] : coded) tensor = weights.trained(slots_.at(name));

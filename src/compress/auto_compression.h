@@ -53,7 +53,10 @@ class AutoCompression {
   explicit AutoCompression(AutoInput input);
   ~AutoCompression();
   /// Projections and norms, by name. A projection that is missing has no delta.
-  std::map<std::string, CodedTensor> run();
+  /// `bits`: the budget. Can be run again with another one.
+  std::map<std::string, CodedTensor> run(double bits);
+  /// Distillation of the scales of codes that have nothing else; false if no steps were asked for.
+  bool distil_scales(std::map<std::string, CodedTensor>& coded);
   const AutoFindings& findings() const noexcept { return findings_; }
 
  private:
@@ -79,11 +82,12 @@ class AutoCompression {
   double measure(const std::string& label, const Coded& coded);
   double kl_of(const Coded& coded);
   double kl_of_kind(const Coded& coded, const std::string& kind);
-  void distil(Coded& coded, int64_t steps, const std::string& part);
+  void distil(Coded& coded, const std::string& part, bool norms);
   int64_t budget_bytes() const;
   double bits_of(const Coded& coded) const;
 
   AutoInput in_;
+  double bits_ = 1;
   Backend& backend_;
   std::unique_ptr<Model> finetuned_;
   TaughtText training_, held_back_;

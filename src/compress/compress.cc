@@ -14,10 +14,12 @@
 
 #include "backend/backend.h"
 #include "compress/auto_compression.h"
+#include "compress/budget_search.h"
 #include "compress/calibration.h"
 #include "compress/checkpoints.h"
 #include "compress/codec.h"
 #include "compress/convert_adapter.h"
+#include "compress/held_out.h"
 #include "compress/layer_flow.h"
 #include "compress/options.h"
 #include "compress/plan.h"
@@ -39,7 +41,7 @@ using Clock = std::chrono::steady_clock;
 using Kind = ExpectedTensor::Kind;
 
 constexpr const char* kOuterPart = "outer";      // embedding, final norm and head
-constexpr const char* kTrainedPart = "trained";  // the final norm, distilled
+constexpr const char* kTrainedPart = "trained";  // what distillation changed outside of layers
 constexpr int64_t kHeldOutTokens = 16384;        // of held-out text that fidelity is measured on
 
 std::string layer_part(int64_t layer) {
@@ -77,7 +79,7 @@ class Compression {
     if (!options_.resume || !take_finished()) make_archive();
     CompressReport report;
     report.archive = inspect_archive(options_.out);
-    report.kinds = summary();
+    report.kinds = summarize(report.archive);
     report.notes = notes_;
     for (const auto& tried : findings_.methods)
       report.tried.push_back({tried.method, tried.bits_per_weight, tried.kl, tried.chosen});
@@ -95,7 +97,8 @@ class Compression {
     const Archive archive = Archive::open(options_.out);
     const ArchiveConfig& config = archive.config();
     if (config.base_hash != pair_.base_hash || config.finetuned_hash != pair_.finetuned_hash ||
-        config.method != method_name(options_.method) || config.requested_bits != options_.bits ||
+        config.method != method_name(options_.method) ||
+        (!options_.target_kl && config.requested_bits != options_.bits) ||
         config.calibration.files != calibration_names() ||
         config.calibration.seed != options_.seed) {
       return false;
@@ -109,7 +112,8 @@ class Compression {
 
   void make_archive() {
     read_calibration();
-    read_held_out();
+    if (options_.held_out)
+      held_out_ = read_held_out(*options_.held_out, options_.finetuned, pair_.finetuned_config);
     if (options_.method == Method::kAuto) complete_calibration();
     work_.emplace(options_.out, identity_of(options_, pair_, *backend_), options_.resume);
     for (size_t i = 0; i < pair_.tensors.size(); ++i)
@@ -121,12 +125,32 @@ class Compression {
       return;
     }
     if (calibrated_tokens_ > 0) {
-      flow_ = std::make_unique<LayerFlow>(model_, *stream_, variant_, std::move(sequences_));
+      flow_ = std::make_unique<LayerFlow>(model_, *stream_, variant_, sequences_);
       release_outer();
     }
     for (int64_t layer = 0; layer < pair_.base_config.n_layers; ++layer) code_layer(layer);
     flow_.reset();
+    if (options_.method == Method::kBitDelta && calibrated_tokens_ > 0) distil_scales();
     write();
+  }
+
+  /// The scales of bitdelta, trained on the calibration text (Liu et al., arXiv:2402.10193,
+  /// section 3.2; on KL here).
+  void distil_scales() {
+    AutoCompression distillation(auto_input());
+    std::map<std::string, CodedTensor> coded;
+    for (int64_t layer = 0; layer < pair_.base_config.n_layers; ++layer) {
+      std::vector<CodedTensor> part = work_->read(layer_part(layer)).value();
+      for (CodedTensor& tensor : part) {
+        if (tensor.format.codec == Codec::kDense) coded[tensor.name] = std::move(tensor);
+      }
+    }
+    if (!distillation.distil_scales(coded)) return;
+    findings_ = distillation.findings();
+    std::vector<CodedTensor> tensors;
+    for (auto& [name, tensor] : coded) tensors.push_back(std::move(tensor));
+    adopt(tensors, kTrainedPart);
+    work_->write(kTrainedPart, tensors);
   }
 
   double elapsed() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
@@ -215,10 +239,9 @@ class Compression {
   /// The signs of all rotations of a base's deltas: 52 bits of its hash, exact in any JSON reader.
   uint64_t rotation_seed() const { return std::stoull(pair_.base_hash.substr(0, 13), nullptr, 16); }
 
-  void code_auto() {
-    AutoCompression auto_compression({
+  AutoInput auto_input() {
+    return {
         .options = options_,
-        .bits = options_.bits,
         .steps = distillation_steps(options_, pair_),
         .pair = pair_,
         .base = model_,
@@ -236,9 +259,58 @@ class Compression {
                               .stage = stage,
                               .elapsed_s = elapsed()});
             },
-    });
-    std::map<std::string, CodedTensor> coded = auto_compression.run();
-    findings_ = auto_compression.findings();
+    };
+  }
+
+  /// KL of a coded fine-tune on the held-out text, or on held-back calibration text without one.
+  double target_kl_of(const std::map<std::string, CodedTensor>& coded, double held_back_kl) {
+    if (!options_.held_out) return held_back_kl;
+    const auto variant = backend_->create_variant(static_cast<int>(pair_.tensors.size()));
+    const auto set = [&](const CodedTensor& t) {
+      variant->set(slots_.at(t.name), t.format,
+                   HostTensor::of(DType::kU8, {static_cast<int64_t>(t.blob.size())}, t.blob),
+                   *stream_);
+    };
+    const std::vector<CodedTensor> outer = work_->read(kOuterPart).value();
+    for (const CodedTensor& tensor : outer) set(tensor);
+    for (const ExpectedTensor& tensor : pair_.tensors) {  // norms and biases without distillation
+      if (tensor.layer < 0 || tensor.kind == Kind::kProjection || coded.contains(tensor.name))
+        continue;
+      if (const auto raw = code(tensor, {})) set(*raw);
+    }
+    for (const auto& [name, tensor] : coded) set(tensor);
+    return held_out_fidelity(variant).kl;
+  }
+
+  /// Codes at the budget asked for, or searches the smallest that reaches the KL asked for.
+  std::map<std::string, CodedTensor> code_within_target(AutoCompression& auto_compression) {
+    if (!options_.target_kl) return auto_compression.run(bits_);
+    std::map<std::string, CodedTensor> best;
+    AutoFindings best_findings;
+    BudgetSearch search(*options_.target_kl);
+    while (const auto bits = search.next()) {
+      auto coded = auto_compression.run(*bits);
+      const AutoFindings& found = auto_compression.findings();
+      const double kl = target_kl_of(coded, found.held_back_kl);
+      notes_.push_back(fmt::format("at {:.3f} bits the KL is {:.5f}", *bits, kl));
+      if (!search.tell(*bits, kl)) continue;
+      best = std::move(coded);
+      bits_ = *bits;
+      best_findings = found;
+    }
+    if (best.empty()) {
+      fail(ErrorCode::kInvalidArgument,
+           "--target-kl {}: not reached; the KL at {:.3g} bits is {:.5f}", *options_.target_kl,
+           search.last_bits(), search.last_kl());
+    }
+    findings_ = best_findings;
+    return best;
+  }
+
+  void code_auto() {
+    AutoCompression auto_compression(auto_input());
+    std::map<std::string, CodedTensor> coded = code_within_target(auto_compression);
+    if (!options_.target_kl) findings_ = auto_compression.findings();
     std::map<std::string, std::vector<CodedTensor>> parts;
     for (const ExpectedTensor& tensor : pair_.tensors) {
       const std::string part = tensor.layer < 0 ? kTrainedPart : layer_part(tensor.layer);
@@ -400,36 +472,9 @@ class Compression {
     std::move(coded.begin(), coded.end(), std::back_inserter(part));
   }
 
-  void read_held_out() {
-    if (!options_.held_out) return;
-    const Tokenizer tokenizer = Tokenizer::load(options_.finetuned);
-    const ModelConfig& config = pair_.finetuned_config;
-    int64_t n_tokens = 0;
-    for (const std::string& row : read_text_rows(*options_.held_out)) {
-      ScoredText text;
-      if (config.bos_token_id) text.tokens.push_back(static_cast<int32_t>(*config.bos_token_id));
-      const std::vector<TokenId> ids = tokenizer.encode(row, false);
-      text.tokens.insert(text.tokens.end(), ids.begin(), ids.end());
-      text.tokens.resize(std::min<size_t>(text.tokens.size(), kCalibrationLength));
-      if (text.tokens.size() < 2) continue;
-      n_tokens += static_cast<int64_t>(text.tokens.size());
-      held_out_.push_back(std::move(text));
-      if (n_tokens >= kHeldOutTokens) break;
-    }
-    if (held_out_.empty())
-      fail(ErrorCode::kInvalidArgument, "{}: holds no text to measure on",
-           options_.held_out->string());
-  }
-
-  /// KL and top-1 agreement of base + delta against the fine-tune on held-out text.
-  HeldOutFidelity measure_held_out() {
-    progress(pair_.base_config.n_layers, "measuring on held-out text");
-    const Model reference(*backend_, pair_.finetuned, pair_.finetuned_config);
-    const Score score = score_texts(model_, {variant_, pair_.finetuned_config.vocab_size},
-                                    &reference, *stream_, held_out_);
-    const auto n = static_cast<double>(score.tokens);
-    return {options_.held_out->filename().string(), score.tokens, score.kl / n,
-            static_cast<double>(score.top1) / n};
+  HeldOutFidelity held_out_fidelity(const std::shared_ptr<const DeviceVariant>& variant) {
+    return measure_held_out(model_, variant, pair_, *stream_, held_out_,
+                            options_.held_out->filename().string());
   }
 
   void write() {
@@ -448,12 +493,15 @@ class Compression {
       if (tensor.kind == Kind::kProjection)
         config.projection_weights += element_count(tensor.shape);
     }
-    config.requested_bits = options_.bits;
+    config.requested_bits = bits_;
     config.calibration.files = calibration_names();
     config.calibration.tokens = calibrated_tokens_;
     config.calibration.sequence_length = calibrated_tokens_ > 0 ? kCalibrationLength : 0;
     config.calibration.seed = options_.seed;
-    if (options_.held_out) config.held_out = measure_held_out();
+    if (options_.held_out) {
+      progress(pair_.base_config.n_layers, "measuring on held-out text");
+      config.held_out = held_out_fidelity(variant_);
+    }
     if (options_.calibration.empty() && options_.method == Method::kCome) {
       notes_.push_back(
           "no calibration text was given, so codes are rounded to nearest: on the project's own "
@@ -488,32 +536,6 @@ class Compression {
     return it->blob;
   }
 
-  std::vector<KindSummary> summary() const {
-    std::vector<KindSummary> kinds;
-    std::map<std::string, double> bytes, weights;
-    for (const ExpectedTensor& tensor : pair_.tensors) {
-      const auto it = described_.find(tensor.name);
-      if (tensor.kind != Kind::kProjection || it == described_.end()) continue;
-      const std::string kind = tensor_kind(tensor.name);
-      auto at = std::find_if(kinds.begin(), kinds.end(),
-                             [&](const KindSummary& k) { return k.kind == kind; });
-      if (at == kinds.end())
-        at = kinds.insert(kinds.end(), KindSummary{.kind = kind, .relative_error = 0});
-      const ArchiveTensor& described = it->second.tensor;
-      ++at->matrices;
-      at->rank += static_cast<double>(described.format.rank());
-      at->relative_error += described.stats.relative_error;
-      bytes[kind] += static_cast<double>(layout_of(described.format).total_bytes);
-      weights[kind] += static_cast<double>(element_count(tensor.shape));
-    }
-    for (KindSummary& kind : kinds) {
-      kind.rank /= static_cast<double>(kind.matrices);
-      kind.relative_error /= static_cast<double>(kind.matrices);
-      kind.bits_per_weight = 8 * bytes[kind.kind] / weights[kind.kind];
-    }
-    return kinds;
-  }
-
   struct Described {
     ArchiveTensor tensor;
     std::string part;  // the shard that holds its blob
@@ -536,6 +558,7 @@ class Compression {
   int64_t calibrated_tokens_ = 0;
   int64_t matrices_done_ = 0, coded_here_ = 0, n_errors_ = 0;
   double error_sum_ = 0;
+  double bits_ = options_.bits;  // the budget, once it is found
   std::vector<std::string> notes_;
   AutoFindings findings_;
   std::string loaded_part_;

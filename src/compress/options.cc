@@ -48,6 +48,10 @@ void check_options(const CompressOptions& options) {
     fail(ErrorCode::kInvalidArgument, "--bits {}: bitdelta stores one bit per weight, no less",
          options.bits);
   }
+  if (options.target_kl && options.method != Method::kAuto) {
+    fail(ErrorCode::kInvalidArgument, "--target-kl is a search by the method auto, not by {}",
+         method_name(options.method));
+  }
   if (options.group < 8 || options.group % 8 != 0) {
     fail(ErrorCode::kInvalidArgument, "--group {}: expected a positive multiple of 8",
          options.group);
@@ -66,6 +70,7 @@ std::string identity_of(const CompressOptions& options, const CheckpointPair& pa
                   method_name(options.method), options.bits, options.group);
   text += fmt::format("profile {}\ncodes {}\ndistillation {}\n", static_cast<int>(options.profile),
                       static_cast<int>(options.codes), options.distill_minutes.value_or(-1));
+  if (options.target_kl) text += fmt::format("target KL {}\n", *options.target_kl);
   text += fmt::format("backend {}\nseed {}\ncalibration tokens {}\n", backend.name(), options.seed,
                       options.calibration.empty() && options.method != Method::kAuto
                           ? 0

@@ -3,7 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <map>
 
 namespace deltacome {
 namespace {
@@ -67,6 +69,29 @@ ReportData report_data(const CompressReport& report, const AutoFindings& finding
     out.curve.push_back({p.step, p.seconds, p.training_kl, p.held_back_kl});
   out.notes = report.notes;
   return out;
+}
+
+std::vector<KindSummary> summarize(const ArchiveInfo& archive) {
+  std::vector<KindSummary> kinds;
+  std::map<std::string, double> bytes, weights;
+  for (const TensorInfo& tensor : archive.tensors) {
+    if (!tensor.kind.ends_with("_proj")) continue;
+    auto at = std::find_if(kinds.begin(), kinds.end(),
+                           [&](const KindSummary& k) { return k.kind == tensor.kind; });
+    if (at == kinds.end())
+      at = kinds.insert(kinds.end(), KindSummary{.kind = tensor.kind, .relative_error = 0});
+    ++at->matrices;
+    at->rank += static_cast<double>(tensor.rank);
+    at->relative_error += tensor.relative_error;
+    bytes[tensor.kind] += static_cast<double>(tensor.bytes);
+    weights[tensor.kind] += 8 * static_cast<double>(tensor.bytes) / tensor.bits_per_weight;
+  }
+  for (KindSummary& kind : kinds) {
+    kind.rank /= static_cast<double>(kind.matrices);
+    kind.relative_error /= static_cast<double>(kind.matrices);
+    kind.bits_per_weight = 8 * bytes[kind.kind] / weights[kind.kind];
+  }
+  return kinds;
 }
 
 }  // namespace deltacome

@@ -10,4 +10,7 @@ namespace deltacome {
 /// The HTML report of a finished compression; `findings` is empty for methods that try nothing.
 ReportData report_data(const CompressReport& report, const AutoFindings& findings);
 
+/// Means over the projections of each kind, in the order in which the kinds first appear.
+std::vector<KindSummary> summarize(const ArchiveInfo& archive);
+
 }  // namespace deltacome
