@@ -138,7 +138,7 @@ std::string marker(int style, double x, double y, double r) {
 }
 
 std::string shorten(std::string_view label) {
-  const std::string text = replace_invalid_utf8(label);
+  std::string text = replace_invalid_utf8(label);
   size_t end = 0;
   for (size_t n = 0; end < text.size(); ++n, end += static_cast<size_t>(utf8_size(text[end]))) {
     if (n == kMaxLabelLetters) return text.substr(0, end) + "…";

@@ -29,7 +29,9 @@ TEST(CodeBooks, LowerTheErrorOfAGaussianAsTheyWereMeasuredTo) {
         double distance = 0;
         for (int i = 0; i < dim; ++i) {
           const double d = x[static_cast<size_t>(i)] -
-                           static_cast<double>(book[static_cast<size_t>(e * dim + i)]) * kBookStep;
+                           static_cast<double>(
+                               book[static_cast<size_t>(e) * x.size() + static_cast<size_t>(i)]) *
+                               kBookStep;
           distance += d * d;
         }
         least = std::min(least, distance);

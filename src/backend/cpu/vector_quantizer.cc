@@ -37,8 +37,10 @@ class Quantizer {
     columns_of_book_.resize(book.size());
     for (int e = 0; e < kBookEntries; ++e) {
       for (int i = 0; i < dim; ++i) {
-        columns_of_book_[static_cast<size_t>(i * kBookEntries + e)] =
-            static_cast<float>(book[static_cast<size_t>(e * dim + i)]) * kBookStep;
+        columns_of_book_[static_cast<size_t>(i) * kBookEntries + static_cast<size_t>(e)] =
+            static_cast<float>(
+                book[static_cast<size_t>(e) * static_cast<size_t>(dim) + static_cast<size_t>(i)]) *
+            kBookStep;
       }
     }
   }
