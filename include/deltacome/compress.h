@@ -37,7 +37,7 @@ struct CompressOptions {
   CodeFamily codes = CodeFamily::kAuto;
   std::optional<double> distill_minutes;  // of auto and bitdelta; 0 = none; unset: by the profile
   std::optional<double> target_kl;        // the smallest archive with at most this held-out KL
-  std::optional<std::filesystem::path> report;  // directory for an HTML report
+  std::optional<std::filesystem::path> report;     // directory for an HTML report
   std::vector<std::filesystem::path> calibration;  // .jsonl with "text", or plain text
   int64_t calibration_tokens = 65536;
   int64_t group = 128;  // codes that share a scale
