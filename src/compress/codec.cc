@@ -23,27 +23,6 @@ double sum(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0);
 }
 
-std::vector<double> diagonal(Backend& backend, Stream& stream, const Tensor& square) {
-  const int64_t n = square.rows();
-  std::vector<double> host, out;
-  for (int64_t first = 0; first < n; first += kDiagonalRows) {
-    const int64_t count = std::min(kDiagonalRows, n - first);
-    host.resize(static_cast<size_t>(count * n));
-    backend.download(stream, square.slice(first, count), std::as_writable_bytes(std::span(host)));
-    for (int64_t i = 0; i < count; ++i) out.push_back(host[static_cast<size_t>(i * n + first + i)]);
-  }
-  return out;
-}
-
-std::vector<int64_t> largest_first(const std::vector<double>& values) {
-  std::vector<int64_t> order(values.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return values[static_cast<size_t>(a)] > values[static_cast<size_t>(b)];
-  });
-  return order;
-}
-
 void append(std::vector<double>& to, const std::vector<double>& values) {
   to.insert(to.end(), values.begin(), values.end());
 }
@@ -276,6 +255,27 @@ CodedTensor encode_sign(Backend& backend, Stream& stream, const std::string& nam
 }
 
 }  // namespace
+
+std::vector<double> diagonal(Backend& backend, Stream& stream, const Tensor& square) {
+  const int64_t n = square.rows();
+  std::vector<double> host, out;
+  for (int64_t first = 0; first < n; first += kDiagonalRows) {
+    const int64_t count = std::min(kDiagonalRows, n - first);
+    host.resize(static_cast<size_t>(count * n));
+    backend.download(stream, square.slice(first, count), std::as_writable_bytes(std::span(host)));
+    for (int64_t i = 0; i < count; ++i) out.push_back(host[static_cast<size_t>(i * n + first + i)]);
+  }
+  return out;
+}
+
+std::vector<int64_t> largest_first(const std::vector<double>& values) {
+  std::vector<int64_t> order(values.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return values[static_cast<size_t>(a)] > values[static_cast<size_t>(b)];
+  });
+  return order;
+}
 
 InputStatistics make_statistics(Backend& backend, Stream& stream, Tensor c) {
   InputStatistics out;

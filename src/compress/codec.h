@@ -9,6 +9,11 @@
 
 namespace deltacome {
 
+/// The diagonal of a square f64 matrix, a few rows on the host at a time.
+std::vector<double> diagonal(Backend& backend, Stream& stream, const Tensor& square);
+/// Indices of `values`, the largest first; equal ones in their order.
+std::vector<int64_t> largest_first(const std::vector<double>& values);
+
 /// What the projections that share an input know about it: C = sum x x^T over the calibration
 /// tokens, and its factor for GPTQ (columns with the most energy first). Without calibration both
 /// are empty.

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "compress/codec.h"
 #include "compress/svd.h"
 #include "core/check.h"
 #include "quant/codes.h"
@@ -19,7 +20,6 @@ constexpr double kSolveDamp = 1e-4;   // of V C V^T when U is solved: V's rows a
 constexpr double kScaleDamp = 1e-6;   // of the system of the singular values
 constexpr double kLeastDamp = 1e-12;  // of the mean diagonal, for elements that are about 0
 constexpr double kSmallestGain = 0.5, kLargestGain = 2;
-constexpr int64_t kDiagonalRows = 256;  // of a square matrix that are on the host at a time
 
 double sum(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0);
@@ -69,15 +69,7 @@ class Algebra {
     backend_.upload(stream_, std::as_bytes(std::span(from)), to);
   }
   std::vector<double> diagonal(const Tensor& square) const {
-    const int64_t n = square.rows();
-    std::vector<double> out;
-    for (int64_t first = 0; first < n; first += kDiagonalRows) {
-      const int64_t count = std::min(kDiagonalRows, n - first);
-      const std::vector<double> rows = download(square.slice(first, count));
-      for (int64_t i = 0; i < count; ++i)
-        out.push_back(rows[static_cast<size_t>(i * n + first + i)]);
-    }
-    return out;
+    return deltacome::diagonal(backend_, stream_, square);
   }
   /// Adds `damp` times itself to each element of the diagonal: integers of 1 and of 8 bits differ
   /// by thousands there, and a share of the mean would wipe out the small ones.
@@ -96,15 +88,6 @@ class Algebra {
   Stream& stream_;
   CompressionOps& ops_;
 };
-
-std::vector<int64_t> largest_first(const std::vector<double>& values) {
-  std::vector<int64_t> order(values.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return values[static_cast<size_t>(a)] > values[static_cast<size_t>(b)];
-  });
-  return order;
-}
 
 /// Components of d with the energies s^2 v C v^T of their outputs.
 struct Spectrum {
