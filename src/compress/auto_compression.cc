@@ -2,16 +2,11 @@
 #include "compress/auto_compression.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstring>
-#include <limits>
-#include <random>
 #include <set>
 
 #include "compress/codec.h"
 #include "compress/fit.h"
-#include "compress/layer_flow.h"
 #include "core/check.h"
 
 namespace deltacome {
@@ -23,158 +18,13 @@ constexpr int64_t kTargets = 64;               // tokens of the fine-tune's pred
 constexpr int64_t kHeldBackTokens = 8192;      // of calibration text that nothing is trained on
 constexpr int64_t kSensitivityTokens = 16384;  // of the sample of the Fisher information
 constexpr int64_t kWeighedTokens = 4096;       // of held-back text that families are weighed on
-constexpr int64_t kKeptStatistics = int64_t{256} << 20;   // bytes of input statistics in memory
 constexpr double kLeastWeight = 0.3, kLargestWeight = 4;  // of a family, against its prediction
-
-constexpr std::array kInputs = {LayerInput::kQkv, LayerInput::kO, LayerInput::kGateUp,
-                                LayerInput::kDown};
-
-LayerInput input_of(const std::string& kind) {
-  if (kind == "o_proj") return LayerInput::kO;
-  if (kind == "gate_proj" || kind == "up_proj") return LayerInput::kGateUp;
-  if (kind == "down_proj") return LayerInput::kDown;
-  return LayerInput::kQkv;
-}
-
-int64_t count_tokens(const std::vector<std::vector<int32_t>>& sequences) {
-  int64_t n = 0;
-  for (const auto& sequence : sequences) n += static_cast<int64_t>(sequence.size());
-  return n;
-}
-
-TaughtText first_tokens(const TaughtText& text, int64_t n_tokens) {
-  TaughtText out;
-  out.targets.k = text.targets.k;
-  int64_t n = 0;
-  for (const auto& sequence : text.sequences) {
-    if (n >= n_tokens) break;
-    out.sequences.push_back(sequence);
-    n += static_cast<int64_t>(sequence.size());
-  }
-  out.targets.ids.assign(text.targets.ids.begin(), text.targets.ids.begin() + n * text.targets.k);
-  out.targets.log_p.assign(text.targets.log_p.begin(),
-                           text.targets.log_p.begin() + n * text.targets.k);
-  return out;
-}
-
-/// A token for each position, drawn from the targets (their tail left out).
-std::vector<int32_t> draw_labels(const TopTargets& targets, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::vector<int32_t> labels;
-  const auto k = static_cast<size_t>(targets.k);
-  for (size_t first = 0; first < targets.ids.size(); first += k) {
-    double mass = 0;
-    for (size_t i = 0; i < k; ++i) mass += std::exp(static_cast<double>(targets.log_p[first + i]));
-    double left = mass * static_cast<double>(random() >> 11) * 0x1p-53;
-    size_t chosen = k - 1;
-    for (size_t i = 0; i < k; ++i) {
-      left -= std::exp(static_cast<double>(targets.log_p[first + i]));
-      if (left < 0) {
-        chosen = i;
-        break;
-      }
-    }
-    labels.push_back(targets.ids[first + chosen]);
-  }
-  return labels;
-}
-
-CodedTensor raw_floats(const std::string& name, std::vector<float> values) {
-  const auto n = static_cast<int64_t>(values.size());
-  return encode_raw(name, HostTensor::of(DType::kF32, {n}, std::move(values)));
-}
-
-std::vector<float> floats_of(const CodedTensor& raw) {
-  std::vector<float> out(static_cast<size_t>(raw.format.shape[0]));
-  std::memcpy(out.data(), raw.blob.data(), out.size() * sizeof(float));
-  return out;
-}
-
-/// A state as tensors of a part, so that it is kept like everything else of an unfinished run.
-std::vector<CodedTensor> pack_state(const DistillState& state) {
-  std::vector<float> curve;
-  for (const DistillPoint& p : state.curve) {
-    for (const double x : {static_cast<double>(p.step), p.seconds, p.training_kl, p.held_back_kl})
-      curve.push_back(static_cast<float>(x));
-  }
-  return {raw_floats("values", state.values),
-          raw_floats("first_moments", state.first_moments),
-          raw_floats("second_moments", state.second_moments),
-          raw_floats("best", state.best),
-          raw_floats("curve", curve),
-          raw_floats("step", {static_cast<float>(state.step), static_cast<float>(state.best_kl)})};
-}
-
-DistillState unpack_state(const std::vector<CodedTensor>& tensors) {
-  std::map<std::string, std::vector<float>> parts;
-  for (const CodedTensor& tensor : tensors) parts[tensor.name] = floats_of(tensor);
-  DistillState state{.step = static_cast<int64_t>(parts.at("step")[0]),
-                     .values = parts.at("values"),
-                     .first_moments = parts.at("first_moments"),
-                     .second_moments = parts.at("second_moments"),
-                     .best = parts.at("best"),
-                     .best_kl = parts.at("step")[1],
-                     .curve = {}};
-  const std::vector<float>& curve = parts.at("curve");
-  for (size_t i = 0; i + 3 < curve.size(); i += 4)
-    state.curve.push_back(
-        {static_cast<int64_t>(curve[i]), curve[i + 1], curve[i + 2], curve[i + 3]});
-  return state;
-}
 
 std::string layer_part(const std::string& label, double bits, int64_t layer) {
   return fmt::format("{}-{:.4f}-layer-{:05}", label, bits, layer);
 }
 
 }  // namespace
-
-/// Second moments of the fine-tune's inputs, layer by layer; kept if they are small.
-struct AutoCompression::Inputs {
-  Inputs(const AutoCompression& owner) : a(owner) {
-    const ModelConfig& c = a.in_.pair.finetuned_config;
-    const int64_t mixed = c.n_heads * c.head_dim;
-    const int64_t bytes = 8 * c.n_layers *
-                          (2 * c.hidden_size * c.hidden_size + mixed * mixed +
-                           c.intermediate_size * c.intermediate_size);
-    keep = bytes <= kKeptStatistics;
-  }
-
-  /// Calls body(layer, input, C) in the order of the forward pass, for the layers that are wanted.
-  template <class Wanted, class Body>
-  void for_each(const Wanted& wanted, const Body& body) {
-    const int64_t n_layers = a.in_.pair.finetuned_config.n_layers;
-    int64_t last = -1;
-    for (int64_t layer = 0; layer < n_layers; ++layer) {
-      if (wanted(layer)) last = layer;
-    }
-    if (last < 0) return;
-    std::unique_ptr<LayerFlow> flow;
-    if (kept.empty())
-      flow =
-          std::make_unique<LayerFlow>(*a.finetuned_, a.in_.stream, nullptr, a.training_.sequences);
-    for (int64_t layer = 0; layer <= (keep && flow ? n_layers - 1 : last); ++layer) {
-      const bool run = wanted(layer);
-      for (const LayerInput input : kInputs) {
-        if (!flow) {
-          if (run) body(layer, input, kept.at({layer, input}));
-          continue;
-        }
-        if (!run && !keep) continue;
-        Tensor c = flow->statistics(layer, input);
-        const std::vector<double> by(static_cast<size_t>(c.rows()),
-                                     1 / static_cast<double>(count_tokens(a.training_.sequences)));
-        a.backend_.compression().scale(a.in_.stream, c, by, {});
-        if (run) body(layer, input, c);
-        if (keep) kept[{layer, input}] = std::move(c);
-      }
-      if (flow) flow->finish_layer(layer);
-    }
-  }
-
-  const AutoCompression& a;
-  bool keep = false;
-  std::map<std::pair<int64_t, LayerInput>, Tensor> kept;
-};
 
 AutoCompression::AutoCompression(AutoInput input)
     : in_(std::move(input)),
@@ -190,7 +40,7 @@ std::map<std::string, CodedTensor> AutoCompression::run(double bits) {
   bits_ = bits;
   if (curves_.empty()) {
     split_text();
-    inputs_ = std::make_unique<Inputs>(*this);
+    inputs_ = std::make_unique<FinetunedInputs>(*finetuned_, in_.stream, training_.sequences);
     measure_sensitivity();
     measure_spectra();
   }
@@ -202,7 +52,7 @@ std::map<std::string, CodedTensor> AutoCompression::run(double bits) {
   } else {
     const Plan single = plan_family("one family", in_.options.codes == CodeFamily::kLowRank);
     coded = std::move(code({single})[0]);
-    findings_.held_back_kl = measure(single.label, coded);
+    findings_.held_back_kl = measure(single.label, coded).kl;
   }
   if (in_.steps > 0) distil(coded, "final", true);
   findings_.methods.push_back({in_.steps > 0 ? "auto, distilled" : "auto", bits_of(coded), 0,
@@ -215,7 +65,7 @@ std::map<std::string, CodedTensor> AutoCompression::run(double bits) {
 AutoCompression::Coded AutoCompression::best_of_families() {
   const Plan tiers = plan_family("tiers", true), whole = plan_family("whole", false);
   std::vector<Coded> tried = code({tiers, whole});
-  std::vector<double> kls{measure(tiers.label, tried[0]), measure(whole.label, tried[1])};
+  std::vector<KlSums> kls{measure(tiers.label, tried[0]), measure(whole.label, tried[1])};
   const auto tiers_weights = weigh(tiers, tried[0]), whole_weights = weigh(whole, tried[1]);
   for (MatrixCurve& curve : curves_) {
     const std::string kind = tensor_kind(curve.name);
@@ -237,14 +87,14 @@ AutoCompression::Coded AutoCompression::best_of_families() {
   coded.merge(code({mixed})[0]);
   kls.push_back(measure(mixed.label, coded));
   tried.push_back(std::move(coded));
-  const auto best = std::min_element(kls.begin(), kls.end());
-  findings_.held_back_kl = *best;
+  const auto best = std::ranges::min_element(kls, {}, &KlSums::weighted);
+  findings_.held_back_kl = best->kl;
   return std::move(tried[static_cast<size_t>(best - kls.begin())]);
 }
 
-double AutoCompression::measure(const std::string& label, const Coded& coded) {
-  const double kl = kl_of(coded);
-  findings_.methods.push_back({label, bits_of(coded), 0, kl, false});
+KlSums AutoCompression::measure(const std::string& label, const Coded& coded) {
+  const KlSums kl = kl_of(coded);
+  findings_.methods.push_back({label, bits_of(coded), 0, kl.kl, false});
   return kl;
 }
 
@@ -267,12 +117,14 @@ void AutoCompression::split_text() {
                     in_.pair.finetuned_config.vocab_size, [&](int64_t done) {
                       in_.progress(stage, static_cast<double>(done) / static_cast<double>(n));
                     });
+    text.weights = certainty_weights(text.targets);
   };
   teach(held_back_, "the fine-tune's predictions, held-back text");
   if (in_.steps == 0) {
-    TaughtText part = first_tokens({training_.sequences, {}}, kSensitivityTokens);
+    TaughtText part = first_tokens({training_.sequences, {}, {}}, kSensitivityTokens);
     teach(part, "the fine-tune's predictions");
     training_.targets = std::move(part.targets);  // of the first sequences
+    training_.weights = std::move(part.weights);
   } else {
     teach(training_, "the fine-tune's predictions");
   }
@@ -305,6 +157,8 @@ void AutoCompression::measure_sensitivity() {
   BackwardPass pass(in_.base, in_.stream, weights);
   const TaughtText sample = first_tokens(training_, kSensitivityTokens);
   const std::vector<int32_t> labels = draw_labels(sample.targets, in_.options.seed);
+  std::vector<float> roots;  // squares of gradients are summed by the weights
+  for (const float w : sample.weights) roots.push_back(std::sqrt(w));
   const double n_sequences = static_cast<double>(sample.sequences.size());
   for (size_t first = 0; first < sample.sequences.size(); first += 2) {
     const size_t end = std::min(first + 2, sample.sequences.size());
@@ -316,9 +170,10 @@ void AutoCompression::measure_sensitivity() {
     }
     const auto at = static_cast<int64_t>(n_positions);
     const std::vector<float> certain(static_cast<size_t>(batch), 0);
-    pass.run(sequences, 1,
-             std::span(labels).subspan(static_cast<size_t>(at), static_cast<size_t>(batch)),
-             certain, true);
+    const auto range = [&](const auto& of) {
+      return std::span(of).subspan(static_cast<size_t>(at), static_cast<size_t>(batch));
+    };
+    pass.run(sequences, {1, range(labels), certain, range(roots)}, true);
     n_positions += static_cast<double>(batch);
     in_.progress("sensitivities", static_cast<double>(end) / n_sequences);
   }
@@ -336,31 +191,25 @@ void AutoCompression::measure_spectra() {
   std::map<std::string, std::vector<double>> energy;
   std::map<std::string, int64_t> n_of_kind;
   const double n_layers = static_cast<double>(in_.pair.finetuned_config.n_layers);
-  inputs_->for_each([](int64_t) { return true; },
-                    [&](int64_t layer, LayerInput input, const Tensor& c) {
-                      in_.progress("spectra", static_cast<double>(layer) / n_layers);
-                      const InputFit fit(backend_, in_.stream, c, c.rows());
-                      for (MatrixCurve& curve : curves_) {
-                        const ExpectedTensor& tensor =
-                            in_.pair.tensors[static_cast<size_t>(slots_.at(curve.name))];
-                        const std::string kind = tensor_kind(curve.name);
-                        if (tensor.layer != layer || input_of(kind) != input) continue;
-                        const Tensor d = backend_.allocate(DType::kF64, tensor.shape);
-                        backend_.compression().subtract(
-                            in_.stream, backend_.import_weight(in_.pair.finetuned.at(tensor.name)),
-                            backend_.import_weight(in_.pair.base.at(tensor.name)), d);
-                        const double sensitivity = curve.sensitivity;
-                        curve = measure_curve(backend_, in_.stream, curve.name, d, fit);
-                        curve.sensitivity = sensitivity;
-                        std::vector<double>& sum = energy[kind];
-                        sum.resize(std::max(sum.size(), curve.components.size()));
-                        double so_far = 0, total = 0;
-                        for (const double e : curve.components) total += e;
-                        for (size_t i = 0; i < curve.components.size() && total > 0; ++i)
-                          sum[i] += (so_far += curve.components[i]) / total;
-                        ++n_of_kind[kind];
-                      }
-                    });
+  const auto measure = [&](int64_t layer, LayerInput input, const Tensor& c) {
+    in_.progress("spectra", static_cast<double>(layer) / n_layers);
+    const InputFit fit(backend_, in_.stream, c, c.rows());
+    for (MatrixCurve& curve : curves_) {
+      const std::string kind = tensor_kind(curve.name);
+      if (tensor_of(curve.name).layer != layer || input_of(kind) != input) continue;
+      const double sensitivity = curve.sensitivity;
+      curve = measure_curve(backend_, in_.stream, curve.name, delta_of(curve.name), fit);
+      curve.sensitivity = sensitivity;
+      std::vector<double>& sum = energy[kind];
+      sum.resize(std::max(sum.size(), curve.components.size()));
+      double so_far = 0, total = 0;
+      for (const double e : curve.components) total += e;
+      for (size_t i = 0; i < curve.components.size() && total > 0; ++i)
+        sum[i] += (so_far += curve.components[i]) / total;
+      ++n_of_kind[kind];
+    }
+  };
+  inputs_->for_each([](int64_t) { return true; }, measure);
   for (auto& [kind, values] : energy) {
     for (double& v : values) v /= static_cast<double>(n_of_kind[kind]);
     findings_.spectra.push_back({kind, values});
@@ -410,46 +259,49 @@ AutoCompression::Plan AutoCompression::plan_family(const std::string& label, boo
 std::vector<AutoCompression::Coded> AutoCompression::code(const std::vector<Plan>& plans) {
   std::vector<Coded> out(plans.size());
   const int64_t n_layers = in_.pair.finetuned_config.n_layers;
-  std::vector<std::vector<CodedTensor>> fresh(plans.size());
-  std::set<int64_t> open;
+  std::set<std::pair<int64_t, size_t>> open;  // layers of plans
   for (int64_t layer = 0; layer < n_layers; ++layer) {
     for (size_t p = 0; p < plans.size(); ++p) {
       auto done = in_.work.read(layer_part(plans[p].label, bits_, layer));
-      if (!done) {
-        open.insert(layer);
-        continue;
-      }
-      for (CodedTensor& tensor : *done) out[p][tensor.name] = std::move(tensor);
+      if (!done)
+        open.insert({layer, p});
+      else
+        for (CodedTensor& tensor : *done) out[p][tensor.name] = std::move(tensor);
     }
   }
-  inputs_->for_each(
-      [&](int64_t layer) { return open.contains(layer); },
-      [&](int64_t layer, LayerInput input, const Tensor& c) {
-        InputFit fit(backend_, in_.stream, c, c.rows());
-        for (size_t p = 0; p < plans.size(); ++p) {
-          for (const auto& [name, format] : plans[p].formats) {
-            const ExpectedTensor& tensor = in_.pair.tensors[static_cast<size_t>(slots_.at(name))];
-            if (tensor.layer != layer || input_of(tensor_kind(name)) != input) continue;
-            if (out[p].contains(name)) continue;
-            in_.progress(fmt::format("coding {} {}", plans[p].label, name),
-                         static_cast<double>(layer) / static_cast<double>(n_layers));
-            const Tensor d = backend_.allocate(DType::kF64, tensor.shape);
-            backend_.compression().subtract(in_.stream,
-                                            backend_.import_weight(in_.pair.finetuned.at(name)),
-                                            backend_.import_weight(in_.pair.base.at(name)), d);
-            fresh[p].push_back(encode_fit(backend_, in_.stream, name, format, d, fit));
-          }
-          if (input != LayerInput::kDown || in_.work.read(layer_part(plans[p].label, bits_, layer)))
-            continue;
-          in_.work.write(layer_part(plans[p].label, bits_, layer), fresh[p]);
-          for (CodedTensor& tensor : fresh[p]) out[p][tensor.name] = std::move(tensor);
-          fresh[p].clear();
-        }
-      });
+  const auto is_open = [&](int64_t layer) {
+    const auto first = open.lower_bound({layer, 0});
+    return first != open.end() && first->first == layer;
+  };
+  std::vector<std::vector<CodedTensor>> fresh(plans.size());
+  inputs_->for_each(is_open, [&](int64_t layer, LayerInput input, const Tensor& c) {
+    InputFit fit(backend_, in_.stream, c, c.rows());
+    for (size_t p = 0; p < plans.size(); ++p) {
+      if (!open.contains({layer, p})) continue;
+      for (const auto& [name, format] : plans[p].formats) {
+        if (tensor_of(name).layer != layer || input_of(tensor_kind(name)) != input) continue;
+        in_.progress(fmt::format("coding {} {}", plans[p].label, name),
+                     static_cast<double>(layer) / static_cast<double>(n_layers));
+        fresh[p].push_back(encode_fit(backend_, in_.stream, name, format, delta_of(name), fit));
+      }
+      if (input != LayerInput::kDown) continue;
+      in_.work.write(layer_part(plans[p].label, bits_, layer), fresh[p]);
+      for (CodedTensor& tensor : fresh[p]) out[p][tensor.name] = std::move(tensor);
+      fresh[p].clear();
+    }
+  });
   return out;
 }
 
-double AutoCompression::kl_of(const Coded& coded) {
+/// W_ft - W_base, f64.
+Tensor AutoCompression::delta_of(const std::string& name) {
+  const Tensor d = backend_.allocate(DType::kF64, tensor_of(name).shape);
+  backend_.compression().subtract(in_.stream, backend_.import_weight(in_.pair.finetuned.at(name)),
+                                  backend_.import_weight(in_.pair.base.at(name)), d);
+  return d;
+}
+
+KlSums AutoCompression::kl_of(const Coded& coded) {
   DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
   for (const auto& [name, tensor] : coded) weights.use_delta(slots_.at(name), tensor);
   BackwardPass pass(in_.base, in_.stream, weights);
@@ -457,7 +309,7 @@ double AutoCompression::kl_of(const Coded& coded) {
 }
 
 /// The fine-tune with the matrices of one kind coded.
-double AutoCompression::kl_of_kind(const Coded& coded, const std::string& kind) {
+KlSums AutoCompression::kl_of_kind(const Coded& coded, const std::string& kind) {
   DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
   for (const MatrixCurve& curve : curves_) {
     const int slot = slots_.at(curve.name);
@@ -478,12 +330,13 @@ std::map<std::string, double> AutoCompression::weigh(const Plan& plan, const Cod
   const bool is_tiers = findings_.choices.empty();
   for (const auto& [kind, loss] : predicted) {
     in_.progress(fmt::format("weighing {} of {}", plan.label, kind), 0);
-    const double measured = kl_of_kind(coded, kind);
-    weights[kind] = std::clamp(measured / std::max(loss, 1e-12), kLeastWeight, kLargestWeight);
+    const KlSums measured = kl_of_kind(coded, kind);
+    weights[kind] =
+        std::clamp(measured.weighted / std::max(loss, 1e-12), kLeastWeight, kLargestWeight);
     auto at = std::find_if(findings_.choices.begin(), findings_.choices.end(),
                            [&, k = kind](const ReportData::Choice& c) { return c.kind == k; });
     if (at == findings_.choices.end()) at = findings_.choices.insert(at, {kind, "", -1, -1});
-    (is_tiers ? at->low_rank_kl : at->vector_kl) = measured;
+    (is_tiers ? at->low_rank_kl : at->vector_kl) = measured.kl;
   }
   return weights;
 }

@@ -10,6 +10,7 @@
 #include "compress/allocate.h"
 #include "compress/checkpoints.h"
 #include "compress/distill.h"
+#include "compress/finetuned_inputs.h"
 #include "compress/report.h"
 #include "compress/work_directory.h"
 #include "deltacome/compress.h"
@@ -20,7 +21,6 @@ namespace deltacome {
 /// What the method `auto` works on.
 struct AutoInput {
   const CompressOptions& options;
-  double bits = 1;    // the budget of this run
   int64_t steps = 0;  // of distillation; 0 = none
   const CheckpointPair& pair;
   const Model& base;
@@ -62,8 +62,6 @@ class AutoCompression {
  private:
   using Formats = std::map<std::string, MatrixFormat>;
   using Coded = std::map<std::string, CodedTensor>;
-  struct Inputs;
-
   void split_text();
   void measure_sensitivity();
   void measure_spectra();
@@ -79,10 +77,14 @@ class AutoCompression {
   /// it.
   std::map<std::string, double> weigh(const Plan& plan, const Coded& coded);
   Coded best_of_families();
-  double measure(const std::string& label, const Coded& coded);
-  double kl_of(const Coded& coded);
-  double kl_of_kind(const Coded& coded, const std::string& kind);
+  KlSums measure(const std::string& label, const Coded& coded);
+  KlSums kl_of(const Coded& coded);
+  KlSums kl_of_kind(const Coded& coded, const std::string& kind);
   void distil(Coded& coded, const std::string& part, bool norms);
+  const ExpectedTensor& tensor_of(const std::string& name) const {
+    return in_.pair.tensors[static_cast<size_t>(slots_.at(name))];
+  }
+  Tensor delta_of(const std::string& name);
   int64_t budget_bytes() const;
   double bits_of(const Coded& coded) const;
 
@@ -93,7 +95,7 @@ class AutoCompression {
   TaughtText training_, held_back_;
   std::map<std::string, int> slots_;
   std::vector<MatrixCurve> curves_;  // in model order
-  std::unique_ptr<Inputs> inputs_;
+  std::unique_ptr<FinetunedInputs> inputs_;
   AutoFindings findings_;
 };
 

@@ -16,6 +16,7 @@
 #include "compress/auto_compression.h"
 #include "compress/budget_search.h"
 #include "compress/calibration.h"
+#include "compress/calibration_text.h"
 #include "compress/checkpoints.h"
 #include "compress/codec.h"
 #include "compress/convert_adapter.h"
@@ -24,8 +25,6 @@
 #include "compress/options.h"
 #include "compress/plan.h"
 #include "compress/report_data.h"
-#include "compress/self_text.h"
-#include "compress/text_check.h"
 #include "compress/work_directory.h"
 #include "core/check.h"
 #include "io/archive.h"
@@ -42,7 +41,6 @@ using Kind = ExpectedTensor::Kind;
 
 constexpr const char* kOuterPart = "outer";      // embedding, final norm and head
 constexpr const char* kTrainedPart = "trained";  // what distillation changed outside of layers
-constexpr int64_t kHeldOutTokens = 16384;        // of held-out text that fidelity is measured on
 
 std::string layer_part(int64_t layer) {
   return fmt::format("layer-{:05}", layer);
@@ -99,7 +97,7 @@ class Compression {
     if (config.base_hash != pair_.base_hash || config.finetuned_hash != pair_.finetuned_hash ||
         config.method != method_name(options_.method) ||
         (!options_.target_kl && config.requested_bits != options_.bits) ||
-        config.calibration.files != calibration_names() ||
+        config.calibration.files != calibration_names(options_) ||
         config.calibration.seed != options_.seed) {
       return false;
     }
@@ -111,10 +109,14 @@ class Compression {
   }
 
   void make_archive() {
-    read_calibration();
+    CalibrationText text =
+        prepare_calibration(options_, pair_, model_, *stream_,
+                            [this](const std::string& stage) { progress(0, stage); });
+    sequences_ = std::move(text.sequences);
+    calibrated_tokens_ = text.n_tokens;
+    std::ranges::move(text.notes, std::back_inserter(notes_));
     if (options_.held_out)
       held_out_ = read_held_out(*options_.held_out, options_.finetuned, pair_.finetuned_config);
-    if (options_.method == Method::kAuto) complete_calibration();
     work_.emplace(options_.out, identity_of(options_, pair_, *backend_), options_.resume);
     for (size_t i = 0; i < pair_.tensors.size(); ++i)
       slots_[pair_.tensors[i].name] = static_cast<int>(i);
@@ -326,90 +328,6 @@ class Compression {
     }
   }
 
-  std::vector<std::string> calibration_names() const {
-    std::vector<std::string> names;
-    for (const std::filesystem::path& file : options_.calibration)
-      names.push_back(file.filename().string());
-    if (names.empty() && options_.method == Method::kAuto) names.emplace_back(kSelfTextName);
-    return names;
-  }
-
-  void read_calibration() {
-    if (options_.calibration.empty()) return;
-    const Tokenizer tokenizer = Tokenizer::load(options_.finetuned);
-    const ModelConfig& config = pair_.finetuned_config;
-    sequences_ = calibration_sequences(
-        options_.calibration, tokenizer, static_cast<TokenId>(config.bos_token_id.value_or(-1)),
-        config.eos_token_ids.empty() ? -1 : static_cast<TokenId>(config.eos_token_ids.front()),
-        options_.calibration_tokens, options_.seed);
-    for (const auto& sequence : sequences_)
-      calibrated_tokens_ += static_cast<int64_t>(sequence.size());
-    if (calibrated_tokens_ == 0)
-      fail(ErrorCode::kInvalidArgument, "the calibration files hold no tokens");
-    if (calibrated_tokens_ < options_.calibration_tokens / 2) {
-      notes_.push_back(fmt::format(
-          "the calibration files hold {} of the {} tokens asked for: codes that fit so little text "
-          "may fit other text worse",
-          calibrated_tokens_, options_.calibration_tokens));
-    }
-  }
-
-  /// Of the method `auto`: lets the fine-tune write the text if there is none, else looks at it.
-  void complete_calibration() {
-    const Model finetuned(*backend_, pair_.finetuned, pair_.finetuned_config);
-    if (sequences_.empty()) {
-      write_own_text(finetuned);
-    } else {
-      check_text(finetuned);
-    }
-    for (const ExpectedTensor& tensor : pair_.tensors)
-      release_pages(pair_.finetuned.at(tensor.name).bytes);
-  }
-
-  /// File by file: of a mixture one of the fine-tune's own kind is enough.
-  void check_text(const Model& finetuned) {
-    const Tokenizer tokenizer = Tokenizer::load(options_.finetuned);
-    const ModelConfig& config = pair_.finetuned_config;
-    const auto bos = static_cast<TokenId>(config.bos_token_id.value_or(-1));
-    const int64_t share = std::max(
-        kCalibrationLength, kCheckedTokens / static_cast<int64_t>(options_.calibration.size()));
-    std::string first_note;
-    for (const std::filesystem::path& file : options_.calibration) {
-      const std::string note = generic_text_note(
-          measure_text(model_, finetuned, *stream_,
-                       calibration_sequences({file}, tokenizer, bos, -1, share, options_.seed)));
-      if (note.empty()) return;
-      if (first_note.empty()) first_note = note;
-    }
-    notes_.push_back(first_note);
-  }
-
-  void write_own_text(const Model& finetuned) {
-    const Tokenizer tokenizer = Tokenizer::load(options_.finetuned);
-    const ModelConfig& config = pair_.finetuned_config;
-    const auto bos = static_cast<TokenId>(config.bos_token_id.value_or(-1));
-    const int64_t n_tokens = self_text_tokens(products_per_token(pair_), thread_count(options_),
-                                              options_.calibration_tokens);
-    sequences_ =
-        self_text_sequences(finetuned, *stream_,
-                            {.bos = bos,
-                             .stop_ids = config.eos_token_ids,
-                             .frame = read_chat_frame(options_.finetuned, tokenizer, bos),
-                             .n_tokens = n_tokens,
-                             .vocab_limit = tokenizer.vocab_size(),
-                             .seed = options_.seed},
-                            [&](int64_t done) {
-                              progress(0, fmt::format("the fine-tune writes calibration text, {} "
-                                                      "of {} tokens",
-                                                      done, n_tokens));
-                            });
-    calibrated_tokens_ = n_tokens;
-    notes_.push_back(fmt::format(
-        "no calibration text was given, so the fine-tune wrote {} tokens itself; text of its own "
-        "kind serves better (docs/quality.md says by how much): give --calib FILE",
-        n_tokens));
-  }
-
   /// Gives back pages of embedding, final norm and head.
   void release_outer() {
     for (const ExpectedTensor& tensor : pair_.tensors) {
@@ -494,7 +412,7 @@ class Compression {
         config.projection_weights += element_count(tensor.shape);
     }
     config.requested_bits = bits_;
-    config.calibration.files = calibration_names();
+    config.calibration.files = calibration_names(options_);
     config.calibration.tokens = calibrated_tokens_;
     config.calibration.sequence_length = calibrated_tokens_ > 0 ? kCalibrationLength : 0;
     config.calibration.seed = options_.seed;

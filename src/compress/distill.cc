@@ -16,7 +16,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMeasurements = 12;   // of the held-back text on the way
-constexpr int64_t kEvaluated = 4;       // sequences that are measured at a time
 constexpr int64_t kLongestWarmUp = 20;  // steps
 
 /// The sequences of a step: every epoch in another order.
@@ -39,30 +38,6 @@ class Schedule {
   std::vector<size_t> order_;
 };
 
-std::vector<int64_t> offsets_of(const TaughtText& text) {
-  std::vector<int64_t> out{0};
-  for (const auto& sequence : text.sequences)
-    out.push_back(out.back() + static_cast<int64_t>(sequence.size()));
-  return out;
-}
-
-/// One run over some sequences of a text.
-double run_on(BackwardPass& pass, const TaughtText& text, const std::vector<int64_t>& offsets,
-              std::span<const size_t> chosen, bool backward) {
-  std::vector<std::span<const int32_t>> sequences;
-  std::vector<int32_t> ids;
-  std::vector<float> log_p;
-  const int64_t k = text.targets.k;
-  for (const size_t i : chosen) {
-    sequences.emplace_back(text.sequences[i]);
-    const auto first = offsets[i] * k, last = offsets[i + 1] * k;
-    ids.insert(ids.end(), text.targets.ids.begin() + first, text.targets.ids.begin() + last);
-    log_p.insert(log_p.end(), text.targets.log_p.begin() + first,
-                 text.targets.log_p.begin() + last);
-  }
-  return pass.run(sequences, k, ids, log_p, backward);
-}
-
 void put(Backend& backend, Stream& stream, const std::vector<float>& from, const Tensor& to) {
   backend.upload(stream, std::as_bytes(std::span(from)), to);
 }
@@ -83,18 +58,6 @@ float schedule(int64_t step, int64_t steps) {
 
 }  // namespace
 
-double mean_kl(BackwardPass& pass, const TaughtText& text) {
-  const std::vector<int64_t> offsets = offsets_of(text);
-  double sum = 0;
-  for (size_t first = 0; first < text.sequences.size(); first += kEvaluated) {
-    std::vector<size_t> chosen(std::min<size_t>(kEvaluated, text.sequences.size() - first));
-    std::iota(chosen.begin(), chosen.end(), first);
-    const int64_t n = offsets[first + chosen.size()] - offsets[first];
-    sum += run_on(pass, text, offsets, chosen, false) * static_cast<double>(n);
-  }
-  return sum / static_cast<double>(offsets.back());
-}
-
 void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream& stream,
              const TaughtText& training, const TaughtText& held_back, const DistillOptions& options,
              DistillState& state, const std::function<void(const DistillState&)>& save) {
@@ -111,8 +74,10 @@ void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream
     state.first_moments.assign(n, 0);
     state.second_moments.assign(n, 0);
     state.best = state.values = get(backend, stream, weights.values());
-    state.best_kl = mean_kl(pass, held_back);
-    state.curve.push_back({0, seconds(), state.best_kl, state.best_kl});
+    const KlSums start_kl = mean_kl(pass, held_back);
+    state.best_loss = start_kl.weighted;
+    state.best_kl = start_kl.kl;
+    state.curve.push_back({0, seconds(), start_kl.kl, start_kl.kl});
   }
   DELTACOME_CHECK(state.values.size() == n && state.first_moments.size() == n);
   put(backend, stream, state.values, weights.values());
@@ -133,7 +98,7 @@ void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream
     if (step < state.step) continue;  // done before
     const bool over = seconds() > options.limit_s;
     if (!over) {
-      training_sum += run_on(pass, training, offsets, chosen, true);
+      training_sum += run_on(pass, training, offsets, chosen, true).kl;
       ++summed;
       weights.finish_gradients();
       AdamStep adam{.rate = options.norm_rate * schedule(step, options.steps), .step = step + 1};
@@ -150,13 +115,15 @@ void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream
     }
     const bool last = over || step + 1 == options.steps;
     if (last || state.step % every == 0) {
-      const double kl = mean_kl(pass, held_back);
+      const KlSums now = mean_kl(pass, held_back);
       state.curve.push_back({state.step, seconds(),
-                             summed > 0 ? training_sum / static_cast<double>(summed) : kl, kl});
+                             summed > 0 ? training_sum / static_cast<double>(summed) : now.kl,
+                             now.kl});
       training_sum = 0;
       summed = 0;
-      if (kl < state.best_kl) {
-        state.best_kl = kl;
+      if (now.weighted < state.best_loss) {
+        state.best_loss = now.weighted;
+        state.best_kl = now.kl;
         state.best = get(backend, stream, weights.values());
       }
       // Saved where it was measured, so that a resumed run has the same sums.

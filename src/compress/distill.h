@@ -3,21 +3,14 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
-#include <span>
 #include <vector>
 
 #include "compress/delta_weights.h"
+#include "compress/distill_state.h"
+#include "compress/taught_text.h"
 #include "model/backward.h"
-#include "model/teacher.h"
 
 namespace deltacome {
-
-/// Calibration text with what the fine-tune says about it: ids and log_p [tokens, k].
-struct TaughtText {
-  std::vector<std::vector<int32_t>> sequences;
-  TopTargets targets;
-};
 
 struct DistillOptions {
   int64_t steps = 0;
@@ -29,25 +22,7 @@ struct DistillOptions {
   double save_every_s = 20;  // least time between two saves but the last
 };
 
-/// One point of a distillation. held_back < 0: not measured at this step.
-struct DistillPoint {
-  int64_t step = 0;
-  double seconds = 0;
-  double training_kl = 0, held_back_kl = -1;
-};
-
-/// Where a distillation is; what it needs to go on.
-struct DistillState {
-  int64_t step = 0;
-  std::vector<float> values, first_moments, second_moments, best;
-  double best_kl = -1;
-  std::vector<DistillPoint> curve;
-};
-
-/// Mean KL(fine-tune || base + delta) per token of the text.
-double mean_kl(BackwardPass& pass, const TaughtText& text);
-
-/// Trains the parameters of `weights` by Adam on KL against the fine-tune's logits, codes fixed;
+/// Trains the parameters of `weights` by Adam on the texts' weighted KL, codes fixed;
 /// rate by a short warm-up, then a cosine. Ends with the parameters that were best on `held_back`,
 /// which it never trains on: before the first step, some times on the way, and at the end. Starts
 /// from `state` if it holds a step; `save` is called now and then with a state to go on from.

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "compress/codec.h"
+
+namespace deltacome {
+
+/// One point of a distillation: means of KL, not weighted.
+struct DistillPoint {
+  int64_t step = 0;
+  double seconds = 0;
+  double training_kl = 0, held_back_kl = -1;
+};
+
+/// Where a distillation is; what it needs to go on.
+struct DistillState {
+  int64_t step = 0;
+  std::vector<float> values, first_moments, second_moments, best;
+  double best_loss = -1;  // weighted KL of `best` on held-back text
+  double best_kl = -1;    // its plain KL
+  std::vector<DistillPoint> curve;
+};
+
+/// A state as tensors of a part, so that it is kept like everything else of an unfinished run.
+std::vector<CodedTensor> pack_state(const DistillState& state);
+DistillState unpack_state(const std::vector<CodedTensor>& tensors);
+
+}  // namespace deltacome
