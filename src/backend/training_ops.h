@@ -18,11 +18,6 @@ struct AdamStep {
   int64_t step = 1;
 };
 
-/// Of the rows of a kl_gradient(): sum_i KL_i and sum_i weights[i] KL_i.
-struct KlSums {
-  double kl = 0, weighted = 0;
-};
-
 /// What the backward pass of distillation needs besides the ops of inference, in float32; all
 /// matrices row-major, stream-ordered; gradients that are sums over rows are added to, all others
 /// overwritten. The backward of Backend::rope is rope() itself with negated frequencies. A backend
@@ -69,14 +64,13 @@ class TrainingOps {
   virtual void silu_mul_backward(Stream& stream, const Tensor& gate, const Tensor& up,
                                  const Tensor& d_out, const Tensor& d_gate, const Tensor& d_up) = 0;
 
-  /// KL(p || q) by row, summed to the host (float64), where q = softmax of a row's logits over
+  /// KL(p || q) summed over rows, to the host (float64), where q = softmax of a row's logits over
   /// its first n_vocab columns and p is known by its k largest probabilities and the mass of the
   /// rest: sum_i p_i log(p_i / q_i) over the k, plus t log(t / q_t) with t = 1 - sum p_i and q_t
-  /// the mass of q outside of the k. logits [n, >= n_vocab] are replaced by weights[row] * the
-  /// gradient (columns beyond n_vocab by 0). ids [n, k] i32, distinct in a row; log_p [n, k],
-  /// weights [n] f32.
-  virtual KlSums kl_gradient(Stream& stream, const Tensor& logits, int64_t n_vocab,
-                             const Tensor& ids, const Tensor& log_p, const Tensor& weights) = 0;
+  /// the mass of q outside of the k. logits [n, >= n_vocab] are replaced by weight * the gradient
+  /// (columns beyond n_vocab by 0). ids [n, k] i32, distinct in a row; log_p [n, k] f32.
+  virtual double kl_gradient(Stream& stream, const Tensor& logits, int64_t n_vocab,
+                             const Tensor& ids, const Tensor& log_p, float weight) = 0;
 
   /// One step on n parameters: p, g, m, v f32 [n]; g is set to 0 after it.
   virtual void adam(Stream& stream, const AdamStep& step, const Tensor& p, const Tensor& g,

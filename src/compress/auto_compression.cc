@@ -52,7 +52,7 @@ std::map<std::string, CodedTensor> AutoCompression::run(double bits) {
   } else {
     const Plan single = plan_family("one family", in_.options.codes == CodeFamily::kLowRank);
     coded = std::move(code({single})[0]);
-    findings_.held_back_kl = measure(single.label, coded).kl;
+    findings_.held_back_kl = measure(single.label, coded);
   }
   if (in_.steps > 0) distil(coded, "final", true);
   findings_.methods.push_back({in_.steps > 0 ? "auto, distilled" : "auto", bits_of(coded), 0,
@@ -65,7 +65,7 @@ std::map<std::string, CodedTensor> AutoCompression::run(double bits) {
 AutoCompression::Coded AutoCompression::best_of_families() {
   const Plan tiers = plan_family("tiers", true), whole = plan_family("whole", false);
   std::vector<Coded> tried = code({tiers, whole});
-  std::vector<KlSums> kls{measure(tiers.label, tried[0]), measure(whole.label, tried[1])};
+  std::vector<double> kls{measure(tiers.label, tried[0]), measure(whole.label, tried[1])};
   const auto tiers_weights = weigh(tiers, tried[0]), whole_weights = weigh(whole, tried[1]);
   for (MatrixCurve& curve : curves_) {
     const std::string kind = tensor_kind(curve.name);
@@ -87,14 +87,14 @@ AutoCompression::Coded AutoCompression::best_of_families() {
   coded.merge(code({mixed})[0]);
   kls.push_back(measure(mixed.label, coded));
   tried.push_back(std::move(coded));
-  const auto best = std::ranges::min_element(kls, {}, &KlSums::weighted);
-  findings_.held_back_kl = best->kl;
+  const auto best = std::ranges::min_element(kls);
+  findings_.held_back_kl = *best;
   return std::move(tried[static_cast<size_t>(best - kls.begin())]);
 }
 
-KlSums AutoCompression::measure(const std::string& label, const Coded& coded) {
-  const KlSums kl = kl_of(coded);
-  findings_.methods.push_back({label, bits_of(coded), 0, kl.kl, false});
+double AutoCompression::measure(const std::string& label, const Coded& coded) {
+  const double kl = kl_of(coded);
+  findings_.methods.push_back({label, bits_of(coded), 0, kl, false});
   return kl;
 }
 
@@ -117,14 +117,12 @@ void AutoCompression::split_text() {
                     in_.pair.finetuned_config.vocab_size, [&](int64_t done) {
                       in_.progress(stage, static_cast<double>(done) / static_cast<double>(n));
                     });
-    text.weights = certainty_weights(text.targets);
   };
   teach(held_back_, "the fine-tune's predictions, held-back text");
   if (in_.steps == 0) {
-    TaughtText part = first_tokens({training_.sequences, {}, {}}, kSensitivityTokens);
+    TaughtText part = first_tokens({training_.sequences, {}}, kSensitivityTokens);
     teach(part, "the fine-tune's predictions");
     training_.targets = std::move(part.targets);  // of the first sequences
-    training_.weights = std::move(part.weights);
   } else {
     teach(training_, "the fine-tune's predictions");
   }
@@ -137,8 +135,7 @@ void AutoCompression::measure_sensitivity() {
   in_.progress("sensitivities", 0);
   DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
   std::map<int, double> squares;
-  double n_positions = 0;
-  int64_t batch = 0;
+  int64_t batch = 0;  // positions of a pass
   TrainingOps& ops = backend_.training();
   for (const ExpectedTensor& tensor : in_.pair.tensors) {
     if (tensor.kind == Kind::kProjection) weights.use_finetuned(slots_.at(tensor.name));
@@ -157,25 +154,17 @@ void AutoCompression::measure_sensitivity() {
   BackwardPass pass(in_.base, in_.stream, weights);
   const TaughtText sample = first_tokens(training_, kSensitivityTokens);
   const std::vector<int32_t> labels = draw_labels(sample.targets, in_.options.seed);
-  std::vector<float> roots;  // squares of gradients are summed by the weights
-  for (const float w : sample.weights) roots.push_back(std::sqrt(w));
-  const double n_sequences = static_cast<double>(sample.sequences.size());
-  for (size_t first = 0; first < sample.sequences.size(); first += 2) {
-    const size_t end = std::min(first + 2, sample.sequences.size());
+  const std::vector<int64_t> offsets = offsets_of(sample);
+  const auto n_positions = static_cast<double>(offsets.back());
+  for (const std::vector<size_t>& chosen : batches_of(sample, kStepTokens)) {
+    const auto first = static_cast<size_t>(offsets[chosen.front()]);
+    batch = offsets[chosen.back() + 1] - offsets[chosen.front()];
     std::vector<std::span<const int32_t>> sequences;
-    batch = 0;
-    for (size_t i = first; i < end; ++i) {
-      sequences.emplace_back(sample.sequences[i]);
-      batch += static_cast<int64_t>(sample.sequences[i].size());
-    }
-    const auto at = static_cast<int64_t>(n_positions);
+    for (const size_t i : chosen) sequences.emplace_back(sample.sequences[i]);
     const std::vector<float> certain(static_cast<size_t>(batch), 0);
-    const auto range = [&](const auto& of) {
-      return std::span(of).subspan(static_cast<size_t>(at), static_cast<size_t>(batch));
-    };
-    pass.run(sequences, {1, range(labels), certain, range(roots)}, true);
-    n_positions += static_cast<double>(batch);
-    in_.progress("sensitivities", static_cast<double>(end) / n_sequences);
+    pass.run(sequences, 1, std::span(labels).subspan(first, static_cast<size_t>(batch)), certain,
+             true);
+    in_.progress("sensitivities", static_cast<double>(offsets[chosen.back() + 1]) / n_positions);
   }
   for (const ExpectedTensor& tensor : in_.pair.tensors) {
     if (tensor.kind != Kind::kProjection) continue;
@@ -301,7 +290,7 @@ Tensor AutoCompression::delta_of(const std::string& name) {
   return d;
 }
 
-KlSums AutoCompression::kl_of(const Coded& coded) {
+double AutoCompression::kl_of(const Coded& coded) {
   DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
   for (const auto& [name, tensor] : coded) weights.use_delta(slots_.at(name), tensor);
   BackwardPass pass(in_.base, in_.stream, weights);
@@ -309,7 +298,7 @@ KlSums AutoCompression::kl_of(const Coded& coded) {
 }
 
 /// The fine-tune with the matrices of one kind coded.
-KlSums AutoCompression::kl_of_kind(const Coded& coded, const std::string& kind) {
+double AutoCompression::kl_of_kind(const Coded& coded, const std::string& kind) {
   DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
   for (const MatrixCurve& curve : curves_) {
     const int slot = slots_.at(curve.name);
@@ -330,13 +319,12 @@ std::map<std::string, double> AutoCompression::weigh(const Plan& plan, const Cod
   const bool is_tiers = findings_.choices.empty();
   for (const auto& [kind, loss] : predicted) {
     in_.progress(fmt::format("weighing {} of {}", plan.label, kind), 0);
-    const KlSums measured = kl_of_kind(coded, kind);
-    weights[kind] =
-        std::clamp(measured.weighted / std::max(loss, 1e-12), kLeastWeight, kLargestWeight);
+    const double measured = kl_of_kind(coded, kind);
+    weights[kind] = std::clamp(measured / std::max(loss, 1e-12), kLeastWeight, kLargestWeight);
     auto at = std::find_if(findings_.choices.begin(), findings_.choices.end(),
                            [&, k = kind](const ReportData::Choice& c) { return c.kind == k; });
     if (at == findings_.choices.end()) at = findings_.choices.insert(at, {kind, "", -1, -1});
-    (is_tiers ? at->low_rank_kl : at->vector_kl) = measured.kl;
+    (is_tiers ? at->low_rank_kl : at->vector_kl) = measured;
   }
   return weights;
 }

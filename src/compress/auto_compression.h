@@ -77,9 +77,9 @@ class AutoCompression {
   /// it.
   std::map<std::string, double> weigh(const Plan& plan, const Coded& coded);
   Coded best_of_families();
-  KlSums measure(const std::string& label, const Coded& coded);
-  KlSums kl_of(const Coded& coded);
-  KlSums kl_of_kind(const Coded& coded, const std::string& kind);
+  double measure(const std::string& label, const Coded& coded);
+  double kl_of(const Coded& coded);
+  double kl_of_kind(const Coded& coded, const std::string& kind);
   void distil(Coded& coded, const std::string& part, bool norms);
   const ExpectedTensor& tensor_of(const std::string& name) const {
     return in_.pair.tensors[static_cast<size_t>(slots_.at(name))];

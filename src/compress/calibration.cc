@@ -15,6 +15,26 @@ void shuffle(std::vector<std::string>& rows, uint64_t seed) {
   for (size_t i = rows.size(); i > 1; --i) std::swap(rows[i - 1], rows[random() % i]);
 }
 
+using Sequences = std::vector<std::vector<TokenId>>;
+
+/// Pieces of kCalibrationLength tokens; the last one is what is left.
+void cut_into(Sequences& pieces, const std::vector<TokenId>& tokens) {
+  for (auto at = tokens.begin(); at != tokens.end();) {
+    const auto end = at + std::min<int64_t>(kCalibrationLength, tokens.end() - at);
+    pieces.emplace_back(at, end);
+    at = end;
+  }
+}
+
+/// Both in their order, evenly mixed, so that any part of the sequences has its share of either.
+void spread_into(Sequences& out, Sequences a, Sequences b) {
+  size_t next = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    out.push_back(std::move(a[i]));
+    for (; next < b.size() * (i + 1) / a.size(); ++next) out.push_back(std::move(b[next]));
+  }
+}
+
 }  // namespace
 
 std::vector<std::vector<TokenId>> calibration_sequences(
@@ -26,20 +46,25 @@ std::vector<std::vector<TokenId>> calibration_sequences(
   for (const std::filesystem::path& file : files) {
     std::vector<std::string> rows = read_text_rows(file);
     shuffle(rows, seed);
+    Sequences alone, joined;
     std::vector<TokenId> stream;
-    for (const std::string& row : rows) {
-      if (static_cast<int64_t>(stream.size()) >= share) break;
-      const std::vector<TokenId> ids = tokenizer.encode(row, false);
-      if (bos >= 0) stream.push_back(bos);
-      stream.insert(stream.end(), ids.begin(), ids.end());
-      if (eos >= 0) stream.push_back(eos);
+    int64_t left = std::max<int64_t>(share, 1);
+    for (size_t i = 0; i < rows.size() && left > 0; ++i) {
+      std::vector<TokenId> ids;
+      if (bos >= 0) ids.push_back(bos);
+      const std::vector<TokenId> text = tokenizer.encode(rows[i], false);
+      ids.insert(ids.end(), text.begin(), text.end());
+      if (eos >= 0) ids.push_back(eos);
+      ids.resize(std::min(ids.size(), static_cast<size_t>(left)));
+      left -= static_cast<int64_t>(ids.size());
+      if (i % 2 == 0) {
+        cut_into(alone, ids);
+      } else {
+        stream.insert(stream.end(), ids.begin(), ids.end());
+      }
     }
-    const int64_t available =
-        std::min(static_cast<int64_t>(stream.size()), std::max<int64_t>(share, 1));
-    const int64_t length = std::min(available, kCalibrationLength);
-    for (int64_t first = 0; length > 0 && first + length <= available; first += length) {
-      sequences.emplace_back(stream.begin() + first, stream.begin() + first + length);
-    }
+    cut_into(joined, stream);
+    spread_into(sequences, std::move(alone), std::move(joined));
   }
   return sequences;
 }

@@ -66,9 +66,7 @@ class DeltaWeightsTest : public test::DistillationTest {
     const std::vector<std::span<const int32_t>> sequences(text.sequences.begin(),
                                                           text.sequences.end());
     const auto run = [&](bool backward) {
-      return pass
-          .run(sequences, {text.targets.k, text.targets.ids, text.targets.log_p, {}}, backward)
-          .weighted;
+      return pass.run(sequences, text.targets.k, text.targets.ids, text.targets.log_p, backward);
     };
     run(true);
     weights.finish_gradients();

@@ -22,17 +22,30 @@ constexpr int64_t kLongestWarmUp = 20;  // steps
 class Schedule {
  public:
   Schedule(size_t n, uint64_t seed) : n_(n), random_(seed) {}
-  size_t next() {
+  /// Some sequences of at most n_tokens, or one.
+  std::vector<size_t> next(const std::vector<int64_t>& offsets, int64_t n_tokens) {
+    std::vector<size_t> out;
+    while (out.size() < n_) {
+      const size_t i = peek();
+      n_tokens -= offsets[i + 1] - offsets[i];
+      if (n_tokens < 0 && !out.empty()) break;
+      out.push_back(i);
+      ++at_;
+    }
+    return out;
+  }
+
+ private:
+  size_t peek() {
     if (at_ == order_.size()) {
       order_.resize(n_);
       std::iota(order_.begin(), order_.end(), size_t{0});
       for (size_t i = n_; i > 1; --i) std::swap(order_[i - 1], order_[random_() % i]);
       at_ = 0;
     }
-    return order_[at_++];
+    return order_[at_];
   }
 
- private:
   size_t n_, at_ = 0;
   std::mt19937_64 random_;
   std::vector<size_t> order_;
@@ -74,10 +87,8 @@ void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream
     state.first_moments.assign(n, 0);
     state.second_moments.assign(n, 0);
     state.best = state.values = get(backend, stream, weights.values());
-    const KlSums start_kl = mean_kl(pass, held_back);
-    state.best_loss = start_kl.weighted;
-    state.best_kl = start_kl.kl;
-    state.curve.push_back({0, seconds(), start_kl.kl, start_kl.kl});
+    state.best_kl = mean_kl(pass, held_back);
+    state.curve.push_back({0, seconds(), state.best_kl, state.best_kl});
   }
   DELTACOME_CHECK(state.values.size() == n && state.first_moments.size() == n);
   put(backend, stream, state.values, weights.values());
@@ -85,20 +96,17 @@ void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream
   put(backend, stream, state.second_moments, v);
 
   const std::vector<int64_t> offsets = offsets_of(training);
-  const auto per_step = static_cast<size_t>(std::min<int64_t>(
-      options.sequences_per_step, static_cast<int64_t>(training.sequences.size())));
   Schedule order(training.sequences.size(), options.seed);
   const int64_t every = std::max<int64_t>(1, options.steps / kMeasurements);
   const int64_t n_norms = weights.n_norm_parameters();
   double saved = seconds(), training_sum = 0;
   int64_t summed = 0;
   for (int64_t step = 0; step < options.steps; ++step) {
-    std::vector<size_t> chosen;
-    for (size_t i = 0; i < per_step; ++i) chosen.push_back(order.next());
+    const std::vector<size_t> chosen = order.next(offsets, options.tokens_per_step);
     if (step < state.step) continue;  // done before
     const bool over = seconds() > options.limit_s;
     if (!over) {
-      training_sum += run_on(pass, training, offsets, chosen, true).kl;
+      training_sum += run_on(pass, training, offsets, chosen, true);
       ++summed;
       weights.finish_gradients();
       AdamStep adam{.rate = options.norm_rate * schedule(step, options.steps), .step = step + 1};
@@ -115,15 +123,13 @@ void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream
     }
     const bool last = over || step + 1 == options.steps;
     if (last || state.step % every == 0) {
-      const KlSums now = mean_kl(pass, held_back);
+      const double kl = mean_kl(pass, held_back);
       state.curve.push_back({state.step, seconds(),
-                             summed > 0 ? training_sum / static_cast<double>(summed) : now.kl,
-                             now.kl});
+                             summed > 0 ? training_sum / static_cast<double>(summed) : kl, kl});
       training_sum = 0;
       summed = 0;
-      if (now.weighted < state.best_loss) {
-        state.best_loss = now.weighted;
-        state.best_kl = now.kl;
+      if (kl < state.best_kl) {
+        state.best_kl = kl;
         state.best = get(backend, stream, weights.values());
       }
       // Saved where it was measured, so that a resumed run has the same sums.

@@ -14,7 +14,7 @@ namespace deltacome {
 
 struct DistillOptions {
   int64_t steps = 0;
-  int64_t sequences_per_step = 2;
+  int64_t tokens_per_step = kStepTokens;
   float rate = 1e-2F;        // of gains and singular values, which are factors around 1
   float norm_rate = 1e-3F;   // of norms
   uint64_t seed = 0;         // which sequences when
@@ -22,7 +22,7 @@ struct DistillOptions {
   double save_every_s = 20;  // least time between two saves but the last
 };
 
-/// Trains the parameters of `weights` by Adam on the texts' weighted KL, codes fixed;
+/// Trains the parameters of `weights` by Adam on KL against the fine-tune's logits, codes fixed;
 /// rate by a short warm-up, then a cosine. Ends with the parameters that were best on `held_back`,
 /// which it never trains on: before the first step, some times on the way, and at the end. Starts
 /// from `state` if it holds a step; `save` is called now and then with a state to go on from.

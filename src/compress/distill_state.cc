@@ -32,8 +32,7 @@ std::vector<CodedTensor> pack_state(const DistillState& state) {
           raw_floats("second_moments", state.second_moments),
           raw_floats("best", state.best),
           raw_floats("curve", curve),
-          raw_floats("step", {static_cast<float>(state.step), static_cast<float>(state.best_loss),
-                              static_cast<float>(state.best_kl)})};
+          raw_floats("step", {static_cast<float>(state.step), static_cast<float>(state.best_kl)})};
 }
 
 DistillState unpack_state(const std::vector<CodedTensor>& tensors) {
@@ -44,8 +43,7 @@ DistillState unpack_state(const std::vector<CodedTensor>& tensors) {
                      .first_moments = parts.at("first_moments"),
                      .second_moments = parts.at("second_moments"),
                      .best = parts.at("best"),
-                     .best_loss = parts.at("step")[1],
-                     .best_kl = parts.at("step")[2],
+                     .best_kl = parts.at("step")[1],
                      .curve = {}};
   const std::vector<float>& curve = parts.at("curve");
   for (size_t i = 0; i + 3 < curve.size(); i += 4)

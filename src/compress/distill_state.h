@@ -8,7 +8,7 @@
 
 namespace deltacome {
 
-/// One point of a distillation: means of KL, not weighted.
+/// One point of a distillation.
 struct DistillPoint {
   int64_t step = 0;
   double seconds = 0;
@@ -19,8 +19,7 @@ struct DistillPoint {
 struct DistillState {
   int64_t step = 0;
   std::vector<float> values, first_moments, second_moments, best;
-  double best_loss = -1;  // weighted KL of `best` on held-back text
-  double best_kl = -1;    // its plain KL
+  double best_kl = -1;
   std::vector<DistillPoint> curve;
 };
 

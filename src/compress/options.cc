@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "compress/calibration.h"
+#include "compress/taught_text.h"
 #include "core/check.h"
 #include "io/files.h"
 
@@ -19,7 +20,6 @@ using Kind = ExpectedTensor::Kind;
 // of the backward pass), tokens of a step, and operations per second and thread, as measured on a
 // 2-core EPYC with AVX2.
 constexpr double kWorkPerProduct = 8;
-constexpr double kStepTokens = 1024;
 constexpr double kNominalRate = 60e9;
 constexpr int64_t kLeastSteps = 24;  // fewer move nothing
 
@@ -103,8 +103,8 @@ int64_t distillation_steps(const CompressOptions& options, const CheckpointPair&
       options.distill_minutes.value_or(options.profile == Profile::kFast       ? 0
                                        : options.profile == Profile::kBalanced ? 6
                                                                                : 24);
-  const double step_s = kWorkPerProduct * products_per_token(pair) * kStepTokens /
-                        (kNominalRate * thread_count(options));
+  const double step_s = kWorkPerProduct * products_per_token(pair) *
+                        static_cast<double>(kStepTokens) / (kNominalRate * thread_count(options));
   const auto steps = static_cast<int64_t>(minutes * 60 / step_s);
   return steps < kLeastSteps ? 0 : steps;
 }

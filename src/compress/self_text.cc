@@ -27,7 +27,7 @@ constexpr int kSeedTopK = 256;            // the same
 constexpr size_t kLongestBegin = 128;     // tokens of a template's begin; more leave no room
 constexpr const char* kUserMark = "deltacome-marks-the-words-of-the-user";
 
-/// One calibration sequence in the making.
+/// Documents in the making, one after another, `length` tokens in all.
 class Writer {
  public:
   Writer(const SelfTextOptions& options, int64_t vocab_size, int64_t length, int64_t index)
@@ -40,7 +40,17 @@ class Writer {
   }
 
   bool is_done() const { return static_cast<int64_t>(tokens_.size()) == length_; }
-  const std::vector<TokenId>& tokens() const { return tokens_; }
+  int64_t n_tokens() const { return static_cast<int64_t>(tokens_.size()); }
+  std::vector<std::vector<TokenId>> documents() const {
+    std::vector<std::vector<TokenId>> out;
+    for (size_t i = 0; i < starts_.size(); ++i) {
+      const size_t end = i + 1 < starts_.size() ? starts_[i + 1] : tokens_.size();
+      if (end > starts_[i])
+        out.emplace_back(tokens_.begin() + static_cast<int64_t>(starts_[i]),
+                         tokens_.begin() + static_cast<int64_t>(end));
+    }
+    return out;
+  }
   BatchItem item() { return {pending_, &cache_, {}}; }
   Sequence& cache() { return cache_; }
 
@@ -97,15 +107,13 @@ class Writer {
     is_greedy_ = style == 0;
     n_seeds_ = style == 1 || style == 2 ? 1 + static_cast<int64_t>(random_() % 3) : 0;
     n_written_ = 0;
+    starts_.push_back(tokens_.size());
     std::vector<TokenId> begin;
     if (options_.bos >= 0) begin.push_back(options_.bos);
     if (is_users_turn_)
       begin.insert(begin.end(), options_.frame->before.begin(), options_.frame->before.end());
-    if (begin.empty() && !options_.stop_ids.empty()) {
+    if (begin.empty() && !options_.stop_ids.empty())
       begin.push_back(static_cast<TokenId>(options_.stop_ids.front()));
-      // The end of the last document is the begin of this one.
-      if (!tokens_.empty() && tokens_.back() == begin[0]) tokens_.pop_back();
-    }
     if (begin.empty()) begin.push_back(any_token());
     append(begin);
   }
@@ -122,6 +130,7 @@ class Writer {
   uint64_t seed_;
   std::mt19937_64 random_;
   std::vector<TokenId> tokens_, pending_;  // pending: not yet in the cache
+  std::vector<size_t> starts_;             // of documents
   Sequence cache_;
   bool is_users_turn_ = false, is_greedy_ = false;
   int64_t n_seeds_ = 0, n_written_ = 0;  // tokens of the document by the model
@@ -208,10 +217,11 @@ std::vector<std::vector<TokenId>> self_text_sequences(
     write_all(model, stream, writers, cache, [&] {
       if (!on_progress) return;
       int64_t written = first * length;
-      for (const Writer& writer : writers) written += static_cast<int64_t>(writer.tokens().size());
+      for (const Writer& writer : writers) written += writer.n_tokens();
       on_progress(written);
     });
-    for (const Writer& writer : writers) sequences.push_back(writer.tokens());
+    for (const Writer& writer : writers)
+      std::ranges::move(writer.documents(), std::back_inserter(sequences));
   }
   return sequences;
 }

@@ -37,14 +37,14 @@ struct SelfTextOptions {
 
 /// Tokens that a model of so many products per token writes within about three minutes on n_threads
 /// threads: by a fixed rate, so that it is the same on every run. At least 4096, if `limit` allows
-/// it; whole sequences of kCalibrationLength.
+/// it; a multiple of kCalibrationLength.
 int64_t self_text_tokens(double products_per_token, int n_threads, int64_t limit) noexcept;
 
-/// Sequences of kCalibrationLength tokens (one shorter one for fewer n_tokens) of documents that
-/// the model writes: BOS doc EOS BOS doc EOS ..., the last one cut. Most are drawn from the model's
-/// distribution at temperature 1, some begin with unlikely tokens, some are greedy after their
-/// begin; half of them begin as a user's turn if there is a frame. A sequence depends on seed and
-/// index alone. on_progress(tokens written). Throws as Model::forward.
+/// Documents that the model writes, each a sequence BOS doc EOS, n_tokens in all: every
+/// kCalibrationLength tokens one of them is cut. Most are drawn from the model's distribution at
+/// temperature 1, some begin with unlikely tokens, some are greedy after their begin; half of them
+/// begin as a user's turn if there is a frame. They depend on seed and place alone. on_progress
+/// (tokens written). Throws as Model::forward.
 std::vector<std::vector<TokenId>> self_text_sequences(
     const Model& model, Stream& stream, const SelfTextOptions& options,
     const std::function<void(int64_t)>& on_progress = {});

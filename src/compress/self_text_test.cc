@@ -36,26 +36,26 @@ class SelfTextTest : public testing::Test {
   Tokenizer tokenizer_ = Tokenizer::load(kFinetuned);
 };
 
-TEST_F(SelfTextTest, SequencesAreFullAndMadeOfWholeDocuments) {
+TEST_F(SelfTextTest, SequencesAreDocuments) {
   const Sequences sequences = write(2048, 3);
-  ASSERT_EQ(sequences.size(), 4u);
-  int64_t documents = 0;
+  int64_t whole = 0, n_tokens = 0;
   for (const auto& sequence : sequences) {
-    ASSERT_EQ(static_cast<int64_t>(sequence.size()), kCalibrationLength);
+    n_tokens += static_cast<int64_t>(sequence.size());
     EXPECT_EQ(sequence.front(), kBos);
-    for (size_t i = 0; i + 1 < sequence.size(); ++i) {
-      EXPECT_EQ(sequence[i] == kEos, sequence[i + 1] == kBos) << i;
-      documents += sequence[i] == kEos;
-    }
+    for (size_t i = 0; i + 1 < sequence.size(); ++i) EXPECT_NE(sequence[i], kEos) << i;
+    whole += sequence.back() == kEos;
   }
-  EXPECT_GT(documents, 4);  // the fine-tune has learned to end
+  EXPECT_EQ(n_tokens, 2048);
+  EXPECT_GT(whole, 4);                                           // the fine-tune has learned to end
+  EXPECT_GE(whole, static_cast<int64_t>(sequences.size()) - 4);  // four are cut
 }
 
-TEST_F(SelfTextTest, TheSeedDecidesAndASequenceIsTheSameAmongMore) {
+TEST_F(SelfTextTest, TheSeedDecidesAndADocumentIsTheSameAmongMore) {
   const Sequences two = write(1024, 5), three = write(1536, 5);
   EXPECT_EQ(two, write(1024, 5));
-  EXPECT_EQ(two, Sequences(three.begin(), three.begin() + 2));
-  EXPECT_NE(three[0], three[1]);
+  ASSERT_GT(three.size(), two.size());
+  EXPECT_EQ(two, Sequences(three.begin(), three.begin() + static_cast<int64_t>(two.size())));
+  EXPECT_NE(three.front(), three.back());
   EXPECT_NE(two[0], write(512, 6)[0]);
 }
 
@@ -97,15 +97,12 @@ TEST_F(SelfTextTest, AUsersTurnThatStopsIsAnswered) {
   const ChatFrame frame{{}, {kEos, 900, 901}};  // as ChatML's: the turn's end is a stop token
   int64_t turns = 0, documents = 0;
   for (const auto& sequence : write(4096, 2, 0, frame)) {
+    documents += sequence.back() == kEos;
     for (size_t i = 0; i + 2 < sequence.size(); ++i) {
       if (sequence[i] != kEos) continue;
-      if (sequence[i + 1] == kBos) {
-        ++documents;
-      } else {
-        EXPECT_EQ(sequence[i + 1], 900);
-        EXPECT_EQ(sequence[i + 2], 901);
-        ++turns;
-      }
+      EXPECT_EQ(sequence[i + 1], 900);
+      EXPECT_EQ(sequence[i + 2], 901);
+      ++turns;
     }
   }
   EXPECT_GT(turns, 0);
@@ -117,8 +114,7 @@ TEST_F(SelfTextTest, WithoutBosTheStopTokenBegins) {
       model_, *stream_, {.stop_ids = {kEos}, .frame = {}, .n_tokens = 1024, .seed = 4});
   for (const auto& sequence : sequences) {
     EXPECT_EQ(sequence.front(), kEos);
-    for (size_t i = 0; i + 1 < sequence.size(); ++i)
-      EXPECT_FALSE(sequence[i] == kEos && sequence[i + 1] == kEos) << i;
+    for (size_t i = 1; i + 1 < sequence.size(); ++i) EXPECT_NE(sequence[i], kEos) << i;
   }
 }
 

@@ -3,15 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <numeric>
 #include <random>
 
 namespace deltacome {
 namespace {
 
-constexpr size_t kEvaluated = 4;       // sequences that are measured at a time
-constexpr double kEntropyFloor = 0.1;  // nats
+constexpr int64_t kEvaluated = 2048;  // tokens that are measured at a time
 
 template <class T>
 void append(std::vector<T>& to, const std::vector<T>& from, int64_t first, int64_t last) {
@@ -37,29 +35,6 @@ TaughtText first_tokens(const TaughtText& text, int64_t n_tokens) {
   }
   append(out.targets.ids, text.targets.ids, 0, n * text.targets.k);
   append(out.targets.log_p, text.targets.log_p, 0, n * text.targets.k);
-  if (!text.weights.empty()) append(out.weights, text.weights, 0, n);
-  return out;
-}
-
-std::vector<float> certainty_weights(const TopTargets& targets) {
-  const auto k = static_cast<size_t>(targets.k);
-  const char* env = std::getenv("DC_H0");
-  const double floor = env ? std::atof(env) : kEntropyFloor;
-  std::vector<double> raw;
-  for (size_t first = 0; first < targets.log_p.size(); first += k) {
-    double entropy = 0, rest = 1;
-    for (size_t i = first; i < first + k; ++i) {
-      const double log_p = static_cast<double>(targets.log_p[i]), p = std::exp(log_p);
-      if (p > 0) entropy -= p * log_p;
-      rest -= p;
-    }
-    if (rest > 0) entropy -= rest * std::log(rest);
-    raw.push_back(1 / (entropy + floor));
-  }
-  const double mean =
-      std::accumulate(raw.begin(), raw.end(), 0.0) / static_cast<double>(raw.size());
-  std::vector<float> out;
-  for (const double w : raw) out.push_back(static_cast<float>(w / mean));
   return out;
 }
 
@@ -91,36 +66,44 @@ std::vector<int64_t> offsets_of(const TaughtText& text) {
   return out;
 }
 
-KlSums run_on(BackwardPass& pass, const TaughtText& text, const std::vector<int64_t>& offsets,
+double run_on(BackwardPass& pass, const TaughtText& text, const std::vector<int64_t>& offsets,
               std::span<const size_t> chosen, bool backward) {
   std::vector<std::span<const int32_t>> sequences;
   std::vector<int32_t> ids;
-  std::vector<float> log_p, weights;
+  std::vector<float> log_p;
   const int64_t k = text.targets.k;
   for (const size_t i : chosen) {
     const int64_t first = offsets[i], last = offsets[i + 1];
     sequences.emplace_back(text.sequences[i]);
     append(ids, text.targets.ids, first * k, last * k);
     append(log_p, text.targets.log_p, first * k, last * k);
-    if (!text.weights.empty()) append(weights, text.weights, first, last);
   }
-  return pass.run(sequences, {k, ids, log_p, weights}, backward);
+  return pass.run(sequences, k, ids, log_p, backward);
 }
 
-KlSums mean_kl(BackwardPass& pass, const TaughtText& text) {
-  const std::vector<int64_t> offsets = offsets_of(text);
-  const size_t n_sequences = text.sequences.size();
-  KlSums sums;
-  for (size_t first = 0; first < n_sequences; first += kEvaluated) {
-    std::vector<size_t> chosen(std::min(kEvaluated, n_sequences - first));
-    std::iota(chosen.begin(), chosen.end(), first);
-    const KlSums means = run_on(pass, text, offsets, chosen, false);
-    const auto n = static_cast<double>(offsets[first + chosen.size()] - offsets[first]);
-    sums.kl += n * means.kl;
-    sums.weighted += n * means.weighted;
+std::vector<std::vector<size_t>> batches_of(const TaughtText& text, int64_t n_tokens) {
+  std::vector<std::vector<size_t>> out;
+  int64_t left = 0;
+  for (size_t i = 0; i < text.sequences.size(); ++i) {
+    const auto n = static_cast<int64_t>(text.sequences[i].size());
+    if (out.empty() || n > left) {
+      out.emplace_back();
+      left = n_tokens;
+    }
+    out.back().push_back(i);
+    left -= n;
   }
-  const auto n_tokens = static_cast<double>(offsets.back());
-  return {sums.kl / n_tokens, sums.weighted / n_tokens};
+  return out;
+}
+
+double mean_kl(BackwardPass& pass, const TaughtText& text) {
+  const std::vector<int64_t> offsets = offsets_of(text);
+  double sum = 0;
+  for (const std::vector<size_t>& batch : batches_of(text, kEvaluated)) {
+    const int64_t n = offsets[batch.back() + 1] - offsets[batch.front()];
+    sum += run_on(pass, text, offsets, batch, false) * static_cast<double>(n);
+  }
+  return sum / static_cast<double>(offsets.back());
 }
 
 }  // namespace deltacome

@@ -20,52 +20,25 @@ TopTargets of_two(std::initializer_list<double> first_p) {
   return t;
 }
 
-double entropy(double p) {
-  return -(p * std::log(p) + (1 - p) * std::log(1 - p));
-}
-
-TEST(CertaintyWeights, AreTheInverseOfTheEntropyWithAMeanOfOne) {
-  const std::vector<float> weights = certainty_weights(of_two({0.5, 0.9, 0.999}));
-  ASSERT_EQ(weights.size(), 3U);
-  EXPECT_NEAR(std::accumulate(weights.begin(), weights.end(), 0.0), 3, 1e-5);
-  EXPECT_NEAR(weights[1] / weights[0], (entropy(0.5) + 0.1) / (entropy(0.9) + 0.1), 1e-4);
-  EXPECT_NEAR(weights[2] / weights[0], (entropy(0.5) + 0.1) / (entropy(0.999) + 0.1), 1e-4);
-}
-
-TEST(CertaintyWeights, CountTheMassOutsideOfTheTargets) {
-  TopTargets certain = of_two({0.5});
-  TopTargets open = certain;
-  for (float& log_p : open.log_p) log_p = static_cast<float>(std::log(0.25));  // half is elsewhere
-  TopTargets both = certain;
-  both.ids.insert(both.ids.end(), open.ids.begin(), open.ids.end());
-  both.log_p.insert(both.log_p.end(), open.log_p.begin(), open.log_p.end());
-  const std::vector<float> weights = certainty_weights(both);
-  const double open_entropy = -(2 * 0.25 * std::log(0.25) + 0.5 * std::log(0.5));
-  EXPECT_NEAR(weights[1] / weights[0], (entropy(0.5) + 0.1) / (open_entropy + 0.1), 1e-4);
-}
-
-TEST(CertaintyWeights, StayFiniteForATeacherThatIsSure) {
-  TopTargets sure = of_two({0.5});
-  sure.ids.insert(sure.ids.end(), {0, 1});
-  sure.log_p.insert(sure.log_p.end(), {0, -INFINITY});
-  const std::vector<float> weights = certainty_weights(sure);
-  EXPECT_NEAR(weights[1] / weights[0], (entropy(0.5) + 0.1) / 0.1, 1e-4);
-}
-
-TEST(FirstTokens, TakesWholeSequencesWithTheirTargetsAndWeights) {
+TEST(FirstTokens, TakesWholeSequencesWithTheirTargets) {
   TaughtText text;
   text.sequences = {{1, 2}, {3}, {4, 5, 6}};
   text.targets.k = 1;
   text.targets.ids = {10, 11, 12, 13, 14, 15};
   text.targets.log_p = {0, -1, -2, -3, -4, -5};
-  text.weights = {1, 2, 3, 4, 5, 6};
   const TaughtText some = first_tokens(text, 3);
   EXPECT_EQ(some.sequences.size(), 2U);
   EXPECT_EQ(some.targets.ids, (std::vector<int32_t>{10, 11, 12}));
   EXPECT_EQ(some.targets.log_p, (std::vector<float>{0, -1, -2}));
-  EXPECT_EQ(some.weights, (std::vector<float>{1, 2, 3}));
-  text.weights.clear();
-  EXPECT_TRUE(first_tokens(text, 3).weights.empty());
+}
+
+TEST(Batches, AreOfNeighboursAndBounded) {
+  TaughtText text;
+  text.sequences = {std::vector<int32_t>(3), std::vector<int32_t>(4), std::vector<int32_t>(9),
+                    std::vector<int32_t>(1), std::vector<int32_t>(1)};
+  EXPECT_EQ(batches_of(text, 7),
+            (std::vector<std::vector<size_t>>{{0, 1}, {2}, {3, 4}}));  // 9 is alone
+  EXPECT_EQ(offsets_of(text), (std::vector<int64_t>{0, 3, 7, 16, 17, 18}));
 }
 
 TEST(DrawLabels, FollowsTheTargetsAndTheSeed) {

@@ -19,9 +19,12 @@ TextFit measure_text(const Model& base, const Model& finetuned, Stream& stream,
   }
   std::vector<ScoredText> texts;
   if (!known.empty()) {
-    const auto most = static_cast<size_t>(kCheckedTokens) / known[0]->size();
-    const size_t n = std::min(most, known.size());
-    for (size_t i = 0; i < n; ++i) texts.push_back({*known[i * known.size() / n], 1});
+    int64_t left = kCheckedTokens;
+    for (const std::vector<TokenId>* sequence : known) {
+      left -= static_cast<int64_t>(sequence->size());
+      if (left < 0 && !texts.empty()) break;
+      texts.push_back({*sequence, 1});
+    }
   }
   TextFit fit;
   if (texts.empty()) return fit;

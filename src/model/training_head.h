@@ -13,22 +13,17 @@ class TrainingHead {
  public:
   TrainingHead(Backend& backend, Stream& stream, TrainedWeights& weights, const HeadLimits& limits);
 
-  /// What the rows of hidden [n, hidden_size] (after the final norm) are compared with.
-  struct Targets {
-    Tensor ids, log_p;  // [n, k] i32, f32
-    Tensor weights;     // [n] f32
-  };
-  /// d_hidden [n, hidden_size] = the gradient of the weighted sum; empty = not wanted. It may be
-  /// `hidden`.
-  KlSums run(const Tensor& hidden, const Targets& targets, const Tensor& d_hidden);
+  /// Mean loss of hidden [n, hidden_size] (after the final norm) against ids i32, log_p f32 [n, k].
+  /// d_hidden [n, hidden_size] = its gradient; empty = not wanted. It may be `hidden`.
+  double run(const Tensor& hidden, const Tensor& ids, const Tensor& log_p, const Tensor& d_hidden);
 
  private:
   /// lm_head whole: logits [rows, vocab] = hidden head^T.
-  KlSums run_whole(const Tensor& head, const Tensor& hidden, const Targets& targets,
-                   const Tensor& d_hidden);
+  double run_whole(const Tensor& head, const Tensor& hidden, const Tensor& ids, const Tensor& log_p,
+                   float weight, const Tensor& d_hidden);
   /// lm_head in pieces of `piece` rows.
-  KlSums run_in_pieces(int64_t piece, const Tensor& hidden, const Targets& targets,
-                       const Tensor& d_hidden);
+  double run_in_pieces(int64_t piece, const Tensor& hidden, const Tensor& ids, const Tensor& log_p,
+                       float weight, const Tensor& d_hidden);
   const Tensor& identity(int64_t n);
 
   Backend& backend_;
