@@ -33,7 +33,7 @@ struct EngineRequest {
   double weight = 1;                 // share of the tenant against others; the last request's holds
   int priority = 0;                  // among the tenant's own requests: lower goes first
   std::vector<int32_t> prompt = {};  // token ids, at least one
-  SamplingParams sampling;
+  SamplingParams sampling = {};
   int n = 1;  // independent answers; they share the prompt's work
   int64_t max_tokens = 16;
   int64_t min_tokens = 0;              // no stop before
