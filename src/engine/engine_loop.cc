@@ -102,8 +102,8 @@ void EngineLoop::count_waiting(const std::string& tenant) {
   int64_t& waiting = waiting_[tenant];
   if (waiting >= options_.max_waiting_per_tenant) {
     fail(ErrorCode::kOverloaded,
-         "{} requests of tenant \"{}\" are waiting, the most that the engine queues for one", waiting,
-         tenant);
+         "{} requests of tenant \"{}\" are waiting, the most that the engine queues for one",
+         waiting, tenant);
   }
   ++waiting;
   ++n_waiting_;
@@ -180,8 +180,8 @@ void EngineLoop::run() {
     } catch (const std::exception& error) {  // a bug; nothing is known of any sequence's state
       break_down(Error(ErrorCode::kInternal, error.what()));
     }
+    update_stats();  // first: who is told of an event finds it counted
     deliveries_.post(std::exchange(outbox_, {}));
-    update_stats();
     forget_finished();
 
     std::unique_lock lock(mutex_);
@@ -235,8 +235,8 @@ void EngineLoop::expire() {
 }
 
 bool EngineLoop::step() {
-  const std::vector<StepItem> items =
-      scheduler_.plan(now_s(), [this](SequenceState& s) { return bind(static_cast<AnswerState&>(s)); });
+  const std::vector<StepItem> items = scheduler_.plan(
+      now_s(), [this](SequenceState& s) { return bind(static_cast<AnswerState&>(s)); });
   const bool any_fault = !faulty_.empty();
   for (AnswerState* answer : std::exchange(faulty_, {}))
     end_all(*answer->request, FinishReason::kError, &*answer->fault);

@@ -226,6 +226,8 @@ TEST_F(EngineTest, RefusesWhatMakesNoSense) {
 
 TEST_F(EngineTest, QueuesAreBounded) {
   EngineOptions o = options();
+  o.base = testing::small_base();  // slow enough that the first one runs through the test
+  o.kv_cache_bytes = 64 << 20;
   o.max_waiting = 3;
   o.max_waiting_per_tenant = 2;
   o.max_sequences = 1;
@@ -252,6 +254,8 @@ TEST_F(EngineTest, QueuesAreBounded) {
 
 TEST_F(EngineTest, ADeadlineEndsARequest) {
   EngineOptions o = options();
+  o.base = testing::small_base();  // slow enough that the first one runs through the test
+  o.kv_cache_bytes = 64 << 20;
   o.max_sequences = 1;
   Engine engine(o);
   Collector running, waiting;

@@ -26,7 +26,8 @@ double least_service(const Map& levels) {
 }  // namespace
 
 bool FairQueue::Earlier::operator()(const SequenceState* a, const SequenceState* b) const noexcept {
-  if (a->begun != b->begun) return a->begun;
+  // Becomes true only for the first of a queue, which then still is the first.
+  if (a->bound != b->bound) return a->bound;
   const double x = a->arrival_s + a->priority * aging_s, y = b->arrival_s + b->priority * aging_s;
   return x != y ? x < y : a->id < b->id;
 }
@@ -105,7 +106,7 @@ SequenceState* FairQueue::next_of(const Tenant& tenant, double now_s,
     return std::max(aged, static_cast<double>(best));
   };
   std::ranges::sort(heads, [&](const Head& a, const Head& b) {
-    if (a.sequence->begun != b.sequence->begun) return a.sequence->begun;
+    if (a.sequence->bound != b.sequence->bound) return a.sequence->bound;
     const double x = rank(*a.sequence), y = rank(*b.sequence);
     if (x != y) return x < y;
     return a.service != b.service ? a.service < b.service : a.sequence->id < b.sequence->id;

@@ -51,7 +51,7 @@ std::vector<StepItem> Scheduler::plan(double now_s, const Bind& bind) {
 
 /// Blocks for the next token of every sequence that generates; takes them from others if there are
 /// none. The oldest of all is taken from last and fits the pool alone, so each step gets at least
-/// one sequence further.
+/// one sequence further (E8).
 void Scheduler::grow_running() {
   const std::vector<SequenceState*> order = running_;
   for (SequenceState* sequence : order) {
@@ -124,7 +124,7 @@ bool Scheduler::seat(SequenceState& sequence) {
   }
   if (sequence.n_cached_prompt < 0)
     sequence.n_cached_prompt = std::min(sequence.kv.length, sequence.n_prompt);
-  sequence.running = sequence.begun = true;
+  sequence.running = true;
   const auto place = std::ranges::lower_bound(running_, sequence.id, {}, &SequenceState::id);
   running_.insert(place, &sequence);
   return true;

@@ -24,7 +24,7 @@ class Machine {
  public:
   Machine(const SchedulerOptions& options, int64_t n_blocks) : scheduler(options, n_blocks) {}
 
-  SequenceState& add(const Job& job) {
+  SequenceState& add(const Job& job, bool bound = false) {
     auto owned = std::make_unique<SequenceState>();
     SequenceState& s = *owned;
     s.id = next_id_++;
@@ -33,6 +33,7 @@ class Machine {
     s.weight = job.weight;
     s.priority = job.priority;
     s.arrival_s = now;
+    s.bound = bound;
     s.n_prompt = job.n_prompt;
     // Different first tokens: no shared prefixes unless a test wants them.
     for (int64_t i = 0; i < job.n_prompt; ++i)
@@ -207,6 +208,17 @@ TEST(Scheduler, AVariantThatIsNotReadyHoldsUpNoOther) {
   machine.step();
   EXPECT_FALSE(waits.running);
   EXPECT_TRUE(runs.running);
+}
+
+/// Found by the storm: a load waited for the bound one to end, and that one waited behind another
+/// that waited for the load.
+TEST(Scheduler, ABoundSequenceGoesBeforeThoseThatWaitForALoad) {
+  Machine machine({.max_sequences = 4, .step_tokens = 64}, 100);
+  machine.bind = [](SequenceState&) { return false; };
+  machine.add({.variant = "v"});
+  SequenceState& bound = machine.add({.variant = "v"}, true);
+  machine.step();
+  EXPECT_TRUE(bound.running);
 }
 
 TEST(Scheduler, TheNextInLineIsNotPassedWhileBlocksAddUp) {

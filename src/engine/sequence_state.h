@@ -29,9 +29,10 @@ struct SequenceState {
   int64_t n_charged = 0;         // leading tokens whose computation was charged to the tenant
   int64_t n_cached_prompt = -1;  // prompt tokens found in the prefix cache when first admitted
 
-  bool bound = false;    // to a version of its variant; stays so to its end (E4)
+  // To a version of its variant, and stays so to its end (E4). Goes before those that are not: they
+  // may wait for a load that waits for this one.
+  bool bound = false;
   bool running = false;  // has a seat
-  bool begun = false;    // had a seat: goes before those that had none
 
   int64_t n_tokens() const noexcept { return static_cast<int64_t>(tokens.size()); }
   /// Tokens to be computed before the next one is known.

@@ -84,9 +84,11 @@ std::shared_ptr<const VariantVersion> VariantStore::load(Job& job, VariantFiles&
 
 /// Requires the mutex.
 void VariantStore::check_given_up(const Job& job) const {
-  if (stopping_) fail(ErrorCode::kOverloaded, "variant \"{}\": the engine is stopping", job.entry->name);
+  if (stopping_)
+    fail(ErrorCode::kOverloaded, "variant \"{}\": the engine is stopping", job.entry->name);
   if (job.given_up)
-    fail(ErrorCode::kOverloaded, "variant \"{}\" was unloaded while it was loaded", job.entry->name);
+    fail(ErrorCode::kOverloaded, "variant \"{}\" was unloaded while it was loaded",
+         job.entry->name);
   if (job.on_demand && job.entry->requests == 0)
     fail(ErrorCode::kOverloaded, "variant \"{}\": no request needs it any more", job.entry->name);
 }
@@ -136,10 +138,11 @@ bool VariantStore::make_room(const Job& job, int64_t bytes) {
     }
   }
   if (fixed + bytes > budget_bytes_) {
-    fail(ErrorCode::kOutOfMemory,
-         "variant \"{}\" needs {} bytes of memory; of the {} bytes for variants {} are pinned or in "
-         "its own use",
-         job.entry->name, bytes + job.reserved, budget_bytes_, fixed);
+    fail(
+        ErrorCode::kOutOfMemory,
+        "variant \"{}\" needs {} bytes of memory; of the {} bytes for variants {} are pinned or in "
+        "its own use",
+        job.entry->name, bytes + job.reserved, budget_bytes_, fixed);
   }
   std::ranges::sort(in_use, {}, [](const VariantEntry* e) { return e->last_used; });
   for (VariantEntry* entry : in_use) {
@@ -150,6 +153,7 @@ bool VariantStore::make_room(const Job& job, int64_t bytes) {
   return false;
 }
 
+/// The only place where a load changes what others see (E9).
 void VariantStore::publish(Job& job, std::shared_ptr<const VariantVersion> version) {
   const Lock lock(mutex_);
   check_given_up(job);
