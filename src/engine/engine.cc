@@ -18,8 +18,8 @@ struct Engine::Impl {
         model(*backend, checkpoint, config),
         base_text(texts.load(o.base, "the base")),
         store(
-            *backend, o.base, config, [this] { return checkpoint.content_hash(); },
-            o.variant_bytes, texts, [this] { poke(); }),
+            *backend, o.base, config, [this] { return checkpoint.content_hash(); }, o.variant_bytes,
+            texts, [this] { poke(); }),
         loop(std::make_unique<EngineLoop>(o, model, store, base_text, deliveries)) {}
   ~Impl() {
     loop->stop(false);
@@ -136,14 +136,13 @@ std::vector<VariantStatus> Engine::variants() const {
 
 Engine::DoneHandler Engine::deliver(DoneHandler done) {
   if (!done) return done;
-  return [this, done = std::move(done)](const Error* error) {
-    impl_->deliveries.post(
-        [done, error = error == nullptr ? std::optional<Error>() : *error] {
-          try {
-            done(error ? &*error : nullptr);
-          } catch (...) {  // nobody is left who could be told
-          }
-        });
+  return [&deliveries = impl_->deliveries, done = std::move(done)](const Error* error) {
+    deliveries.post([done, error = error == nullptr ? std::optional<Error>() : *error] {
+      try {
+        done(error ? &*error : nullptr);
+      } catch (...) {  // nobody is left who could be told
+      }
+    });
   };
 }
 

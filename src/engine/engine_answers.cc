@@ -68,8 +68,7 @@ void EngineLoop::bind_to(AnswerState& answer) {
   for (const int32_t token : r.prompt) check_token("prompt token", token);
   for (const int32_t token : r.stop_ids) check_token("stop id", token);
   check_sampling(r.sampling, answer.vocab_size);
-  const int64_t room =
-      std::min(config.max_positions, n_blocks_ * kKvBlock) - answer.n_prompt;
+  const int64_t room = std::min(config.max_positions, n_blocks_ * kKvBlock) - answer.n_prompt;
   if (room < 1) {
     fail(ErrorCode::kInvalidArgument, "the prompt has {} tokens, the context of {} holds {}",
          answer.n_prompt, of, config.max_positions);
@@ -85,9 +84,8 @@ void EngineLoop::bind_to(AnswerState& answer) {
   if (!r.stop.empty()) text->need_tokenizer();
   answer.text.emplace(text->tokenizer.get(), r.skip_special_tokens, r.stop, r.include_stop);
   answer.history = TokenHistory(r.prompt);
-  const std::string salt = options_.prefix_cache
-                               ? r.cache_salt
-                               : fmt::format("request {}", answer.request->id);
+  const std::string salt =
+      options_.prefix_cache ? r.cache_salt : fmt::format("request {}", answer.request->id);
   answer.root = prefix_root(answer.hold ? answer.hold->content_hash : "",
                             options_.share_prefixes ? "" : r.tenant, salt, r.extra_hash);
 }

@@ -180,11 +180,14 @@ void EngineLoop::run() {
     } catch (const std::exception& error) {  // a bug; nothing is known of any sequence's state
       break_down(Error(ErrorCode::kInternal, error.what()));
     }
-    update_stats();  // first: who is told of an event finds it counted
+    // First: who is told of an end finds it counted, and the variant unused.
+    const int64_t n_forgotten = forget_finished();
+    update_stats();
     deliveries_.post(std::exchange(outbox_, {}));
-    forget_finished();
 
     std::unique_lock lock(mutex_);
+    n_requests_ -= n_forgotten;
+    if (n_forgotten > 0) idle_.notify_all();
     if (closed_ && requests_.empty() && submitted_.empty()) return;
     if (progress) continue;
     const auto ready = [this] {
@@ -290,8 +293,7 @@ void EngineLoop::mark_begun(RequestState& request) {
   --n_waiting_;
 }
 
-void EngineLoop::forget_finished() {
-  if (finished_.empty()) return;
+int64_t EngineLoop::forget_finished() {
   for (const uint64_t id : finished_) {
     const auto found = requests_.find(id);
     RequestState& request = *found->second;
@@ -300,12 +302,7 @@ void EngineLoop::forget_finished() {
     store_.finish(request.use);
     requests_.erase(found);
   }
-  {
-    const std::lock_guard lock(mutex_);
-    n_requests_ -= static_cast<int64_t>(finished_.size());
-  }
-  finished_.clear();
-  idle_.notify_all();
+  return static_cast<int64_t>(std::exchange(finished_, {}).size());
 }
 
 void EngineLoop::update_stats() {

@@ -58,7 +58,7 @@ class EngineLoop {
   void fail_step(std::span<const StepItem> items, const Error& error);
   void break_down(const Error& error);
   void emit(const RequestState& request, TokenEvent event);
-  void forget_finished();
+  int64_t forget_finished();  // returns how many
   void mark_begun(RequestState& request);
   void update_stats();
   double now_s() const;

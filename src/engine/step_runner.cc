@@ -33,11 +33,10 @@ std::vector<StepToken> StepRunner::run(std::span<const StepItem> items) {
   for (const StepItem& item : items) {
     auto& answer = static_cast<AnswerState&>(*item.sequence);
     const bool last = item.n_tokens == answer.pending();
-    batch.push_back({std::span(answer.tokens)
-                         .subspan(static_cast<size_t>(answer.kv.length),
-                                  static_cast<size_t>(item.n_tokens)),
-                     &answer.kv, answer.model_variant,
-                     last ? BatchItem::Rows::kLast : BatchItem::Rows::kNone});
+    batch.push_back(
+        {std::span(answer.tokens)
+             .subspan(static_cast<size_t>(answer.kv.length), static_cast<size_t>(item.n_tokens)),
+         &answer.kv, answer.model_variant, last ? BatchItem::Rows::kLast : BatchItem::Rows::kNone});
     if (last) tokens.push_back({.answer = &answer, .token = 0, .logprobs = {}});
   }
   const HiddenRows rows = model_.forward(stream_, batch, cache_);
@@ -78,8 +77,7 @@ void StepRunner::choose(const Tensor& logits, std::span<StepToken> tokens) {
       continue;
     }
     const EngineRequest& request = answer.request->request;
-    const auto row =
-        std::span(host).subspan(i * width, static_cast<size_t>(answer.vocab_size));
+    const auto row = std::span(host).subspan(i * width, static_cast<size_t>(answer.vocab_size));
     std::vector<float> unchanged;
     if (request.logprobs) unchanged.assign(row.begin(), row.end());
     const bool may_end = answer.n_output() >= request.min_tokens;

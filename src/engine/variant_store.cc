@@ -54,11 +54,12 @@ void VariantStore::start_load(const std::string& name, const std::filesystem::pa
   if (stopping_) fail(ErrorCode::kOverloaded, "variant \"{}\": the engine is stopping", name);
   std::shared_ptr<VariantEntry>& entry = entries_[name];
   if (entry != nullptr && entry->draining)
-    fail(ErrorCode::kOverloaded, "variant \"{}\" is being unloaded; try again when it is gone", name);
+    fail(ErrorCode::kOverloaded, "variant \"{}\" is being unloaded; try again when it is gone",
+         name);
   if (entry != nullptr && !options.replace) {
     fail(ErrorCode::kInvalidArgument,
-         "variant \"{}\" has been loaded already, from {}; ask for a replacement to change it", name,
-         entry->path.string());
+         "variant \"{}\" has been loaded already, from {}; ask for a replacement to change it",
+         name, entry->path.string());
   }
   if (entry == nullptr) {
     entry = std::make_shared<VariantEntry>();

@@ -62,9 +62,9 @@ class VariantStore {
  public:
   using Done = std::function<void(const Error*)>;
 
-  /// `on_change` is called (from any thread, holding nothing) when a waiting sequence may be able to
-  /// go on. Backend rule: E3.
-  /// `base_hash` is called once, by the loader: it reads the whole base.
+  /// `on_change` is called (from any thread, holding nothing) when a waiting sequence may be able
+  /// to go on. Backend rule: E3. `base_hash` is called once, by the loader: it reads the whole
+  /// base.
   VariantStore(Backend& backend, const std::filesystem::path& base_directory,
                const ModelConfig& base_config, std::function<std::string()> base_hash,
                int64_t budget_bytes, TextCache& texts, std::function<void()> on_change);
@@ -105,8 +105,8 @@ class VariantStore {
   void run_loader();
   void run(Job& job);
   std::shared_ptr<const VariantVersion> load(Job& job, VariantFiles& files);
-  /// Waits until `bytes` fit, and takes them. Throws kOutOfMemory if they never will, kOverloaded if
-  /// the job is given up.
+  /// Waits until `bytes` fit, and takes them. Throws kOutOfMemory if they never will, kOverloaded
+  /// if the job is given up.
   void reserve(Job& job, int64_t bytes);
   bool make_room(const Job& job, int64_t bytes);
   void check_given_up(const Job& job) const;
