@@ -73,9 +73,13 @@ inline std::vector<std::byte> random_blob(const MatrixFormat& format, float scal
 }
 
 /// Writes an archive for `base` that changes its projections, in several codecs, and its norms, by
-/// random numbers of `seed`. Its files depend on the arguments alone.
+/// random numbers of `seed`. Its files depend on the arguments alone. If the configuration in
+/// `companions` has a larger vocabulary, the embedding has the new rows.
 inline void write_archive(const std::filesystem::path& directory, uint32_t seed,
-                          const std::filesystem::path& base = tiny_base()) {
+                          const std::filesystem::path& base = tiny_base(),
+                          std::filesystem::path companions = {}) {
+  if (companions.empty()) companions = base;
+  const int64_t vocab_size = read_model_config(companions).vocab_size;
   const Checkpoint checkpoint = Checkpoint::open(base);
   ArchiveConfig config;
   config.created_by = "test";
@@ -118,12 +122,19 @@ inline void write_archive(const std::filesystem::path& directory, uint32_t seed,
           format.dense = {1, 1, 0};
       }
       blob = random_blob(format, scale, rng);
+    } else if (tensor.shape[0] != vocab_size) {
+      format.shape[0] = format.base_rows = vocab_size;
+      format.raw_dtype = DType::kF32;
+      std::vector<float> values = checkpoint.at(tensor.name).to_float();
+      values.resize(static_cast<size_t>(element_count(format.shape)), 0.01f);
+      blob.resize(4 * values.size());
+      convert_from_float(values, DType::kF32, blob.data());
     } else {
       continue;
     }
     writer.add(CodedTensor{tensor.name, format, std::move(blob), {}});
   }
-  writer.write(directory, base);
+  writer.write(directory, companions);
 }
 
 inline int64_t archive_bytes(const std::filesystem::path& directory) {

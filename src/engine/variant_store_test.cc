@@ -213,14 +213,46 @@ TEST_F(VariantStoreTest, ARequestThatNeedsALoadThatFailsIsToldWhy) {
   EXPECT_EQ(status(engine, "a").last_error, "");
 }
 
+/// Replaces the first `from` in a file.
+void edit(const fs::path& file, const std::string& from, const std::string& to) {
+  std::string text = read_text_file(file);
+  const size_t at = text.find(from);
+  ASSERT_NE(at, std::string::npos) << from;
+  write_file_atomically(file, text.replace(at, from.size(), to));
+}
+
+TEST_F(VariantStoreTest, AVariantHasItsOwnVocabularyAndEnds) {
+  const fs::path tuned = directory_ / "tuned";
+  fs::copy(testing::tiny_base(), tuned);
+  edit(tuned / "config.json", "\"vocab_size\": 300", "\"vocab_size\": 302");
+  for (const char* file : {"config.json", "generation_config.json"})
+    edit(tuned / file, "\"eos_token_id\": 2", "\"eos_token_id\": 301");
+  testing::write_archive(directory_ / "grown", 8, testing::tiny_base(), tuned);
+  Engine engine(options());
+  engine.load("grown", directory_ / "grown");
+  EngineRequest r;
+  r.prompt = {5, 300, 6};
+  r.max_tokens = 9;
+  r.sampling.temperature = 0;
+  r.sampling.logit_bias = {{299, 1000.0}};
+  test::expect_error(ErrorCode::kInvalidArgument, "prompt token 300 is outside of the vocabulary",
+                     [&] { engine.generate(r); });
+  r.variant = "grown";
+  EXPECT_EQ(engine.generate(r)[0].tokens, std::vector<int32_t>(9, 299));
+  r.sampling.logit_bias = {{301, 1000.0}};
+  const Answer ended = engine.generate(r)[0];
+  EXPECT_EQ(ended.events.back().stop_id, 301);
+  r.min_tokens = 4;  // until then the end cannot be chosen
+  EXPECT_EQ(engine.generate(r)[0].tokens.size(), 4u);
+  r.sampling.logit_bias = {{2, 1000.0}};  // the base's end is an ordinary token here
+  EXPECT_EQ(engine.generate(r)[0].tokens, std::vector<int32_t>(9, 2));
+}
+
 TEST_F(VariantStoreTest, VariantsOfEqualTokenizersHaveTheirOwnText) {
   const fs::path base = testing::small_base();
   testing::write_archive(directory_ / "text", 9, base);
   fs::path other = directory_ / "other-base";
   fs::copy(base, other);
-  std::string json = read_text_file(other / "tokenizer.json");
-  const size_t at = json.find("\"</s>\"");
-  ASSERT_NE(at, std::string::npos);
   write_file_atomically(other / "chat_template.jinja", "<{{ messages[0]['content'] }}>");
   testing::write_archive(directory_ / "chat", 10, other);
   EngineOptions o = options();
