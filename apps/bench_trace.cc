@@ -132,16 +132,6 @@ nlohmann::ordered_json distribution(std::vector<double> values) {
           {"max", values.empty() ? 0 : values.back()}};
 }
 
-/// Jain's index: 1 if all values are equal, 1 / n if one has everything.
-double jain(const std::vector<double>& values) {
-  double sum = 0, squares = 0;
-  for (const double v : values) {
-    sum += v;
-    squares += v * v;
-  }
-  return squares == 0 ? 1 : sum * sum / (static_cast<double>(values.size()) * squares);
-}
-
 nlohmann::ordered_json Run::report() const {
   std::vector<double> first, between, whole;
   std::map<std::string, double> output_of_tenant;
@@ -191,7 +181,7 @@ nlohmann::ordered_json Run::report() const {
           {"latency_s", distribution(whole)},
           {"slo_s", options_.slo_s},
           {"slo_attainment", n == 0 ? 0 : static_cast<double>(in_slo) / static_cast<double>(n)},
-          {"fairness_jain", jain(shares)},
+          {"fairness_jain", jain_index(shares)},
           {"prefix_hit_rate", stats.prefix_queries == 0
                                   ? 0
                                   : static_cast<double>(stats.prefix_hits) /

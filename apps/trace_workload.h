@@ -44,4 +44,7 @@ std::vector<TraceRequest> make_trace(const WorkloadOptions& options, int n_varia
 /// Value below which a share `p` of the sorted values lie (nearest rank); 0 if there are none.
 double percentile(const std::vector<double>& sorted, double p);
 
+/// Jain's index of fairness: 1 if all values are equal, 1 / n if one has everything.
+double jain_index(const std::vector<double>& values);
+
 }  // namespace deltacome::cli

@@ -137,6 +137,27 @@ inline void write_archive(const std::filesystem::path& directory, uint32_t seed,
   writer.write(directory, companions);
 }
 
+/// Writes a LoRA adapter of tiny_base() in PEFT's layout, of rank 4 on one matrix.
+inline void write_adapter(const std::filesystem::path& directory, int alpha) {
+  const std::string module = "base_model.model.model.layers.0.mlp.down_proj.";
+  const Shape a{4, 160}, b{64, 4};
+  std::filesystem::create_directory(directory);
+  write_file_atomically(directory / "adapter_config.json",
+                        "{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": " +
+                            std::to_string(alpha) + ", \"target_modules\": [\"down_proj\"]}");
+  SafetensorsWriter writer(
+      directory / "adapter_model.safetensors",
+      {{module + "lora_A.weight", DType::kF32, a}, {module + "lora_B.weight", DType::kF32, b}});
+  std::mt19937 rng(3);
+  std::normal_distribution<float> normal(0, 0.2f);
+  for (const Shape& shape : {a, b}) {
+    std::vector<float> values(static_cast<size_t>(element_count(shape)));
+    for (float& v : values) v = normal(rng);
+    writer.append(std::as_bytes(std::span(values)));
+  }
+  writer.finish();
+}
+
 inline int64_t archive_bytes(const std::filesystem::path& directory) {
   return Archive::open(directory).tensor_bytes();
 }

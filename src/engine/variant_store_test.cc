@@ -213,6 +213,27 @@ TEST_F(VariantStoreTest, ARequestThatNeedsALoadThatFailsIsToldWhy) {
   EXPECT_EQ(status(engine, "a").last_error, "");
 }
 
+TEST_F(VariantStoreTest, AdaptersAreServedBesideArchives) {
+  testing::write_adapter(directory_ / "lora", 8);
+  testing::write_adapter(directory_ / "twice", 16);  // the same tensors at another scale
+  Engine engine(options());
+  for (const char* each : {"a", "lora", "twice"}) engine.load(each, directory_ / each);
+  const std::vector<int32_t> base = tokens(engine, ""), lora = tokens(engine, "lora");
+  EXPECT_NE(lora, base);
+  EXPECT_NE(lora, tokens(engine, "a"));
+  EXPECT_NE(status(engine, "lora").content_hash, status(engine, "twice").content_hash);
+  std::vector<std::unique_ptr<Collector>> mixed;
+  for (const char* each : {"lora", "", "a", "twice"}) {
+    mixed.push_back(std::make_unique<Collector>());
+    engine.submit(request(each, 12), mixed.back()->handler());
+  }
+  EXPECT_EQ(testing::tokens_of(mixed[0]->wait()), lora);
+  EXPECT_EQ(testing::tokens_of(mixed[1]->wait()), base);
+  testing::corrupt(directory_ / "twice" / "adapter_config.json", 3);
+  expect_load_error(engine, ErrorCode::kCorrupt, "adapter_config.json", "bad",
+                    directory_ / "twice");
+}
+
 /// Replaces the first `from` in a file.
 void edit(const fs::path& file, const std::string& from, const std::string& to) {
   std::string text = read_text_file(file);
