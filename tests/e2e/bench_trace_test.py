@@ -33,6 +33,10 @@ class BenchTrace(CliTest):
         report = self.json("bench", "trace", *brief(), "--flood", 20)
         self.assertEqual(report["flood"], 20)
         self.assertEqual(report["finished"], report["requests"])
+        self.assertGreater(report["neighbour_output_tokens"], 20)
+        report = self.json("bench", "trace", *brief(), "--neighbour", 3)
+        self.assertEqual(report["finished"], report["requests"])
+        self.assertGreater(report["neighbour_output_tokens"], 20)
         self.ok("bench", "trace", *brief())
 
     def test_wrong_options_are_named(self):
