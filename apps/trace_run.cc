@@ -43,8 +43,12 @@ void TraceRun::go() {
                      std::chrono::duration<double>(records_[i].request.arrival_s)));
     submit(i);
   }
-  engine_.stop(true);
+  {
+    std::unique_lock lock(mutex_);
+    ended_.wait(lock, [this] { return n_open_ == 0; });
+  }
   elapsed_s_ = since_start();
+  engine_.stop(false);
 }
 
 EngineRequest TraceRun::engine_request(const TraceRequest& r, const std::string& tenant,
@@ -66,6 +70,10 @@ EngineRequest TraceRun::engine_request(const TraceRequest& r, const std::string&
 
 void TraceRun::submit(size_t i) {
   Record& record = records_[i];
+  {
+    const std::lock_guard lock(mutex_);
+    ++n_open_;
+  }
   try {
     engine_.submit(
         engine_request(record.request, fmt::format("tenant{}", record.request.tenant), i + 1000),
@@ -73,13 +81,16 @@ void TraceRun::submit(size_t i) {
           const double now = since_start();
           const std::lock_guard lock(mutex_);
           if (event.token) records_[i].tokens.push_back(now);
-          if (event.finish != FinishReason::kNone) records_[i].finished = now;
           if (event.error) records_[i].failed = true;
+          if (event.finish == FinishReason::kNone) return;
+          records_[i].finished = now;
+          if (--n_open_ == 0) ended_.notify_all();
         });
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kOverloaded) throw;
     const std::lock_guard lock(mutex_);
     record.refused = true;
+    --n_open_;
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <condition_variable>
 #include <mutex>
 #include <random>
 #include <string>
@@ -20,7 +21,8 @@ struct TraceOptions {
   double slo_s = 6;       // to the first token
 };
 
-/// One run of a workload through an engine, which is stopped at its end.
+/// One run of a workload through an engine, which is stopped at its end: when the workload's
+/// requests have been answered, what is left of the neighbour's is cancelled.
 class TraceRun {
  public:
   /// `variants`: the names that the workload's indices stand for.
@@ -51,6 +53,8 @@ class TraceRun {
   const TraceOptions options_;
   const std::vector<std::string> variants_;
   std::mutex mutex_;
+  std::condition_variable ended_;
+  int64_t n_open_ = 0;  // of records_
   std::vector<Record> records_;
   std::mt19937_64 neighbour_rng_{7};
   int64_t neighbour_tokens_ = 0;
