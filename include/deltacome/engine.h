@@ -48,9 +48,9 @@ struct VariantStatus {
   std::filesystem::path path = {};
   VariantState state = VariantState::kOnDisk;
   bool pinned = false;
-  std::string content_hash = {};  // of the version in memory; empty if there is none
-  int64_t bytes = 0;              // in memory, of all versions that are still in use
-  int64_t requests = 0;           // accepted and not finished
+  std::string content_hash = {};              // of the version in memory; empty if there is none
+  int64_t bytes = 0;                          // in memory, of all versions that are still in use
+  int64_t requests = 0;                       // accepted and not finished
   int64_t loaded_bytes = 0, total_bytes = 0;  // of a load that goes on
   std::string last_error = {};                // of the last load that failed
 };
