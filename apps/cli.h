@@ -24,6 +24,8 @@ void add_verify(CLI::App& program);
 void add_merge(CLI::App& program);
 void add_eval(CLI::App& program);
 void add_generate(CLI::App& program);
+void add_bench(CLI::App& program);
+void add_bench_trace(CLI::App& bench);
 
 /// The reader of standard output has gone (EPIPE): the program ends without a word.
 struct OutputClosed : std::runtime_error {

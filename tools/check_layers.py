@@ -35,8 +35,8 @@ MAY_INCLUDE_PUBLIC = {
     "io": ["archive.h"],
     "compress": ["compress.h", "archive.h"],
     "eval": ["eval.h", "archive.h"],
-    "engine": ["model.h"],
-    "server": ["archive.h", "compress.h", "eval.h", "model.h", "server.h"],
+    "engine": ["model.h", "engine.h", "request.h"],
+    "server": ["archive.h", "compress.h", "eval.h", "model.h", "engine.h", "request.h", "server.h"],
 }
 # External header -> the only folders that may include it.
 RESTRICTED = [

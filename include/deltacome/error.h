@@ -15,6 +15,7 @@ enum class ErrorCode {
   kMismatch,         // two things that are each valid but do not belong together
   kIo,               // the operating system refused a read or write
   kOutOfMemory,      // a memory budget or the machine is exhausted
+  kOverloaded,       // a queue is full or the engine is stopping; the same request may work later
   kDevice,           // an accelerator failed
   kInternal,         // a bug in deltacome
 };

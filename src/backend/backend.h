@@ -97,7 +97,9 @@ struct SampleParams {
 /// What runs a model: a CPU with its threads, or a GPU with its streams. Activations are f32
 /// tensors, row-major, one row a token. All ops are stream-ordered; inputs and outputs do not alias
 /// unless said. Shapes are the caller's promise (checked by DELTACOME_CHECK). One thread at a time
-/// per backend.
+/// per backend, but for loading: a second thread with a stream of its own may at any time call
+/// create_variant(), set() and resident_bytes() of a variant that no plan has named yet, and
+/// destroy a variant that no plan names any more.
 class Backend {
  public:
   virtual ~Backend() = default;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <fstream>
 #include <set>
 
 #include "core/check.h"
@@ -119,23 +120,45 @@ const ArchiveTensor* Archive::find(const std::string& name) const noexcept {
   return it == config_.tensors.end() ? nullptr : &*it;
 }
 
-HostTensor Archive::blob(const ArchiveTensor& tensor) const {
-  HostTensor stored = file_->at(tensor.name);
-  if (const std::string got = sha256_hex(stored.bytes); got != tensor.sha256) {
+void Archive::check_blob(const ArchiveTensor& tensor, std::span<const std::byte> bytes) const {
+  if (const std::string got = sha256_hex(bytes); got != tensor.sha256) {
     fail(ErrorCode::kCorrupt, "{}: tensor {}: SHA-256 of its bytes is {}, {} says {}",
          (directory_ / kTensorsName).string(), quote(tensor.name), got, kConfigName, tensor.sha256);
   }
+}
+
+HostTensor Archive::blob(const ArchiveTensor& tensor) const {
+  HostTensor stored = file_->at(tensor.name);
+  check_blob(tensor, stored.bytes);
   stored.owner = file_;
   return stored;
 }
 
-void Archive::check_base(const Checkpoint& base) const {
-  if (const std::string hash = base.content_hash(); hash != config_.base_hash) {
-    fail(ErrorCode::kMismatch,
-         "archive {} was made from base \"{}\" with content hash {}, but {} has content hash {}",
-         directory_.string(), config_.base_name, config_.base_hash, base.directory().string(),
-         hash);
+std::vector<std::byte> Archive::read_blob(const ArchiveTensor& tensor) const {
+  // Read, not mapped: a file that is cut short meanwhile is an error, not a SIGBUS.
+  const std::span<const std::byte> stored = file_->at(tensor.name).bytes;
+  const fs::path path = directory_ / kTensorsName;
+  std::ifstream file(path, std::ios::binary);
+  std::vector<std::byte> bytes(stored.size());
+  file.seekg(stored.data() - file_->header_bytes().data());
+  file.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  if (!file) {
+    fail(ErrorCode::kIo, "{}: tensor {}: its {} bytes cannot be read", path.string(),
+         quote(tensor.name), bytes.size());
   }
+  check_blob(tensor, bytes);
+  return bytes;
+}
+
+void Archive::check_base(const Checkpoint& base) const {
+  check_base(base.directory(), base.content_hash());
+}
+
+void Archive::check_base(const fs::path& base, const std::string& hash) const {
+  if (hash == config_.base_hash) return;
+  fail(ErrorCode::kMismatch,
+       "archive {} was made from base \"{}\" with content hash {}, but {} has content hash {}",
+       directory_.string(), config_.base_name, config_.base_hash, base.string(), hash);
 }
 
 void Archive::check_file(const std::string& name) const {
@@ -150,6 +173,16 @@ void Archive::check_file(const std::string& name) const {
 
 void Archive::check_files() const {
   for (const auto& [name, hash] : manifest_) check_file(name);
+}
+
+void Archive::check_companions() const {
+  for (const auto& [name, hash] : manifest_) {
+    if (name != kTensorsName) check_file(name);
+  }
+}
+
+const std::string& Archive::content_hash() const {
+  return manifest_.at(kConfigName);
 }
 
 int64_t Archive::file_bytes(const std::string& name) const {

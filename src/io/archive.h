@@ -87,12 +87,22 @@ class Archive {
   /// The stored bytes of a tensor, mapped; their hash is checked at every call. Throws kCorrupt.
   HostTensor blob(const ArchiveTensor& tensor) const;
   const ArchiveTensor* find(const std::string& name) const noexcept;
+  /// The same bytes in memory of their own, read once: what is hashed is what is returned, even if
+  /// somebody writes to the file meanwhile.
+  std::vector<std::byte> read_blob(const ArchiveTensor& tensor) const;
   /// Throws kMismatch naming both if `base` is not the checkpoint that this delta was made from.
   void check_base(const Checkpoint& base) const;
+  /// The same for a base whose content hash is known.
+  void check_base(const std::filesystem::path& base, const std::string& hash) const;
   /// Checks a file of the archive against the manifest before somebody reads it; throws kCorrupt.
   void check_file(const std::string& name) const;
   /// The same for every file of the manifest.
   void check_files() const;
+  /// The same but for the tensors, whose blobs have hashes of their own.
+  void check_companions() const;
+  /// Of all that the delta computes: the hash of delta_config.json, which has formats and hashes of
+  /// all blobs.
+  const std::string& content_hash() const;
 
   int64_t file_bytes(const std::string& name) const;  // size of one file on disk; 0 if absent
   int64_t all_in_bytes() const;                       // every file but the tokenizer's
@@ -103,6 +113,8 @@ class Archive {
   std::vector<std::string> verify() const;
 
  private:
+  void check_blob(const ArchiveTensor& tensor, std::span<const std::byte> bytes) const;
+
   std::filesystem::path directory_;
   ArchiveConfig config_;
   std::map<std::string, std::string> manifest_;  // file -> sha256

@@ -16,7 +16,8 @@ struct Sequence {
 };
 
 /// Paged keys and values of all layers, f32: blocks of kKvBlock tokens, handed to sequences as they
-/// grow. One thread at a time.
+/// grow. A sequence that comes with all the blocks it needs gets none: then somebody else keeps count
+/// of them (the engine does), and the free ones here are not used. One thread at a time.
 class KvCache {
  public:
   /// Throws kOutOfMemory.
@@ -32,6 +33,10 @@ class KvCache {
   int64_t free_blocks() const noexcept { return static_cast<int64_t>(free_.size()); }
   int64_t bytes() const noexcept;
 
+  /// Bytes of one block over all layers.
+  static int64_t block_bytes(const ModelConfig& config, int64_t n_layers) noexcept {
+    return 2 * n_layers * kKvBlock * config.n_kv_heads * config.head_dim * dtype_bytes(DType::kF32);
+  }
   static int64_t blocks_for(int64_t n_tokens) noexcept {
     return (n_tokens + kKvBlock - 1) / kKvBlock;
   }

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// deltacome bench trace: a made-up day of traffic, run through the engine.
+#include <fmt/format.h>
+
+#include <limits>
+#include <memory>
+
+#include "cli.h"
+#include "deltacome/engine.h"
+#include "trace_run.h"
+
+namespace deltacome::cli {
+namespace {
+
+struct Options {
+  EngineOptions engine;
+  std::string base;
+  std::vector<std::string> deltas;
+  int n_variants = 0;
+  double kv_gib = 1, variant_gib = 4;
+  TraceOptions trace;
+  bool json = false;
+};
+
+void print_table(const nlohmann::ordered_json& report) {
+  for (const auto& [key, value] : report.items()) {
+    if (value.is_object()) {
+      print(fmt::format("{:24} mean {:.4f}  p50 {:.4f}  p90 {:.4f}  p99 {:.4f}  max {:.4f}\n", key,
+                        value["mean"].get<double>(), value["p50"].get<double>(),
+                        value["p90"].get<double>(), value["p99"].get<double>(),
+                        value["max"].get<double>()));
+    } else if (value.is_number_float()) {
+      print(fmt::format("{:24} {:.4f}\n", key, value.get<double>()));
+    } else {
+      print(fmt::format("{:24} {}\n", key,
+                        value.is_string() ? value.get<std::string>() : value.dump()));
+    }
+  }
+}
+
+void bench_trace(Options options) {
+  try {
+    popularity_of(options.trace.workload.popularity, 1);
+  } catch (const std::invalid_argument& error) {
+    throw CLI::ValidationError(error.what());
+  }
+  const WorkloadOptions& w = options.trace.workload;
+  if (w.input_low >= w.input_high || w.output_low >= w.output_high)
+    throw CLI::ValidationError("a range of lengths is empty");
+  const auto bytes = [](double gib) { return static_cast<int64_t>(gib * 1024 * 1024 * 1024); };
+  options.engine.base = options.base;
+  options.engine.kv_cache_bytes = bytes(options.kv_gib);
+  options.engine.variant_bytes = bytes(options.variant_gib);
+  options.engine.max_waiting = options.engine.max_waiting_per_tenant =
+      std::numeric_limits<int32_t>::max();
+  Engine engine(options.engine);
+  std::vector<std::string> variants;
+  if (options.deltas.empty()) variants.emplace_back();
+  const size_t n = options.deltas.empty()   ? 0
+                   : options.n_variants > 0 ? static_cast<size_t>(options.n_variants)
+                                            : options.deltas.size();
+  for (size_t i = 0; i < n; ++i) {
+    variants.push_back(fmt::format("variant{}", i));
+    engine.load(variants.back(), options.deltas[i % options.deltas.size()]);
+  }
+  TraceRun run(engine, options.trace, variants);
+  run.go();
+  const nlohmann::ordered_json report = run.report();
+  if (options.json) {
+    print_json(report);
+  } else {
+    print_table(report);
+  }
+}
+
+}  // namespace
+
+void add_bench_trace(CLI::App& bench) {
+  const auto o = std::make_shared<Options>();
+  CLI::App* c = bench.add_subcommand(
+      "trace", "Run made-up traffic through the engine: throughput, latencies, fairness");
+  add_path(*c, "--base", o->base, "Base checkpoint")->required();
+  add_path(*c, "--delta", o->deltas, "Archive or LoRA adapter; repeat for more. None: the base");
+  const auto positive = number_in(1e-6, 1e9);
+  c->add_option("--variants", o->n_variants, "Load the deltas as this many variants, in turn")
+      ->type_name("N")
+      ->check(integer_in(1, 100000));
+  c->add_option("--rate", o->trace.workload.rate, "Requests a second; default 1")->check(positive);
+  c->add_option("--duration", o->trace.workload.duration_s, "Seconds of arrivals; default 60")
+      ->check(positive);
+  c->add_option("--cv", o->trace.workload.cv, "Of the gaps (Gamma); 1 = Poisson (default)")
+      ->check(positive);
+  c->add_option("--popularity", o->trace.workload.popularity,
+                "uniform (default), zipf:S, deltazip:A or power:A");
+  c->add_option("--input-low", o->trace.workload.input_low, "Prompt tokens, from; default 8")
+      ->check(integer_in(1, 1 << 24));
+  c->add_option("--input-high", o->trace.workload.input_high, "to less than; default 512")
+      ->check(integer_in(2, 1 << 24));
+  c->add_option("--output-low", o->trace.workload.output_low, "Answer tokens, from; default 8")
+      ->check(integer_in(1, 1 << 24));
+  c->add_option("--output-high", o->trace.workload.output_high, "to less than; default 512")
+      ->check(integer_in(2, 1 << 24));
+  c->add_option("--shared-prefix", o->trace.workload.shared_prefix,
+                "First tokens that a tenant's prompts share; default 0")
+      ->check(integer_in(0, 1 << 24));
+  c->add_option("--tenants", o->trace.workload.n_tenants, "Default 1")->check(integer_in(1, 10000));
+  c->add_option(
+       "--flood", o->trace.flood,
+       "Requests of one more tenant, all at the start; the figures are those of the others")
+      ->check(integer_in(0, 1 << 24));
+  c->add_option("--neighbour", o->trace.neighbour,
+                "Requests that one more tenant keeps going; the figures are those of the others")
+      ->check(integer_in(0, 1 << 16));
+  c->add_option("--slo", o->trace.slo_s, "Seconds to the first token; default 6")->check(positive);
+  c->add_option("--seed", o->trace.workload.seed, "Default 42");
+  c->add_option("--kv-gib", o->kv_gib, "Memory for keys and values; default 1")->check(positive);
+  c->add_option("--variant-gib", o->variant_gib, "Memory for variants; default 4")->check(positive);
+  c->add_option("--max-sequences", o->engine.max_sequences, "Answers at once; default 32")
+      ->check(integer_in(1, 65536));
+  c->add_option("--step-tokens", o->engine.step_tokens, "Rows of a step; default 512")
+      ->check(integer_in(1, 1 << 20));
+  c->add_flag("--strict-shares", o->engine.strict_shares,
+              "No tenant gets more seats than its share while others are active");
+  add_threads_option(*c, o->engine.n_threads);
+  add_json_option(*c, o->json);
+  c->callback([o] { bench_trace(*o); });
+}
+
+}  // namespace deltacome::cli

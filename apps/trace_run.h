@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cli.h"
+#include "deltacome/engine.h"
+#include "trace_workload.h"
+
+namespace deltacome::cli {
+
+struct TraceOptions {
+  WorkloadOptions workload;
+  int64_t flood = 0;      // requests of a neighbour, all at the start; or
+  int64_t neighbour = 0;  // requests that it keeps going at any time
+  double slo_s = 6;       // to the first token
+};
+
+/// One run of a workload through an engine, which is stopped at its end: when the workload's
+/// requests have been answered, what is left of the neighbour's is cancelled.
+class TraceRun {
+ public:
+  /// `variants`: the names that the workload's indices stand for.
+  TraceRun(Engine& engine, const TraceOptions& options, std::vector<std::string> variants);
+  void go();
+  /// Figures of all requests but the neighbour's; times in seconds.
+  nlohmann::ordered_json report() const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  /// What became of one request; times in seconds since the start of the run.
+  struct Record {
+    TraceRequest request;
+    std::vector<double> tokens = {};  // when each came
+    double finished = -1;
+    bool refused = false, failed = false;
+  };
+
+  double since_start() const;
+  EngineRequest engine_request(const TraceRequest& request, const std::string& tenant,
+                               uint64_t content) const;
+  void submit(size_t i);
+  /// The next request of the neighbour; with `again` another one follows when it has ended.
+  void submit_neighbour(bool again);
+
+  Engine& engine_;
+  const TraceOptions options_;
+  const std::vector<std::string> variants_;
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  int64_t n_open_ = 0;  // of records_
+  std::vector<Record> records_;
+  std::mt19937_64 neighbour_rng_{7};
+  int64_t neighbour_tokens_ = 0;
+  Clock::time_point start_;
+  double elapsed_s_ = 0;
+};
+
+}  // namespace deltacome::cli

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "delta/variant_files.h"
+
+#include "core/check.h"
+#include "delta/variant_loader.h"
+#include "io/peft_adapter.h"
+
+namespace deltacome {
+namespace {
+
+/// An adapter's scale is folded into its codes, so they, not its files, are what it computes.
+std::string content_hash_of(const std::vector<CodedTensor>& tensors) {
+  Sha256 hash;
+  for (const CodedTensor& tensor : tensors) {
+    hash.update(fmt::format("{}\t{}\t{}\t{}\n", tensor.name, codec_name(tensor.format.codec),
+                            to_string(tensor.format.shape), tensor.format.rank()));
+    hash.update(tensor.blob);
+  }
+  return hash.hex();
+}
+
+}  // namespace
+
+VariantFiles VariantFiles::open(const std::filesystem::path& directory, const BaseIdentity& base) {
+  VariantFiles out;
+  if (is_peft_adapter(directory)) {
+    out.where_ = fmt::format("adapter {}", directory.string());
+    const PeftAdapter adapter = PeftAdapter::open(directory);
+    out.config_ = adapter.model_config(base.directory, base.config);
+    out.text_directory_ = adapter.has_tokenizer() ? directory : base.directory;
+    std::vector<CodedTensor> coded = adapter.encode(expected_tensors(base.config));
+    for (const CodedTensor& tensor : coded)
+      out.tensor_bytes_ += static_cast<int64_t>(tensor.blob.size());
+    out.content_hash_ = content_hash_of(coded);
+    out.tensors_ = std::move(coded);
+    return out;
+  }
+  Archive archive = Archive::open(directory);
+  archive.check_base(base.directory, base.content_hash);
+  archive.check_companions();
+  out.where_ = fmt::format("archive {}", directory.string());
+  out.config_ = read_model_config(directory);
+  out.text_directory_ = archive.file_bytes("tokenizer.json") > 0 ? directory : base.directory;
+  out.tensor_bytes_ = archive.tensor_bytes();
+  out.content_hash_ = archive.content_hash();
+  out.tensors_ = std::move(archive);
+  return out;
+}
+
+std::shared_ptr<DeviceVariant> VariantFiles::load(
+    Backend& backend, Stream& stream, const BaseIdentity& base,
+    const std::function<void(int64_t)>& before_tensor) {
+  VariantLoader loader(backend, stream, base.config, where_);
+  int64_t loaded = 0;
+  const auto set = [&](const std::string& name, const MatrixFormat& format, auto&& read) {
+    before_tensor(loaded);
+    const int slot = loader.slot_of(name, format);
+    std::vector<std::byte> blob = read();
+    const auto n_bytes = static_cast<int64_t>(blob.size());
+    loader.set(slot, format, HostTensor::of(DType::kU8, {n_bytes}, std::move(blob)));
+    loaded += n_bytes;
+  };
+  if (const auto* archive = std::get_if<Archive>(&tensors_)) {
+    for (const ArchiveTensor& tensor : archive->config().tensors)
+      set(tensor.name, tensor.format, [&] { return archive->read_blob(tensor); });
+  } else if (auto* coded = std::get_if<std::vector<CodedTensor>>(&tensors_)) {
+    for (CodedTensor& tensor : *coded)
+      set(tensor.name, tensor.format, [&] { return std::move(tensor.blob); });
+  }
+  before_tensor(loaded);
+  return loader.finish();
+}
+
+}  // namespace deltacome

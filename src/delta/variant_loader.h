@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "io/model_config.h"
+
+namespace deltacome {
+
+/// Puts coded tensors into a new variant, each at its slot.
+class VariantLoader {
+ public:
+  /// `where` begins the messages.
+  VariantLoader(Backend& backend, Stream& stream, const ModelConfig& base, std::string where);
+
+  const std::vector<ExpectedTensor>& expected() const noexcept { return expected_; }
+  /// The slot of a tensor. Throws kMismatch if the base lacks it or the shapes do not fit,
+  /// kUnsupported for a codec that no op of this kind of tensor decodes.
+  int slot_of(const std::string& name, const MatrixFormat& format) const;
+  void set(int slot, const MatrixFormat& format, const HostTensor& blob);
+  std::shared_ptr<DeviceVariant> finish();
+
+ private:
+  Stream& stream_;
+  std::string where_;
+  std::vector<ExpectedTensor> expected_;
+  std::map<std::string, int> slots_;
+  std::shared_ptr<DeviceVariant> variant_;
+};
+
+}  // namespace deltacome

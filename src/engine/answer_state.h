@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "deltacome/request.h"
+#include "engine/answer_text.h"
+#include "engine/sampler.h"
+#include "engine/sequence_state.h"
+#include "engine/variant_store.h"
+
+namespace deltacome {
+
+struct RequestState;
+
+/// One answer while it is made. Of the engine thread alone.
+struct AnswerState : SequenceState {
+  RequestState* request = nullptr;
+  int choice = 0;
+  uint64_t seed = 0;
+  bool queued = false;  // the scheduler knows it
+  bool ended = false;
+  bool counted = false;  // in the statistics of the prefix cache
+
+  // Set when it is bound:
+  VariantHold hold;  // empty = base
+  Variant model_variant;
+  int64_t vocab_size = 0;
+  int64_t max_tokens = 0;  // of the output, with what is left of the context
+  std::set<int32_t> end_ids;
+  std::vector<int32_t> banned;  // while there are fewer than min_tokens
+  std::optional<AnswerText> text;
+  TokenHistory history;
+  std::optional<Error> fault;  // found while it was bound
+
+  int64_t n_output() const noexcept { return n_tokens() - n_prompt; }
+};
+
+/// A request while it is served. Of the engine thread alone, but for what is const.
+struct RequestState {
+  uint64_t id = 0;
+  EngineRequest request;
+  std::shared_ptr<const std::function<void(const TokenEvent&)>> on_event;
+  VariantUse use;
+  bool begun = false;  // it does not count as waiting any more
+  std::vector<std::unique_ptr<AnswerState>> answers;
+  int n_open = 0;  // answers that have not ended
+};
+
+}  // namespace deltacome

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+// EngineLoop: what happens to the answers of a request. All on the engine thread.
+#include <algorithm>
+
+#include "core/check.h"
+#include "engine/engine_loop.h"
+
+namespace deltacome {
+
+void EngineLoop::start(std::unique_ptr<RequestState> state) {
+  RequestState& request = *state;
+  const EngineRequest& r = request.request;
+  for (int choice = 0; choice < r.n; ++choice) {
+    auto answer = std::make_unique<AnswerState>();
+    answer->request = &request;
+    answer->choice = choice;
+    answer->seed = choice_seed(*r.sampling.seed, choice);
+    answer->id = next_sequence_++;
+    answer->tenant = r.tenant;
+    answer->variant = r.variant;
+    answer->weight = r.weight;
+    answer->priority = r.priority;
+    answer->arrival_s = now_s();
+    answer->tokens = r.prompt;
+    answer->n_prompt = static_cast<int64_t>(r.prompt.size());
+    request.answers.push_back(std::move(answer));
+  }
+  request.n_open = r.n;
+  if (r.deadline) deadlines_.emplace(*r.deadline, request.id);
+  // The others follow when the first has computed the prompt, which they share.
+  request.answers.front()->queued = true;
+  scheduler_.add(*request.answers.front());
+  requests_.emplace(request.id, std::move(state));
+}
+
+/// Called by the scheduler while it looks through its queue: a fault is kept for later.
+bool EngineLoop::bind(AnswerState& answer) {
+  if (answer.fault) return false;
+  try {
+    const VariantUse& use = answer.request->use;
+    if (use.entry != nullptr) {
+      answer.hold = store_.try_hold(use);
+      if (!answer.hold) return false;
+    }
+    bind_to(answer);
+    return true;
+  } catch (const Error& error) {
+    answer.fault = error;
+  } catch (const std::exception& error) {
+    answer.fault = Error(ErrorCode::kInternal, error.what());
+  }
+  faulty_.push_back(&answer);
+  return false;
+}
+
+/// Everything that depends on the variant, from here to the answer's end (E4).
+void EngineLoop::bind_to(AnswerState& answer) {
+  const EngineRequest& r = answer.request->request;
+  const ModelConfig& config = answer.hold ? answer.hold->config : model_.config();
+  if (answer.hold) answer.model_variant = answer.hold->variant;
+  answer.vocab_size = model_.vocab_size(answer.model_variant);
+  const std::string of = r.variant.empty() ? "the base" : fmt::format("variant \"{}\"", r.variant);
+  const auto check_token = [&](const char* what, int32_t token) {
+    if (token >= 0 && token < answer.vocab_size) return;
+    fail(ErrorCode::kInvalidArgument, "{} {} is outside of the vocabulary of {} of {}", what, token,
+         answer.vocab_size, of);
+  };
+  for (const int32_t token : r.prompt) check_token("prompt token", token);
+  for (const int32_t token : r.stop_ids) check_token("stop id", token);
+  check_sampling(r.sampling, answer.vocab_size);
+  const int64_t room = std::min(config.max_positions, n_blocks_ * kKvBlock) - answer.n_prompt;
+  if (room < 1) {
+    fail(ErrorCode::kInvalidArgument, "the prompt has {} tokens, the context of {} holds {}",
+         answer.n_prompt, of, config.max_positions);
+  }
+  answer.max_tokens = std::min(r.max_tokens, room);
+  answer.end_ids.insert(r.stop_ids.begin(), r.stop_ids.end());
+  for (const int64_t id : config.eos_token_ids) {
+    if (!r.ignore_eos && id >= 0 && id < answer.vocab_size)
+      answer.end_ids.insert(static_cast<int32_t>(id));
+  }
+  answer.banned.assign(answer.end_ids.begin(), answer.end_ids.end());
+  const TextAssets* text = answer.hold ? answer.hold->text.get() : base_text_.get();
+  if (!r.stop.empty()) text->need_tokenizer();
+  answer.text.emplace(text->tokenizer.get(), r.skip_special_tokens, r.stop, r.include_stop);
+  answer.history = TokenHistory(r.prompt);
+  const std::string salt =
+      options_.prefix_cache ? r.cache_salt : fmt::format("request {}", answer.request->id);
+  answer.root = prefix_root(answer.hold ? answer.hold->content_hash : "",
+                            options_.share_prefixes ? "" : r.tenant, salt, r.extra_hash);
+}
+
+void EngineLoop::add_followers(RequestState& request) {
+  const AnswerState& first = *request.answers.front();
+  for (size_t i = 1; i < request.answers.size(); ++i) {
+    AnswerState& answer = *request.answers[i];
+    if (answer.ended) continue;
+    answer.hold = store_.again(first.hold);
+    bind_to(answer);
+    answer.bound = answer.queued = true;
+    scheduler_.add(answer);
+  }
+}
+
+void EngineLoop::take(const StepToken& step) {
+  AnswerState& answer = *step.answer;
+  const EngineRequest& r = answer.request->request;
+  if (answer.choice == 0 && answer.n_output() == 0) add_followers(*answer.request);
+  ++counts_.output_tokens;
+  TokenEvent event;
+  if (step.logprobs) {
+    event.logprob = step.logprobs->chosen;
+    event.top_logprobs = step.logprobs->top;
+  }
+  if (answer.end_ids.contains(step.token) && answer.n_output() >= r.min_tokens) {
+    event.stop_id = step.token;
+    answer.tokens.push_back(step.token);  // it was generated, though it is no part of the answer
+    return end(answer, FinishReason::kStop, std::move(event));
+  }
+  answer.tokens.push_back(step.token);
+  answer.history.add_output(step.token);
+  event.token = step.token;
+  event.text = answer.text->push(step.token, answer.n_output() >= r.min_tokens);
+  if (answer.text->found()) {
+    event.stop_text = *answer.text->found();
+    return end(answer, FinishReason::kStop, std::move(event));
+  }
+  if (answer.n_output() >= answer.max_tokens)
+    return end(answer, FinishReason::kLength, std::move(event));
+  event.choice = answer.choice;
+  emit(*answer.request, std::move(event));
+}
+
+void EngineLoop::end(AnswerState& answer, FinishReason reason, TokenEvent event) {
+  if (std::exchange(answer.ended, true)) return;
+  RequestState& request = *answer.request;
+  if (answer.queued) scheduler_.remove(answer);
+  event.choice = answer.choice;
+  if (answer.text) event.text += answer.text->finish();
+  event.finish = reason;
+  event.prompt_tokens = answer.n_prompt;
+  event.cached_tokens = std::max<int64_t>(answer.n_cached_prompt, 0);
+  event.output_tokens = answer.n_output();
+  if (answer.hold) event.variant_hash = answer.hold->content_hash;
+  answer.text.reset();  // its decoder needs the hold's tokenizer
+  answer.model_variant = {};
+  answer.hold = {};
+  switch (reason) {
+    case FinishReason::kNone:
+      break;
+    case FinishReason::kStop:
+      ++counts_.finished_stop;
+      break;
+    case FinishReason::kLength:
+      ++counts_.finished_length;
+      break;
+    case FinishReason::kCancelled:
+      ++counts_.cancelled;
+      break;
+    case FinishReason::kDeadline:
+      ++counts_.expired;
+      break;
+    case FinishReason::kError:
+      ++counts_.failed;
+      break;
+  }
+  emit(request, std::move(event));
+  if (--request.n_open == 0) finished_.push_back(request.id);
+}
+
+void EngineLoop::end_all(RequestState& request, FinishReason reason, const Error* error) {
+  for (const auto& answer : request.answers) {
+    TokenEvent event;
+    if (error != nullptr) event.error = *error;
+    end(*answer, reason, std::move(event));
+  }
+}
+
+void EngineLoop::emit(const RequestState& request, TokenEvent event) {
+  event.request = request.id;
+  if (*request.on_event == nullptr) return;
+  outbox_.push_back([this, handler = request.on_event, event = std::move(event)] {
+    try {
+      (*handler)(event);
+    } catch (...) {
+      cancel(event.request);  // whoever listens is gone
+    }
+  });
+}
+
+}  // namespace deltacome

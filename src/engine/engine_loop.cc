@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+// EngineLoop: queues and the life of the thread. Its steps are in engine_step.cc, the life of
+// answers in engine_answers.cc.
+#include "engine/engine_loop.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "core/check.h"
+
+namespace deltacome {
+namespace {
+
+constexpr int kMaxAnswers = 128;  // n of a request
+constexpr int kMaxLogprobs = 20;  // OpenAI's and vLLM's bound
+
+int64_t blocks_of(const EngineOptions& options, const ModelConfig& config) {
+  const int64_t bytes = KvCache::block_bytes(config, config.n_layers);
+  const int64_t n = options.kv_cache_bytes / bytes;
+  if (n < 2) {
+    fail(ErrorCode::kInvalidArgument,
+         "the KV cache has {} bytes, expected at least {}: two blocks of {} tokens",
+         options.kv_cache_bytes, 2 * bytes, kKvBlock);
+  }
+  return std::min<int64_t>(n, std::numeric_limits<int32_t>::max());
+}
+
+SchedulerOptions scheduler_options(const EngineOptions& options) {
+  if (options.max_sequences < 1 || options.step_tokens < options.max_sequences) {
+    fail(ErrorCode::kInvalidArgument,
+         "max_sequences is {} and step_tokens {}, expected 1 <= max_sequences <= step_tokens",
+         options.max_sequences, options.step_tokens);
+  }
+  return {.max_sequences = options.max_sequences,
+          .step_tokens = options.step_tokens,
+          .strict_shares = options.strict_shares};
+}
+
+uint64_t random_seed() {
+  std::random_device device;
+  return (static_cast<uint64_t>(device()) << 32) | device();
+}
+
+}  // namespace
+
+EngineLoop::EngineLoop(const EngineOptions& options, const Model& model, VariantStore& store,
+                       std::shared_ptr<const TextAssets> base_text, Deliveries& deliveries)
+    : options_(options),
+      model_(model),
+      store_(store),
+      base_text_(std::move(base_text)),
+      deliveries_(deliveries),
+      stream_(model.backend().create_stream()),
+      n_blocks_(blocks_of(options, model.config())),
+      runner_(model, *stream_, n_blocks_),
+      scheduler_(scheduler_options(options), n_blocks_) {
+  update_stats();
+  thread_ = std::thread([this] { run(); });
+}
+
+EngineLoop::~EngineLoop() {
+  stop(false);
+  thread_.join();
+}
+
+int64_t EngineLoop::max_context() const noexcept {
+  return std::min(model_.config().max_positions, n_blocks_ * kKvBlock);
+}
+
+void EngineLoop::check(const EngineRequest& r) const {
+  const auto expect = [](bool holds, const char* name, auto got, const std::string& expected) {
+    if (!holds) fail(ErrorCode::kInvalidArgument, "{} is {}, expected {}", name, got, expected);
+  };
+  if (r.prompt.empty()) fail(ErrorCode::kInvalidArgument, "the prompt is empty");
+  expect(r.n >= 1 && r.n <= kMaxAnswers, "n", r.n, fmt::format("1 to {}", kMaxAnswers));
+  expect(r.max_tokens >= 1, "max_tokens", r.max_tokens, "1 or more");
+  expect(r.min_tokens >= 0 && r.min_tokens <= r.max_tokens, "min_tokens", r.min_tokens,
+         fmt::format("0 to max_tokens, {}", r.max_tokens));
+  expect(std::isfinite(r.weight) && r.weight > 0, "weight", r.weight, "more than 0");
+  if (r.logprobs)
+    expect(*r.logprobs >= 0 && *r.logprobs <= kMaxLogprobs, "logprobs", *r.logprobs,
+           fmt::format("0 to {}", kMaxLogprobs));
+  for (const std::string& stop : r.stop)
+    if (stop.empty()) fail(ErrorCode::kInvalidArgument, "a stop text is empty");
+  const auto n_prompt = static_cast<int64_t>(r.prompt.size());
+  if (n_prompt >= max_context()) {
+    fail(ErrorCode::kInvalidArgument,
+         "the prompt has {} tokens, expected fewer than the {} that model and cache can hold",
+         n_prompt, max_context());
+  }
+  check_sampling(r.sampling, std::numeric_limits<int32_t>::max());
+}
+
+/// Requires the mutex.
+void EngineLoop::count_waiting(const std::string& tenant) {
+  if (broken_) throw Error(*broken_);
+  if (closed_) fail(ErrorCode::kOverloaded, "the engine is stopping and takes no more requests");
+  if (n_waiting_ >= options_.max_waiting)
+    fail(ErrorCode::kOverloaded, "{} requests are waiting, the most that the engine queues",
+         n_waiting_);
+  int64_t& waiting = waiting_[tenant];
+  if (waiting >= options_.max_waiting_per_tenant) {
+    fail(ErrorCode::kOverloaded,
+         "{} requests of tenant \"{}\" are waiting, the most that the engine queues for one",
+         waiting, tenant);
+  }
+  ++waiting;
+  ++n_waiting_;
+}
+
+uint64_t EngineLoop::submit(EngineRequest request, Engine::EventHandler on_event) {
+  check(request);
+  auto state = std::make_unique<RequestState>();
+  state->on_event = std::make_shared<const Engine::EventHandler>(std::move(on_event));
+  if (!request.sampling.seed) request.sampling.seed = random_seed();
+  state->request = std::move(request);
+  state->use = store_.accept(state->request.variant);
+  const VariantUse use = state->use;
+  uint64_t id = 0;
+  try {
+    const std::lock_guard lock(mutex_);
+    count_waiting(state->request.tenant);
+    id = state->id = next_request_++;
+    ++n_requests_;
+    submitted_.push_back(std::move(state));
+  } catch (...) {
+    store_.finish(use);
+    throw;
+  }
+  wake_.notify_all();
+  return id;
+}
+
+void EngineLoop::cancel(uint64_t request) {
+  {
+    const std::lock_guard lock(mutex_);
+    cancelled_.push_back(request);
+  }
+  wake_.notify_all();
+}
+
+void EngineLoop::poke() {
+  {
+    const std::lock_guard lock(mutex_);
+    poked_ = true;
+  }
+  wake_.notify_all();
+}
+
+void EngineLoop::stop(bool drain) {
+  std::unique_lock lock(mutex_);
+  closed_ = true;
+  if (!drain) stopping_ = true;
+  wake_.notify_all();
+  idle_.wait(lock, [this] { return n_requests_ == 0; });
+}
+
+EngineStats EngineLoop::stats() const {
+  const std::lock_guard lock(mutex_);
+  EngineStats out = stats_;
+  out.requests = n_requests_;
+  return out;
+}
+
+double EngineLoop::now_s() const {
+  return std::chrono::duration<double>(Clock::now() - start_).count();
+}
+
+void EngineLoop::run() {
+  for (;;) {
+    const bool end = read_inbox();
+    if (end) {
+      for (const auto& [_, request] : requests_) end_all(*request, FinishReason::kCancelled);
+    }
+    expire();
+    bool progress = true;
+    try {
+      progress = step();
+    } catch (const std::exception& error) {  // a bug; nothing is known of any sequence's state
+      break_down(Error(ErrorCode::kInternal, error.what()));
+    }
+    // First: who is told of an end finds it counted, and the variant unused.
+    const int64_t n_forgotten = forget_finished();
+    update_stats();
+    deliveries_.post(std::exchange(outbox_, {}));
+
+    std::unique_lock lock(mutex_);
+    n_requests_ -= n_forgotten;
+    if (n_forgotten > 0) idle_.notify_all();
+    if (closed_ && requests_.empty() && submitted_.empty()) return;
+    if (progress) continue;
+    const auto ready = [this] {
+      return poked_ || closed_ || !submitted_.empty() || !cancelled_.empty();
+    };
+    if (closed_ && !stopping_) {
+      // Draining with nothing to compute: a load has to end first.
+      const auto changed = [this] { return poked_ || stopping_ || !cancelled_.empty(); };
+      if (deadlines_.empty()) {
+        wake_.wait(lock, changed);
+      } else {
+        wake_.wait_until(lock, deadlines_.begin()->first, changed);
+      }
+    } else if (deadlines_.empty()) {
+      wake_.wait(lock, ready);
+    } else {
+      wake_.wait_until(lock, deadlines_.begin()->first, ready);
+    }
+    poked_ = false;
+  }
+}
+
+/// Starts and cancels what others asked for; true if everything is to be cancelled.
+bool EngineLoop::read_inbox() {
+  std::vector<std::unique_ptr<RequestState>> submitted;
+  std::vector<uint64_t> cancelled;
+  bool end = false;
+  {
+    const std::lock_guard lock(mutex_);
+    submitted.swap(submitted_);
+    cancelled.swap(cancelled_);
+    end = stopping_;
+  }
+  for (auto& state : submitted) start(std::move(state));
+  for (const uint64_t id : cancelled) {
+    const auto found = requests_.find(id);
+    if (found != requests_.end()) end_all(*found->second, FinishReason::kCancelled);
+  }
+  return end;
+}
+
+void EngineLoop::expire() {
+  const Clock::time_point now = Clock::now();
+  for (const auto& [time, id] : deadlines_) {
+    if (time > now) break;
+    end_all(*requests_.at(id), FinishReason::kDeadline);
+  }
+}
+
+}  // namespace deltacome

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// EngineLoop: one step, and the accounts of it. All on the engine thread.
+#include <new>
+
+#include "core/check.h"
+#include "engine/engine_loop.h"
+
+namespace deltacome {
+
+bool EngineLoop::step() {
+  const std::vector<StepItem> items = scheduler_.plan(
+      now_s(), [this](SequenceState& s) { return bind(static_cast<AnswerState&>(s)); });
+  const bool any_fault = !faulty_.empty();
+  for (AnswerState* answer : std::exchange(faulty_, {}))
+    end_all(*answer->request, FinishReason::kError, &*answer->fault);
+  if (items.empty()) return any_fault;
+  for (const StepItem& item : items) {
+    auto& answer = static_cast<AnswerState&>(*item.sequence);
+    mark_begun(*answer.request);
+    if (std::exchange(answer.counted, true)) continue;
+    counts_.prefix_queries += answer.n_prompt;
+    counts_.prefix_hits += answer.n_cached_prompt;
+    counts_.prompt_tokens += answer.n_prompt - answer.n_cached_prompt;
+  }
+  std::vector<StepToken> tokens;
+  try {
+    tokens = runner_.run(items);
+  } catch (const Error& error) {
+    fail_step(items, error);
+    return true;
+  } catch (const std::bad_alloc&) {
+    fail_step(items, Error(ErrorCode::kOutOfMemory, "the machine has no memory for a step"));
+    return true;
+  }
+  ++counts_.steps;
+  scheduler_.computed(items);
+  for (const StepToken& token : tokens) take(token);
+  return true;
+}
+
+/// The answers of a step that could not be computed end; the others go on, unless the device is
+/// gone.
+void EngineLoop::fail_step(std::span<const StepItem> items, const Error& error) {
+  for (const StepItem& item : items)
+    end_all(*static_cast<AnswerState&>(*item.sequence).request, FinishReason::kError, &error);
+  if (error.code() == ErrorCode::kDevice) break_down(error);
+}
+
+/// Ends everything and refuses what comes.
+void EngineLoop::break_down(const Error& error) {
+  {
+    const std::lock_guard lock(mutex_);
+    broken_ = error;
+  }
+  for (const auto& [_, request] : requests_) end_all(*request, FinishReason::kError, &error);
+}
+
+void EngineLoop::mark_begun(RequestState& request) {
+  if (std::exchange(request.begun, true)) return;
+  const std::lock_guard lock(mutex_);
+  const auto waiting = waiting_.find(request.request.tenant);
+  if (--waiting->second == 0) waiting_.erase(waiting);
+  --n_waiting_;
+}
+
+int64_t EngineLoop::forget_finished() {
+  for (const uint64_t id : finished_) {
+    const auto found = requests_.find(id);
+    RequestState& request = *found->second;
+    mark_begun(request);
+    if (request.request.deadline) deadlines_.erase({*request.request.deadline, id});
+    store_.finish(request.use);
+    requests_.erase(found);
+  }
+  return static_cast<int64_t>(std::exchange(finished_, {}).size());
+}
+
+void EngineLoop::update_stats() {
+  EngineStats now = counts_;
+  now.running = scheduler_.n_running();
+  now.waiting = scheduler_.n_waiting();
+  now.preemptions = scheduler_.n_preempted();
+  now.kv_blocks = n_blocks_;
+  now.kv_blocks_in_use = n_blocks_ - scheduler_.pool().available();
+  now.kv_blocks_cached = scheduler_.pool().idle();
+  now.kv_bytes = runner_.kv_bytes();
+  now.base_bytes = model_.weights().bytes;
+  const std::lock_guard lock(mutex_);
+  stats_ = now;
+}
+
+}  // namespace deltacome

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/check.h"
+
+namespace deltacome {
+namespace {
+
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+
+struct Candidate {
+  double weight;  // exp((logit - largest) / temperature)
+  int32_t id;
+};
+
+bool before(const Candidate& a, const Candidate& b) {
+  return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
+}
+
+size_t first_largest(std::span<const float> logits) {
+  size_t best = 0;
+  for (size_t i = 1; i < logits.size(); ++i) {
+    if (logits[i] > logits[best] || std::isnan(logits[best])) best = i;
+  }
+  return best;
+}
+
+double mass_of(const std::vector<Candidate>& candidates) {
+  double mass = 0;
+  for (const Candidate& c : candidates) mass += c.weight;
+  return mass;
+}
+
+/// Those that min_p and top_k leave, in order.
+std::vector<Candidate> candidates_of(std::span<const float> logits, const SamplingParams& params) {
+  const auto largest = static_cast<double>(logits[first_largest(logits)]);
+  std::vector<Candidate> all;
+  all.reserve(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const double weight = std::exp((static_cast<double>(logits[i]) - largest) / params.temperature);
+    // The largest has weight 1, so min_p is a bound on the weight. Comparisons are false for NaN.
+    if (weight > 0 && weight >= params.min_p) all.push_back({weight, static_cast<int32_t>(i)});
+  }
+  const auto top_k = static_cast<size_t>(std::max(params.top_k, 0));
+  if (top_k == 0 || top_k >= all.size()) {
+    std::ranges::sort(all, before);
+  } else {
+    std::ranges::partial_sort(all, all.begin() + static_cast<std::ptrdiff_t>(top_k), before);
+    all.resize(top_k);
+  }
+  return all;
+}
+
+void expect(bool holds, const char* name, double got, const char* expected) {
+  if (holds) return;
+  fail(ErrorCode::kInvalidArgument, "{} is {}, expected {}", name, got, expected);
+}
+
+}  // namespace
+
+void check_sampling(const SamplingParams& p, int64_t vocab_size) {
+  const auto finite = [](double x) { return std::isfinite(x); };
+  expect(finite(p.temperature) && p.temperature >= 0, "temperature", p.temperature, "0 or more");
+  expect(p.top_k >= 0, "top_k", p.top_k, "0 (off) or more");
+  expect(p.top_p > 0 && p.top_p <= 1, "top_p", p.top_p, "more than 0 and at most 1");
+  expect(p.min_p >= 0 && p.min_p <= 1, "min_p", p.min_p, "0 to 1");
+  expect(finite(p.repetition_penalty) && p.repetition_penalty > 0, "repetition_penalty",
+         p.repetition_penalty, "more than 0");
+  expect(p.presence_penalty >= -2 && p.presence_penalty <= 2, "presence_penalty",
+         p.presence_penalty, "-2 to 2");
+  expect(p.frequency_penalty >= -2 && p.frequency_penalty <= 2, "frequency_penalty",
+         p.frequency_penalty, "-2 to 2");
+  for (const auto& [token, bias] : p.logit_bias) {
+    if (token < 0 || token >= vocab_size) {
+      fail(ErrorCode::kInvalidArgument,
+           "logit_bias names token {}, expected an id of the vocabulary of {}", token, vocab_size);
+    }
+    expect(!std::isnan(bias), "logit_bias", bias, "a number");
+  }
+}
+
+TokenHistory::TokenHistory(std::span<const int32_t> prompt) {
+  for (const int32_t token : prompt) seen_[token] = true;
+}
+
+void TokenHistory::add_output(int32_t token) {
+  ++outputs_[token];
+  seen_[token] = true;
+}
+
+void TokenHistory::penalize(const SamplingParams& params, std::span<float> logits) const {
+  const auto at = [&](int32_t token) -> float& { return logits[static_cast<size_t>(token)]; };
+  if (params.repetition_penalty != 1) {
+    const auto penalty = static_cast<float>(params.repetition_penalty);
+    for (const auto& [token, _] : seen_) {
+      float& logit = at(token);
+      logit = logit > 0 ? logit / penalty : logit * penalty;
+    }
+  }
+  if (params.presence_penalty == 0 && params.frequency_penalty == 0) return;
+  for (const auto& [token, count] : outputs_) {
+    at(token) -= static_cast<float>(params.frequency_penalty * static_cast<double>(count) +
+                                    params.presence_penalty);
+  }
+}
+
+bool is_plain(const SamplingParams& params) noexcept {
+  return params.repetition_penalty == 1 && params.presence_penalty == 0 &&
+         params.frequency_penalty == 0 && params.logit_bias.empty() && params.min_p == 0;
+}
+
+int32_t choose_token(std::span<float> logits, const SamplingParams& params,
+                     const TokenHistory& history, std::span<const int32_t> banned, double uniform) {
+  for (const int32_t token : banned) logits[static_cast<size_t>(token)] = kNever;
+  for (const auto& [token, bias] : params.logit_bias)
+    logits[static_cast<size_t>(token)] += static_cast<float>(bias);
+  history.penalize(params, logits);
+  const size_t greedy = first_largest(logits);
+  // All probability on one token, or none anywhere (all -inf or NaN).
+  if (params.temperature <= 0 || !std::isfinite(logits[greedy]))
+    return static_cast<int32_t>(greedy);
+  std::vector<Candidate> candidates = candidates_of(logits, params);
+  if (params.top_p < 1) {
+    const double enough = params.top_p * mass_of(candidates);
+    double mass = 0;
+    size_t n = 0;
+    while (n < candidates.size() && (n == 0 || mass < enough)) mass += candidates[n++].weight;
+    candidates.resize(n);
+  }
+  const double target = uniform * mass_of(candidates);
+  double mass = 0;
+  for (const Candidate& c : candidates) {
+    mass += c.weight;
+    if (mass > target) return c.id;
+  }
+  return candidates.back().id;
+}
+
+Logprobs logprobs_of(std::span<const float> logits, int32_t token, int n) {
+  const auto largest = static_cast<double>(logits[first_largest(logits)]);
+  double sum = 0;
+  for (const float logit : logits) {
+    const double weight = std::exp(static_cast<double>(logit) - largest);
+    if (weight > 0) sum += weight;  // false for NaN
+  }
+  const double log_sum = largest + std::log(sum);
+  const auto logprob = [&](int32_t id) {
+    return static_cast<double>(logits[static_cast<size_t>(id)]) - log_sum;
+  };
+  Logprobs out{.chosen = logprob(token), .top = {}};
+  std::vector<int32_t> ids;
+  for (size_t i = 0; n > 0 && i < logits.size(); ++i) {
+    if (!std::isnan(logits[i])) ids.push_back(static_cast<int32_t>(i));
+  }
+  const auto count = std::min(static_cast<std::ptrdiff_t>(std::max(n, 0)),
+                              static_cast<std::ptrdiff_t>(ids.size()));
+  std::ranges::partial_sort(ids, ids.begin() + count, [&](int32_t a, int32_t b) {
+    const float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
+    return x != y ? x > y : a < b;
+  });
+  for (std::ptrdiff_t i = 0; i < count; ++i) {
+    const int32_t id = ids[static_cast<size_t>(i)];
+    out.top.push_back({id, logprob(id)});
+  }
+  return out;
+}
+
+uint64_t choice_seed(uint64_t seed, int choice) noexcept {
+  return choice == 0 ? seed : seed ^ (static_cast<uint64_t>(choice) * 0xd1342543de82ef95ull);
+}
+
+}  // namespace deltacome

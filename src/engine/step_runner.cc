@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/step_runner.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "model/generate.h"
+
+namespace deltacome {
+namespace {
+
+/// Whether the device can choose by itself.
+bool is_plain(const AnswerState& answer) {
+  return deltacome::is_plain(answer.request->request.sampling) &&
+         !answer.request->request.logprobs &&
+         answer.n_output() >= answer.request->request.min_tokens;
+}
+
+double draw(const AnswerState& answer) {
+  return uniform_draw(answer.seed, static_cast<uint64_t>(answer.n_output()));
+}
+
+}  // namespace
+
+StepRunner::StepRunner(const Model& model, Stream& stream, int64_t n_blocks)
+    : model_(model),
+      stream_(stream),
+      cache_(model.backend(), model.config(), model.config().n_layers, n_blocks) {}
+
+std::vector<StepToken> StepRunner::run(std::span<const StepItem> items) {
+  std::vector<BatchItem> batch;
+  std::vector<StepToken> tokens;
+  for (const StepItem& item : items) {
+    auto& answer = static_cast<AnswerState&>(*item.sequence);
+    const bool last = item.n_tokens == answer.pending();
+    batch.push_back(
+        {std::span(answer.tokens)
+             .subspan(static_cast<size_t>(answer.kv.length), static_cast<size_t>(item.n_tokens)),
+         &answer.kv, answer.model_variant, last ? BatchItem::Rows::kLast : BatchItem::Rows::kNone});
+    if (last) tokens.push_back({.answer = &answer, .token = 0, .logprobs = {}});
+  }
+  const HiddenRows rows = model_.forward(stream_, batch, cache_);
+  if (!tokens.empty())
+    choose(model_.logits(stream_, rows, 0, static_cast<int64_t>(tokens.size())), tokens);
+  return tokens;
+}
+
+void StepRunner::choose(const Tensor& logits, std::span<StepToken> tokens) {
+  std::vector<SampleParams> params;
+  bool any_plain = false, all_plain = true;
+  for (const StepToken& t : tokens) {
+    SampleParams p{.vocab_size = t.answer->vocab_size};
+    if (is_plain(*t.answer)) {
+      const SamplingParams& s = t.answer->request->request.sampling;
+      p.temperature = static_cast<float>(s.temperature);
+      p.top_k = s.top_k;
+      p.top_p = static_cast<float>(s.top_p);
+      p.uniform = draw(*t.answer);
+      any_plain = true;
+    } else {
+      all_plain = false;  // its row is sampled too, greedily, and not looked at
+    }
+    params.push_back(p);
+  }
+  std::vector<int32_t> ids(tokens.size());
+  if (any_plain) model_.backend().sample(stream_, logits, params, ids);
+  std::vector<float> host;
+  if (!all_plain) {
+    host.resize(static_cast<size_t>(logits.size()));
+    model_.backend().download(stream_, logits, std::as_writable_bytes(std::span(host)));
+  }
+  const auto width = static_cast<size_t>(logits.cols());
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    AnswerState& answer = *tokens[i].answer;
+    if (is_plain(answer)) {
+      tokens[i].token = ids[i];
+      continue;
+    }
+    const EngineRequest& request = answer.request->request;
+    const auto row = std::span(host).subspan(i * width, static_cast<size_t>(answer.vocab_size));
+    std::vector<float> unchanged;
+    if (request.logprobs) unchanged.assign(row.begin(), row.end());
+    const bool may_end = answer.n_output() >= request.min_tokens;
+    tokens[i].token =
+        choose_token(row, request.sampling, answer.history,
+                     may_end ? std::span<const int32_t>() : answer.banned, draw(answer));
+    if (request.logprobs)
+      tokens[i].logprobs = logprobs_of(unchanged, tokens[i].token, *request.logprobs);
+  }
+}
+
+}  // namespace deltacome

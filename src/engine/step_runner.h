@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "engine/answer_state.h"
+#include "engine/scheduler.h"
+#include "model/model.h"
+
+namespace deltacome {
+
+/// The token that a step gave to one answer.
+struct StepToken {
+  AnswerState* answer = nullptr;
+  int32_t token = 0;
+  std::optional<Logprobs> logprobs;
+};
+
+/// Runs the planned steps of a batch through the model and chooses tokens. What an answer gets
+/// depends on its own tokens, parameters and seed alone (E7). Of the engine thread alone.
+class StepRunner {
+ public:
+  StepRunner(const Model& model, Stream& stream, int64_t n_blocks);
+
+  /// Grows the kv.length of every sequence of the step. A token for each whose pending tokens all
+  /// were in it, in the step's order. Throws what Model::forward() throws; then no length has
+  /// changed.
+  std::vector<StepToken> run(std::span<const StepItem> items);
+
+  int64_t kv_bytes() const noexcept { return cache_.bytes(); }
+
+ private:
+  void choose(const Tensor& logits, std::span<StepToken> tokens);
+
+  const Model& model_;
+  Stream& stream_;
+  KvCache cache_;  // BlockPool says whose its blocks are
+};
+
+}  // namespace deltacome
