@@ -36,6 +36,14 @@ class DeviceVariant {
   virtual int64_t resident_bytes() const noexcept = 0;
 };
 
+/// How a projection of the base is held.
+enum class WeightFormat : uint8_t {
+  kStored,  // as the checkpoint has it; f32 inputs
+  kBf16,    // bf16, and inputs rounded to bf16 where the device multiplies bf16
+  kInt8,    // 8 bits and a scale per row
+  kInt4,    // 4 bits and a scale per group of 128 inputs
+};
+
 /// Rows of a batch that belong to one variant.
 struct VariantSegment {
   std::shared_ptr<const DeviceVariant> variant;  // null = base
@@ -108,6 +116,9 @@ class Backend {
   virtual Tensor allocate(DType dtype, Shape shape) = 0;
   /// A weight: the backend may share the host's bytes (it keeps their owner) or copy them.
   virtual Tensor import_weight(const HostTensor& host) = 0;
+  /// A matrix [n_out, n_in] that only linear() reads. Throws kUnsupported for a format that the
+  /// backend does not have.
+  virtual Tensor import_projection(const HostTensor& host, WeightFormat format) = 0;
   virtual void upload(Stream& stream, std::span<const std::byte> host, const Tensor& to) = 0;
   /// Returns when the bytes have arrived.
   virtual void download(Stream& stream, const Tensor& from, std::span<std::byte> host) = 0;

@@ -457,6 +457,7 @@ void silu_mul(const float* gate, const float* up, int64_t n, float* out) {
 }  // namespace
 }  // namespace deltacome::cpu
 
+#include "backend/cpu/kernels_packed_impl.h"
 #include "backend/cpu/kernels_training_impl.h"
 #include "backend/cpu/kernels_vector_impl.h"
 
@@ -469,6 +470,7 @@ const Kernels DELTACOME_KERNELS = {.name = DELTACOME_KERNELS_NAME,
                                    .accumulate = accumulate,
                                    .decode = decode,
                                    .decode_entries = decode_entries,
+                                   .rotate = rotate,
                                    .convert = convert,
                                    .softmax = softmax,
                                    .sum_squares = sum_squares,
@@ -481,6 +483,7 @@ const Kernels DELTACOME_KERNELS = {.name = DELTACOME_KERNELS_NAME,
                                    .rms_norm_backward = rms_norm_backward,
                                    .silu_mul_backward = silu_mul_backward,
                                    .compose = compose,
-                                   .adam = adam};
+                                   .adam = adam,
+                                   .packed = &kPackedKernels};
 
 }  // namespace deltacome::cpu

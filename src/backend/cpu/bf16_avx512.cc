@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of bf16 for AVX-512 BF16: 32 multiply-adds an instruction. Nothing of the standard
+// library is used: see kernels_impl.h.
+#include <immintrin.h>
+
+#include "backend/cpu/packed_kernels.h"
+
+#define DELTACOME_INLINE [[gnu::always_inline]] inline
+
+namespace deltacome::cpu {
+namespace {
+
+constexpr int64_t kLanes = 32;
+
+DELTACOME_INLINE __m512bh as_bf16(__m512i v) {
+  return reinterpret_cast<__m512bh>(v);
+}
+DELTACOME_INLINE __mmask32 first(int64_t n) {
+  return (__mmask32{1} << n) - 1;
+}
+
+/// T tokens against R rows of w. Each result has one accumulator, so that neither T nor R changes
+/// it.
+template <int T, int R>
+DELTACOME_INLINE void dot_tile(const Bf16DotArgs& a, int64_t token, int64_t out) {
+  const int64_t n_valid = a.n_out - out < R ? a.n_out - out : R;
+  const uint16_t* w[R];
+  const uint16_t* x[T];
+  __m512 sum[T][R];
+  for (int r = 0; r < R; ++r) {  // rows past the end repeat the last one and are not stored
+    w[r] = static_cast<const uint16_t*>(a.w) + (out + (r < n_valid ? r : n_valid - 1)) * a.k;
+    for (int t = 0; t < T; ++t) sum[t][r] = _mm512_setzero_ps();
+  }
+  for (int t = 0; t < T; ++t) x[t] = a.x[token + t];
+  int64_t i = 0;
+  for (; i + kLanes <= a.k; i += kLanes) {
+    __m512bh xs[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) xs[t] = as_bf16(_mm512_loadu_si512(x[t] + i));
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const __m512bh ws = as_bf16(_mm512_loadu_si512(w[r] + i));
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) sum[t][r] = _mm512_dpbf16_ps(sum[t][r], xs[t], ws);
+    }
+  }
+  if (i < a.k) {
+    const __mmask32 mask = first(a.k - i);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const __m512bh ws = as_bf16(_mm512_maskz_loadu_epi16(mask, w[r] + i));
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t)
+        sum[t][r] =
+            _mm512_dpbf16_ps(sum[t][r], as_bf16(_mm512_maskz_loadu_epi16(mask, x[t] + i)), ws);
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+    float* y = a.y[token + t] + a.y_first + out;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const float v = _mm512_reduce_add_ps(sum[t][r]);
+      if (r < n_valid) y[r] = v;
+    }
+  }
+}
+
+template <int T, int R>
+void dot_rows(const Bf16DotArgs& a, int64_t token) {
+  for (int64_t out = 0; out < a.n_out; out += R) dot_tile<T, R>(a, token, out);
+}
+
+void dot(const Bf16DotArgs& a) {
+  int64_t token = 0;
+  for (; token + 6 <= a.n_tokens; token += 6) dot_rows<6, 4>(a, token);
+  switch (a.n_tokens - token) {
+    case 1:
+      return dot_rows<1, 8>(a, token);
+    case 2:
+      return dot_rows<2, 8>(a, token);
+    case 3:
+      return dot_rows<3, 4>(a, token);
+    case 4:
+      return dot_rows<4, 4>(a, token);
+    case 5:
+      return dot_rows<5, 4>(a, token);
+    default:
+      return;
+  }
+}
+
+void round(const float* x, int64_t n, uint16_t* out) {
+  for (int64_t i = 0; i < n; i += 16) {
+    const __mmask16 mask =
+        n - i >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << (n - i)) - 1);
+    const __m256i v =
+        reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x + i)));
+    _mm256_mask_storeu_epi16(out + i, mask, v);
+  }
+}
+
+}  // namespace
+
+extern const Bf16Kernels kAvx512Bf16Kernels;
+const Bf16Kernels kAvx512Bf16Kernels = {.round = round, .dot = dot};
+
+}  // namespace deltacome::cpu
