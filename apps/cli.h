@@ -24,6 +24,7 @@ void add_verify(CLI::App& program);
 void add_merge(CLI::App& program);
 void add_eval(CLI::App& program);
 void add_generate(CLI::App& program);
+void add_bench(CLI::App& program);
 
 /// The reader of standard output has gone (EPIPE): the program ends without a word.
 struct OutputClosed : std::runtime_error {
@@ -70,6 +71,7 @@ CLI::Option* add_path(CLI::App& command, const std::string& name, T& value, cons
 }
 
 void add_threads_option(CLI::App& command, int& n_threads);
+void add_base_dtype_option(CLI::App& command, std::string& base_dtype);
 void add_json_option(CLI::App& command, bool& json);
 
 }  // namespace deltacome::cli

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/tensor.h"
+#include "backend/weight_format.h"
 #include "core/host_tensor.h"
 #include "quant/format.h"
 
@@ -34,14 +35,6 @@ class DeviceVariant {
                    Stream& stream) = 0;
   /// Bytes held in the backend's memory.
   virtual int64_t resident_bytes() const noexcept = 0;
-};
-
-/// How a projection of the base is held.
-enum class WeightFormat : uint8_t {
-  kStored,  // as the checkpoint has it; f32 inputs
-  kBf16,    // bf16, and inputs rounded to bf16 where the device multiplies bf16
-  kInt8,    // 8 bits and a scale per row
-  kInt4,    // 4 bits and a scale per group of 128 inputs
 };
 
 /// Rows of a batch that belong to one variant.

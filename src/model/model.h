@@ -42,7 +42,8 @@ struct HiddenRows {
 /// one thread at a time (the backend's rule).
 class Model {
  public:
-  Model(Backend& backend, const Checkpoint& checkpoint, ModelConfig config);
+  Model(Backend& backend, const Checkpoint& checkpoint, ModelConfig config,
+        WeightFormat format = WeightFormat::kStored);
 
   /// Runs one step of a batch of sequences of any variants: prefill chunks and single tokens mixed.
   /// Returns the wanted rows in batch order. A row's result does not depend on the rest of the
