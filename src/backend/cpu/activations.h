@@ -5,6 +5,8 @@
 #include <span>
 #include <vector>
 
+#include "backend/cpu/aligned_vector.h"
+
 namespace deltacome::cpu {
 
 struct PackedKernels;
@@ -64,8 +66,8 @@ class QuantizedRows {
   int dim_ = 0;
   int64_t padded_ = 0;
   int64_t groups_ = 0;  // padded to a multiple of 16
-  std::vector<int8_t> bytes_;
-  std::vector<float> floats_;
+  AlignedVector<int8_t> bytes_;
+  AlignedVector<float> floats_;
   std::vector<QuantizedRow> rows_;
 };
 

@@ -45,7 +45,7 @@ class LinearInputs {
   int64_t n_in_;
   std::deque<Form> forms_;           // no element moves
   const float* to_round_ = nullptr;  // [n, n_in]
-  std::vector<uint16_t> rounded_;    // the same
+  AlignedVector<uint16_t> rounded_;  // the same
 };
 
 }  // namespace deltacome::cpu

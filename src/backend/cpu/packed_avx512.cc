@@ -12,9 +12,17 @@ namespace deltacome::cpu {
 namespace {
 
 constexpr int64_t kGroup = kActivationGroup;
+// Rows follow each other in memory, but are read a few at a time: the processor's own prefetching
+// starts again with each. Measured on a Zen 4.
+constexpr int64_t kAhead = 1024;         // bytes
+constexpr int64_t kAheadEntries = 4096;  // of rows of fewer bytes
 
 DELTACOME_INLINE __m512i load(const void* p) {
   return _mm512_loadu_si512(p);
+}
+/// Keeps a vector that several instructions read in a register: GCC would load it again for each.
+DELTACOME_INLINE void keep(__m512i& v) {
+  asm("" : "+v"(v));
 }
 DELTACOME_INLINE __mmask64 first_bytes(int64_t n) {
   return n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1;
@@ -31,7 +39,10 @@ struct Block {
   __m512i v[kVectors];
 
   DELTACOME_INLINE void read(const uint8_t* p) {
-    for (int i = 0; i < kVectors; ++i) v[i] = load(p + 64 * i);
+    for (int i = 0; i < kVectors; ++i) {
+      _mm_prefetch(p + 64 * i + kAhead, _MM_HINT_T0);
+      v[i] = load(p + 64 * i);
+    }
   }
   /// Columns [64 c, 64 c + 64) as bytes.
   template <int c>
@@ -68,7 +79,13 @@ DELTACOME_INLINE void block_group(const Block<kBits> (&block)[R], const Quantize
   for (int t = 0; t < T; ++t) {
     const int8_t* high = x[t]->high + at + g * kGroup;
     const int8_t* low = x[t]->low + at + g * kGroup;
-    const __m512i h0 = load(high), h1 = load(high + 64), l0 = load(low), l1 = load(low + 64);
+    __m512i h0 = load(high), h1 = load(high + 64), l0 = load(low), l1 = load(low + 64);
+    if constexpr (R > 1) {
+      keep(h0);
+      keep(h1);
+      keep(l0);
+      keep(l1);
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       __m512i acc = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes[r][0], h0);
@@ -198,8 +215,10 @@ void dot_tile(const PackedDotArgs& a, int64_t row, int64_t token) {
 template <int kBits, int T>
 void dot_rows(const PackedDotArgs& a, int64_t token) {
   int64_t row = 0;
-  for (; row + kPackedTileRows <= a.n_rows; row += kPackedTileRows)
-    dot_tile<kBits, kPackedTileRows, T>(a, row, token);
+  if constexpr (T > 1) {  // one token waits for memory: a single stream of bytes is read fastest
+    for (; row + kPackedTileRows <= a.n_rows; row += kPackedTileRows)
+      dot_tile<kBits, kPackedTileRows, T>(a, row, token);
+  }
   for (; row < a.n_rows; ++row) dot_tile<kBits, 1, T>(a, row, token);
 }
 
@@ -325,15 +344,28 @@ void entry_tile(const EntryDotArgs& a, int64_t row, int64_t token) {
     __mmask64 upper[R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      codes[r] = _mm512_maskz_loadu_epi8(first_bytes(a.n_codes - b * kEntryBlock),
-                                         a.codes + (row + r) * a.n_codes + b * kEntryBlock);
+      const uint8_t* at = a.codes + (row + r) * a.n_codes + b * kEntryBlock;
+      _mm_prefetch(at + kAheadEntries, _MM_HINT_T0);
+      codes[r] = _mm512_maskz_loadu_epi8(first_bytes(a.n_codes - b * kEntryBlock), at);
       upper[r] = _mm512_movepi8_mask(codes[r]);
       for (int t = 0; t < T; ++t) high[r][t] = low[r][t] = _mm512_setzero_si512();
     }
     for (int p = 0; p < a.dim; ++p) {
       const uint8_t* plane = a.planes + 256 * p;
-      const __m512i p0 = load(plane), p1 = load(plane + 64);
-      const __m512i p2 = load(plane + 128), p3 = load(plane + 192);
+      __m512i p0 = load(plane), p1 = load(plane + 64);
+      __m512i p2 = load(plane + 128), p3 = load(plane + 192);
+      __m512i high_x[T], low_x[T];
+      keep(p0);
+      keep(p1);
+      keep(p2);
+      keep(p3);
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) {
+        high_x[t] = load(x[t]->high + b * block + p * kEntryBlock);
+        low_x[t] = load(x[t]->low + b * block + p * kEntryBlock);
+        if (R * T <= 4) keep(high_x[t]);
+        if (R * T <= 4) keep(low_x[t]);
+      }
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const __m512i values =
@@ -341,9 +373,8 @@ void entry_tile(const EntryDotArgs& a, int64_t row, int64_t token) {
                                    _mm512_permutex2var_epi8(p2, codes[r], p3));
 #pragma GCC unroll 4
         for (int t = 0; t < T; ++t) {
-          const int64_t at = b * block + p * kEntryBlock;
-          high[r][t] = _mm512_dpbusd_epi32(high[r][t], values, load(x[t]->high + at));
-          low[r][t] = _mm512_dpbusd_epi32(low[r][t], values, load(x[t]->low + at));
+          high[r][t] = _mm512_dpbusd_epi32(high[r][t], values, high_x[t]);
+          low[r][t] = _mm512_dpbusd_epi32(low[r][t], values, low_x[t]);
         }
       }
     }
@@ -377,7 +408,7 @@ void entry_dot(const EntryDotArgs& a) {
   int64_t token = 0;
   for (; token + 4 <= a.n_tokens; token += 4) entry_rows<2, 4>(a, token);
   for (; token + 2 <= a.n_tokens; token += 2) entry_rows<4, 2>(a, token);
-  if (token < a.n_tokens) entry_rows<4, 1>(a, token);
+  if (token < a.n_tokens) entry_rows<3, 1>(a, token);
 }
 
 }  // namespace

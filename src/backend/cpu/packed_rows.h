@@ -56,7 +56,7 @@ class PackedRows {
  private:
   PackedShape shape_;
   int64_t n_rows_ = 0;
-  std::vector<uint8_t> bytes_;
+  AlignedVector<uint8_t> bytes_;
 };
 
 }  // namespace deltacome::cpu

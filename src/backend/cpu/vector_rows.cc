@@ -30,7 +30,7 @@ const float* entries_of(int dim) {
 /// A book for products of integers: elements plus 128, by entry [256, dim] and by element [dim,
 /// 256].
 struct ByteBook {
-  std::vector<uint8_t> entries, planes;
+  AlignedVector<uint8_t> entries, planes;
 };
 const ByteBook& byte_book(int dim) {
   static const std::map<int, ByteBook> books = [] {
