@@ -97,45 +97,89 @@ DELTACOME_INLINE void block_group(const Block<kBits> (&block)[R], const Quantize
   }
 }
 
-/// Sum over a run of n <= 128 columns of kBits (not 3).
-template <int kBits>
-DELTACOME_INLINE __m512i run_sum(const uint8_t* p, int64_t n, const int8_t* high,
-                                 const int8_t* low) {
-  const int64_t stride = packed_run_bytes(kBits, n);
-  __m512i hi = _mm512_setzero_si512(), lo = hi;
-  for (int64_t part = 0; part < stride; part += 64) {  // more than one of 8 bits only
-    const __mmask64 mask = first_bytes(stride - part);
-    const __m512i v = _mm512_maskz_loadu_epi8(mask, p + part);
-    for (int i = 0; i < 8 / kBits; ++i) {
-      const __m512i codes = _mm512_and_si512(_mm512_srl_epi16(v, _mm_cvtsi32_si128(kBits * i)),
-                                             _mm512_set1_epi8(static_cast<char>((1 << kBits) - 1)));
-      hi = _mm512_dpbusd_epi32(hi, codes, load(high + stride * i + part));
-      lo = _mm512_dpbusd_epi32(lo, codes, load(low + stride * i + part));
+/// How the bytes of a run of n <= 128 columns of `bits` bits become columns in order: byte `index`
+/// of the run, shifted right.
+struct RunMap {
+  __m512i index[2], shift[2];  // of columns [0, 64) and [64, 128)
+  __mmask64 valid[2];
+  __mmask64 bytes;
+
+  DELTACOME_INLINE void make(int bits, int64_t n) {
+    alignas(64) uint8_t from[128] = {}, by[128] = {};
+    const int64_t stride = packed_run_bytes(bits, n);
+    for (int64_t field = 0, k = 0; k < n; ++field) {
+      for (int64_t j = 0; j < stride && k < n; ++j, ++k) {
+        from[k] = static_cast<uint8_t>(j);
+        by[k] = static_cast<uint8_t>(8 * (k % 8) + bits * field);  // of the byte in its 8 bytes
+      }
+    }
+    bytes = first_bytes(stride);
+    for (int i = 0; i < 2; ++i) {
+      index[i] = load(from + 64 * i);
+      shift[i] = load(by + 64 * i);
+      valid[i] = first_bytes(n - 64 * i < 0 ? 0 : n - 64 * i);
     }
   }
-  return _mm512_add_epi32(_mm512_slli_epi32(hi, 8), lo);
-}
+  template <int kMask>
+  DELTACOME_INLINE __m512i codes(const uint8_t* p, int i) const {
+    const __m512i raw = _mm512_maskz_loadu_epi8(bytes, p);
+    const __m512i placed = _mm512_maskz_permutexvar_epi8(valid[i], index[i], raw);
+    return _mm512_and_si512(_mm512_multishift_epi64_epi8(shift[i], placed),
+                            _mm512_set1_epi8(kMask));
+  }
+};
+
+/// The columns behind the whole blocks: groups of 128, then the rest.
+template <int kBits>
+struct Tail {
+  static constexpr int kLow = kBits == 3 ? 2 : kBits;
+  int64_t first = 0;   // column
+  int64_t offset = 0;  // byte
+  RunMap group[2];     // of 128 columns; of 3 bits also of the high bits
+  RunMap rest[2];
+
+  DELTACOME_INLINE explicit Tail(const PackedShape& shape) {
+    first = shape.n_blocks * packed_block_cols(kBits);
+    offset = shape.n_blocks * packed_run_bytes(kBits, packed_block_cols(kBits));
+    if (kBits == 8 || first == shape.cols) return;
+    if (shape.cols - first >= kGroup) make(group, kGroup);
+    if (shape.cols % kGroup != 0) make(rest, shape.cols % kGroup);
+  }
+  DELTACOME_INLINE static void make(RunMap (&maps)[2], int64_t n) {
+    maps[0].make(kLow, n);
+    if (kBits == 3) maps[1].make(1, n);
+  }
+  /// Columns [64 i, 64 i + 64) of a run of n columns.
+  DELTACOME_INLINE __m512i codes(const uint8_t* p, int64_t n, int i) const {
+    if constexpr (kBits == 8) {
+      const int64_t left = n - 64 * i;
+      return _mm512_maskz_loadu_epi8(first_bytes(left < 0 ? 0 : left), p + 64 * i);
+    }
+    const RunMap(&maps)[2] = n == kGroup ? group : rest;
+    const __m512i low = maps[0].template codes<(1 << kLow % 8) - 1>(p, i);
+    if constexpr (kBits != 3) return low;
+    const __m512i high = maps[1].template codes<1>(p + packed_run_bytes(2, n), i);
+    return _mm512_or_si512(low, _mm512_slli_epi16(high, 2));
+  }
+};
 
 template <int kBits, int R, int T>
-DELTACOME_INLINE void add_tail(const PackedShape& shape, const uint8_t* const* rows,
+DELTACOME_INLINE void add_tail(const Tail<kBits>& tail, int64_t cols, const uint8_t* const* rows,
                                const QuantizedRow* const* x, const float* const* scales,
                                int64_t scale_stride, Sums<R, T>& sums) {
-  constexpr int64_t kBlock = packed_block_cols(kBits);
-  int64_t offset = shape.n_blocks * packed_run_bytes(kBits, kBlock);
-  for (int64_t at = shape.n_blocks * kBlock; at < shape.cols; at += kGroup) {
-    const int64_t n = shape.cols - at < kGroup ? shape.cols - at : kGroup;
+  int64_t offset = tail.offset;
+  for (int64_t at = tail.first; at < cols; at += kGroup) {
+    const int64_t n = cols - at < kGroup ? cols - at : kGroup;
     for (int r = 0; r < R; ++r) {
+      const __m512i c0 = tail.codes(rows[r] + offset, n, 0);
+      const __m512i c1 = tail.codes(rows[r] + offset, n, 1);
       for (int t = 0; t < T; ++t) {
         const int8_t* high = x[t]->high + at;
         const int8_t* low = x[t]->low + at;
-        __m512i acc;
-        if constexpr (kBits == 3) {
-          const uint8_t* top = rows[r] + offset + packed_run_bytes(2, n);
-          acc = _mm512_add_epi32(run_sum<2>(rows[r] + offset, n, high, low),
-                                 _mm512_slli_epi32(run_sum<1>(top, n, high, low), 2));
-        } else {
-          acc = run_sum<kBits>(rows[r] + offset, n, high, low);
-        }
+        __m512i acc = _mm512_dpbusd_epi32(_mm512_setzero_si512(), c0, load(high));
+        acc = _mm512_slli_epi32(_mm512_dpbusd_epi32(acc, c1, load(high + 64)), 8);
+        acc = _mm512_dpbusd_epi32(acc, c0, load(low));
+        acc = _mm512_dpbusd_epi32(acc, c1, load(low + 64));
         const float* scale = scales[t] + r * scale_stride + at / kGroup;
         sums.f[r][t] =
             _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_set1_ps(*scale), sums.f[r][t]);
@@ -145,16 +189,39 @@ DELTACOME_INLINE void add_tail(const PackedShape& shape, const uint8_t* const* r
   }
 }
 
-/// R rows against T tokens.
+constexpr int kRowsAtOnce = 16;  // lanes of a vector of results
+using Lanes = float[kRowsAtOnce][16];
+
+/// Sums of the lanes of 16 rows, a lane a row. Each is taken in the same order.
+DELTACOME_INLINE __m512 reduce(const Lanes& rows) {
+  __m512 quads[4];
+  for (int i = 0; i < 4; ++i) {
+    const __m512 a = _mm512_load_ps(rows[4 * i]), b = _mm512_load_ps(rows[4 * i + 1]);
+    const __m512 c = _mm512_load_ps(rows[4 * i + 2]), d = _mm512_load_ps(rows[4 * i + 3]);
+    const __m512d ab =
+        _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+    const __m512d cd =
+        _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
+    quads[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+                             _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+  }
+  const auto halve = [](__m512 u, __m512 v) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(u, v, 0x88), _mm512_shuffle_f32x4(u, v, 0xdd));
+  };
+  return halve(halve(quads[0], quads[1]), halve(quads[2], quads[3]));
+}
+
+/// R rows against T tokens: sums that are still in lanes, of products and of what the center of
+/// the codes is multiplied with (grouped scales only).
 template <int kBits, int R, int T>
-void dot_tile(const PackedDotArgs& a, int64_t row, int64_t token) {
-  constexpr float kCenter = 0.5f * static_cast<float>((1 << kBits) - 1);
+DELTACOME_INLINE void dot_tile(const PackedDotArgs& a, const Tail<kBits>& tail, int64_t row,
+                               int64_t token, Lanes (&products)[T], Lanes (&centers)[T],
+                               int64_t lane) {
   const PackedShape& shape = *a.shape;
   const uint8_t* rows[R];
   const QuantizedRow* const* x = a.x + token;
   const float*
-      scales[T];       // of rows scale_stride apart: what a group's integers are multiplied with
-  float center[R][T];  // sums of what the center of the codes is multiplied with
+      scales[T];  // of rows scale_stride apart: what a group's integers are multiplied with
   int64_t scale_stride = 0;
   for (int r = 0; r < R; ++r) rows[r] = a.rows + (row + r) * shape.row_bytes;
   if (shape.scale == PackedScale::kGroup) {
@@ -172,14 +239,11 @@ void dot_tile(const PackedDotArgs& a, int64_t row, int64_t token) {
           sum[t] = _mm512_fmadd_ps(s, _mm512_loadu_ps(x[t]->sum + g), sum[t]);
         }
       }
-      for (int t = 0; t < T; ++t) center[r][t] = _mm512_reduce_add_ps(sum[t]);
+      for (int t = 0; t < T; ++t) _mm512_store_ps(centers[t][lane + r], sum[t]);
     }
     for (int t = 0; t < T; ++t) scales[t] = a.scratch + t * R * scale_stride;
   } else {
-    for (int t = 0; t < T; ++t) {
-      scales[t] = x[t]->scale;
-      for (int r = 0; r < R; ++r) center[r][t] = x[t]->total;
-    }
+    for (int t = 0; t < T; ++t) scales[t] = x[t]->scale;
   }
   Sums<R, T> sums;
   for (int r = 0; r < R; ++r) {
@@ -200,39 +264,65 @@ void dot_tile(const PackedDotArgs& a, int64_t row, int64_t token) {
       block_group<kBits, R, T, 3>(block, x, at, scales, scale_stride, group, sums);
     }
   }
-  add_tail<kBits, R, T>(shape, rows, x, scales, scale_stride, sums);
+  add_tail<kBits, R, T>(tail, shape.cols, rows, x, scales, scale_stride, sums);
   for (int r = 0; r < R; ++r) {
-    const float by = a.row_scale == nullptr ? a.scale : a.row_scale[row + r] * a.scale;
+    for (int t = 0; t < T; ++t) _mm512_store_ps(products[t][lane + r], sums.f[r][t]);
+  }
+}
+
+/// At most 16 rows against T tokens.
+template <int kBits, int T>
+DELTACOME_INLINE void dot_lanes(const PackedDotArgs& a, const Tail<kBits>& tail, int64_t row,
+                                int64_t n, int64_t token) {
+  alignas(64) Lanes products[T], centers[T];
+  int64_t lane = 0;
+  if constexpr (T > 1) {  // one token waits for memory: a single stream of bytes is read fastest
+    for (; lane + kPackedTileRows <= n; lane += kPackedTileRows)
+      dot_tile<kBits, kPackedTileRows, T>(a, tail, row + lane, token, products, centers, lane);
+  }
+  for (; lane < n; ++lane)
+    dot_tile<kBits, 1, T>(a, tail, row + lane, token, products, centers, lane);
+  const __mmask16 valid = first_floats(n);
+  const bool grouped = a.shape->scale == PackedScale::kGroup;
+  for (; lane < kRowsAtOnce; ++lane) {
     for (int t = 0; t < T; ++t) {
-      const float v =
-          by * __builtin_fmaf(-kCenter, center[r][t], _mm512_reduce_add_ps(sums.f[r][t]));
-      float* y = a.y[token + t] + a.y_first + row + r;
-      *y = a.add ? *y + v : v;
+      _mm512_store_ps(products[t][lane], _mm512_setzero_ps());
+      _mm512_store_ps(centers[t][lane], _mm512_setzero_ps());
     }
+  }
+  const __m512 center = _mm512_set1_ps(-0.5f * static_cast<float>((1 << kBits) - 1));
+  __m512 by = _mm512_set1_ps(a.scale);
+  if (a.row_scale != nullptr)
+    by = _mm512_mul_ps(by, _mm512_maskz_loadu_ps(valid, a.row_scale + row));
+  for (int t = 0; t < T; ++t) {
+    const __m512 around = grouped ? reduce(centers[t]) : _mm512_set1_ps(a.x[token + t]->total);
+    __m512 v = _mm512_mul_ps(by, _mm512_fmadd_ps(center, around, reduce(products[t])));
+    float* y = a.y[token + t] + a.y_first + row;
+    if (a.add) v = _mm512_add_ps(_mm512_maskz_loadu_ps(valid, y), v);
+    _mm512_mask_storeu_ps(y, valid, v);
   }
 }
 
 template <int kBits, int T>
-void dot_rows(const PackedDotArgs& a, int64_t token) {
-  int64_t row = 0;
-  if constexpr (T > 1) {  // one token waits for memory: a single stream of bytes is read fastest
-    for (; row + kPackedTileRows <= a.n_rows; row += kPackedTileRows)
-      dot_tile<kBits, kPackedTileRows, T>(a, row, token);
+void dot_rows(const PackedDotArgs& a, const Tail<kBits>& tail, int64_t token) {
+  for (int64_t row = 0; row < a.n_rows; row += kRowsAtOnce) {
+    const int64_t left = a.n_rows - row;
+    dot_lanes<kBits, T>(a, tail, row, left < kRowsAtOnce ? left : kRowsAtOnce, token);
   }
-  for (; row < a.n_rows; ++row) dot_tile<kBits, 1, T>(a, row, token);
 }
 
 template <int kBits>
 void dot_bits(const PackedDotArgs& a) {
+  const Tail<kBits> tail(*a.shape);
   int64_t token = 0;
-  for (; token + 4 <= a.n_tokens; token += 4) dot_rows<kBits, 4>(a, token);
+  for (; token + 4 <= a.n_tokens; token += 4) dot_rows<kBits, 4>(a, tail, token);
   switch (a.n_tokens - token) {
     case 1:
-      return dot_rows<kBits, 1>(a, token);
+      return dot_rows<kBits, 1>(a, tail, token);
     case 2:
-      return dot_rows<kBits, 2>(a, token);
+      return dot_rows<kBits, 2>(a, tail, token);
     case 3:
-      return dot_rows<kBits, 3>(a, token);
+      return dot_rows<kBits, 3>(a, tail, token);
     default:
       return;
   }
