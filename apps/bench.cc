@@ -81,6 +81,7 @@ CLI::App* add_measurement(CLI::App& bench, const char* name, const char* help, M
       ->check(integer_in(0, kMany));
   add_path(*c, "--base", o->base, "Model directory to measure instead of a random base");
   add_base_dtype_option(*c, o->bench.base_dtype);
+  add_kv_dtype_option(*c, o->bench.kv_dtype);
   c->add_option("--delta", o->bench.delta,
                 "Random deltas: come (default), auto, vector, dense or lora")
       ->type_name("KIND");

@@ -102,6 +102,12 @@ void add_base_dtype_option(CLI::App& command, std::string& base_dtype) {
       ->check(CLI::IsMember({"auto", "bf16", "int8", "int4"}));
 }
 
+void add_kv_dtype_option(CLI::App& command, std::string& kv_dtype) {
+  command.add_option("--kv-dtype", kv_dtype, "Keys and values in the cache: f32 (default) or bf16")
+      ->type_name("TYPE")
+      ->check(CLI::IsMember({"f32", "bf16"}));
+}
+
 void add_json_option(CLI::App& command, bool& json) {
   command.add_flag("--json", json, "Print one JSON object on standard output");
 }

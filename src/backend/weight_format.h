@@ -29,6 +29,13 @@ inline WeightFormat parse_weight_format(const std::string& name) {
        "weights of the base as \"{}\", expected auto, bf16, int8 or int4", name);
 }
 
+/// The type of --kv-dtype: "f32" or "bf16". Throws kInvalidArgument for another name.
+inline DType parse_kv_dtype(const std::string& name) {
+  if (name == "f32") return DType::kF32;
+  if (name == "bf16") return DType::kBf16;
+  fail(ErrorCode::kInvalidArgument, "a KV cache of \"{}\", expected f32 or bf16", name);
+}
+
 /// Bytes of a matrix [n_out, n_in] of `stored` type in a format.
 inline int64_t weight_bytes(WeightFormat format, DType stored, const Shape& shape) {
   const int64_t n_out = shape[0], n_in = element_count(shape) / n_out;

@@ -43,7 +43,8 @@ class Bench {
     const Checkpoint checkpoint =
         options.base ? Checkpoint::open(*options.base) : synthetic_checkpoint(config_);
     model_ = std::make_unique<Model>(*backend_, checkpoint, config_,
-                                     parse_weight_format(options.base_dtype));
+                                     parse_weight_format(options.base_dtype),
+                                     parse_kv_dtype(options.kv_dtype));
     report_.device = backend_->name();
     report_.base =
         fmt::format("{}, {} layers, {}", options.base ? options.base->string() : options.shape,
@@ -85,7 +86,7 @@ class Bench {
       n_sequences += static_cast<int64_t>(c.sequences.size());
     }
     KvCache cache(*backend_, config_, config_.n_layers,
-                  n_sequences * KvCache::blocks_for(context + n_tokens));
+                  n_sequences * KvCache::blocks_for(context + n_tokens), model_->kv_dtype());
     for (int round = 0; round <= options_.repeats; ++round) {  // the first one warms up
       roofs_.measure_read();
       roofs_.measure_gemm(*stream_);

@@ -15,12 +15,13 @@ struct Sequence {
   int64_t length = 0;           // tokens in the cache
 };
 
-/// Paged keys and values of all layers, f32: blocks of kKvBlock tokens, handed to sequences as they
+/// Paged keys and values of all layers: blocks of kKvBlock tokens, handed to sequences as they
 /// grow. One thread at a time.
 class KvCache {
  public:
-  /// Throws kOutOfMemory.
-  KvCache(Backend& backend, const ModelConfig& config, int64_t n_layers, int64_t n_blocks);
+  /// `dtype`: F32, or BF16 for half the memory. Throws kOutOfMemory.
+  KvCache(Backend& backend, const ModelConfig& config, int64_t n_layers, int64_t n_blocks,
+          DType dtype = DType::kF32);
 
   /// Gives `sequence` the blocks for `length` tokens. Throws kOutOfMemory, changing nothing, if
   /// there are not enough.

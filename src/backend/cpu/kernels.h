@@ -33,8 +33,9 @@ struct AccumulateArgs {
   const float* const* z = nullptr;  // [n_rows] pointers to rows
   int64_t z_offset = 0;
   int64_t n_rows = 0;
-  const float* u = nullptr;  // [n_terms, u_stride]
-  int64_t u_stride = 0;
+  const void* u = nullptr;  // [n_terms, u_stride], need not be aligned
+  WeightType type = WeightType::kF32;
+  int64_t u_stride = 0;  // elements
   int64_t n_terms = 0;
   int64_t n_cols = 0;
   float* const* y = nullptr;  // [n_rows] pointers to rows
