@@ -159,14 +159,16 @@ BenchReport bench_decode(const BenchOptions& options,
   const size_t one = bench.add_case("base, 1 sequence", {{}}, 0);
   const size_t many =
       bench.add_case(fmt::format("base, {} sequences", batch), std::vector<Variant>(batch), 1);
-  const size_t mixed = batch == n_variants
-                           ? many
-                           : bench.add_case(fmt::format("base, {} sequences", n_variants),
-                                            std::vector<Variant>(n_variants), 2);
+  size_t mixed = n_variants == 1 ? one : many;
+  if (n_variants != 1 && n_variants != batch) {
+    mixed = bench.add_case(fmt::format("base, {} sequences", n_variants),
+                           std::vector<Variant>(n_variants), 2);
+  }
   bench.add_case("1 variant, 1 sequence", {variants[0]}, one);
   bench.add_case(fmt::format("1 variant, {} sequences", batch),
                  std::vector<Variant>(batch, variants[0]), many);
-  bench.add_case(fmt::format("{} variants, 1 sequence each", n_variants), variants, mixed);
+  if (n_variants > 1)
+    bench.add_case(fmt::format("{} variants, 1 sequence each", n_variants), variants, mixed);
   return bench.run(options.context, 1, on_progress);
 }
 
