@@ -135,19 +135,15 @@ struct Tail {
   static constexpr int kLow = kBits == 3 ? 2 : kBits;
   int64_t first = 0;   // column
   int64_t offset = 0;  // byte
-  RunMap group[2];     // of 128 columns; of 3 bits also of the high bits
-  RunMap rest[2];
+  RunMap rest[2];      // of the last, cut group; of 3 bits also of the high bits
 
   DELTACOME_INLINE explicit Tail(const PackedShape& shape) {
     first = shape.n_blocks * packed_block_cols(kBits);
     offset = shape.n_blocks * packed_run_bytes(kBits, packed_block_cols(kBits));
-    if (kBits == 8 || first == shape.cols) return;
-    if (shape.cols - first >= kGroup) make(group, kGroup);
-    if (shape.cols % kGroup != 0) make(rest, shape.cols % kGroup);
-  }
-  DELTACOME_INLINE static void make(RunMap (&maps)[2], int64_t n) {
-    maps[0].make(kLow, n);
-    if (kBits == 3) maps[1].make(1, n);
+    const int64_t n = shape.cols % kGroup;
+    if (kBits == 8 || n == 0) return;
+    rest[0].make(kLow, n);
+    if (kBits == 3) rest[1].make(1, n);
   }
   /// Columns [64 i, 64 i + 64) of a run of n columns.
   DELTACOME_INLINE __m512i codes(const uint8_t* p, int64_t n, int i) const {
@@ -155,11 +151,38 @@ struct Tail {
       const int64_t left = n - 64 * i;
       return _mm512_maskz_loadu_epi8(first_bytes(left < 0 ? 0 : left), p + 64 * i);
     }
-    const RunMap(&maps)[2] = n == kGroup ? group : rest;
-    const __m512i low = maps[0].template codes<(1 << kLow % 8) - 1>(p, i);
+    const bool whole = n == kGroup;
+    __m512i low;
+    if constexpr (kLow == 4) {
+      low = rest[0].template codes<15>(p, i);
+    } else {
+      low = whole ? group_codes<kLow>(p, i) : rest[0].template codes<(1 << kLow % 8) - 1>(p, i);
+    }
     if constexpr (kBits != 3) return low;
-    const __m512i high = maps[1].template codes<1>(p + packed_run_bytes(2, n), i);
+    p += packed_run_bytes(2, n);
+    const __m512i high = whole ? group_codes<1>(p, i) : rest[1].template codes<1>(p, i);
     return _mm512_or_si512(low, _mm512_slli_epi16(high, 2));
+  }
+
+ private:
+  /// The same of 128 columns of 1 or 2 bits: fields of 16 or 32 bytes beside each other.
+  template <int kWidth>
+  DELTACOME_INLINE static __m512i group_codes(const uint8_t* p, int i) {
+    if constexpr (kWidth == 2) {
+      const __m512i bytes =
+          _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+      const auto by = static_cast<int16_t>(4 * i);
+      const __m512i shift = _mm512_inserti64x4(_mm512_set1_epi16(by),
+                                               _mm256_set1_epi16(static_cast<int16_t>(by + 2)), 1);
+      return _mm512_and_si512(_mm512_srlv_epi16(bytes, shift), _mm512_set1_epi8(3));
+    }
+    const __m512i bytes =
+        _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m512i lane =
+        _mm512_setr_epi64(0, 0, 0x0001000100010001, 0x0001000100010001, 0x0002000200020002,
+                          0x0002000200020002, 0x0003000300030003, 0x0003000300030003);
+    const __m512i shift = _mm512_add_epi16(lane, _mm512_set1_epi16(static_cast<int16_t>(4 * i)));
+    return _mm512_and_si512(_mm512_srlv_epi16(bytes, shift), _mm512_set1_epi8(1));
   }
 };
 
@@ -171,15 +194,16 @@ DELTACOME_INLINE void add_tail(const Tail<kBits>& tail, int64_t cols, const uint
   for (int64_t at = tail.first; at < cols; at += kGroup) {
     const int64_t n = cols - at < kGroup ? cols - at : kGroup;
     for (int r = 0; r < R; ++r) {
+      const bool two = n > 64;
       const __m512i c0 = tail.codes(rows[r] + offset, n, 0);
-      const __m512i c1 = tail.codes(rows[r] + offset, n, 1);
+      const __m512i c1 = two ? tail.codes(rows[r] + offset, n, 1) : _mm512_setzero_si512();
       for (int t = 0; t < T; ++t) {
         const int8_t* high = x[t]->high + at;
         const int8_t* low = x[t]->low + at;
         __m512i acc = _mm512_dpbusd_epi32(_mm512_setzero_si512(), c0, load(high));
-        acc = _mm512_slli_epi32(_mm512_dpbusd_epi32(acc, c1, load(high + 64)), 8);
-        acc = _mm512_dpbusd_epi32(acc, c0, load(low));
-        acc = _mm512_dpbusd_epi32(acc, c1, load(low + 64));
+        if (two) acc = _mm512_dpbusd_epi32(acc, c1, load(high + 64));
+        acc = _mm512_dpbusd_epi32(_mm512_slli_epi32(acc, 8), c0, load(low));
+        if (two) acc = _mm512_dpbusd_epi32(acc, c1, load(low + 64));
         const float* scale = scales[t] + r * scale_stride + at / kGroup;
         sums.f[r][t] =
             _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_set1_ps(*scale), sums.f[r][t]);
