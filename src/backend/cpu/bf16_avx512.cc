@@ -19,6 +19,47 @@ DELTACOME_INLINE __mmask32 first(int64_t n) {
   return (__mmask32{1} << n) - 1;
 }
 
+/// Sums over the lanes of a, b, c, d: four of each, side by side.
+DELTACOME_INLINE __m512 quad(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512d ab =
+      _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+  const __m512d cd =
+      _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
+  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+                       _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+}
+DELTACOME_INLINE __m512 halve(__m512 u, __m512 v) {
+  return _mm512_add_ps(_mm512_shuffle_f32x4(u, v, 0x88), _mm512_shuffle_f32x4(u, v, 0xdd));
+}
+
+/// The sums of a tile to y; every sum is taken over its lanes in the same order.
+template <int T, int R>
+DELTACOME_INLINE void store(const Bf16DotArgs& a, int64_t token, int64_t out, int64_t n_valid,
+                            const __m512 (&sum)[T][R]) {
+  constexpr int kQuads = T * R / 4;
+  alignas(64) float values[(kQuads + 3) / 4 * 16];  // [T, R]
+  __m512 quads[(kQuads + 3) / 4 * 4];
+#pragma GCC unroll 16
+  for (int q = 0; q < (kQuads + 3) / 4 * 4; ++q) {
+    const int t = 4 * q / R, r = 4 * q % R;
+    quads[q] = q < kQuads
+                   ? quad(sum[t % T][r], sum[t % T][r + 1], sum[t % T][r + 2], sum[t % T][r + 3])
+                   : _mm512_setzero_ps();
+  }
+#pragma GCC unroll 16
+  for (int q = 0; q < kQuads; q += 4)
+    _mm512_store_ps(values + 4 * q,
+                    halve(halve(quads[q], quads[q + 1]), halve(quads[q + 2], quads[q + 3])));
+  for (int t = 0; t < T; ++t) {
+    float* y = a.y[token + t] + a.y_first + out;
+    if (n_valid == R) {
+      __builtin_memcpy(y, values + t * R, sizeof(float) * R);
+    } else {
+      for (int64_t r = 0; r < n_valid; ++r) y[r] = values[t * R + r];
+    }
+  }
+}
+
 /// T tokens against R rows of w. Each result has one accumulator, so that neither T nor R changes
 /// it.
 template <int T, int R>
@@ -55,15 +96,7 @@ DELTACOME_INLINE void dot_tile(const Bf16DotArgs& a, int64_t token, int64_t out)
             _mm512_dpbf16_ps(sum[t][r], as_bf16(_mm512_maskz_loadu_epi16(mask, x[t] + i)), ws);
     }
   }
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
-    float* y = a.y[token + t] + a.y_first + out;
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const float v = _mm512_reduce_add_ps(sum[t][r]);
-      if (r < n_valid) y[r] = v;
-    }
-  }
+  store<T, R>(a, token, out, n_valid, sum);
 }
 
 template <int T, int R>

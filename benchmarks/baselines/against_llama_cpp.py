@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares the base alone with llama.cpp: the same weights, cores and shapes of work.
 
-    benchmarks/baselines/llama_cpp.py MODEL [--type bf16|f16|q8_0] [--threads 2] [--rounds 5] [--deltacome build/release/bin/deltacome]
+    benchmarks/baselines/against_llama_cpp.py MODEL [--type bf16|f16|q8_0] [--threads 2] [--rounds 5] [--deltacome build/release/bin/deltacome]
 
 MODEL is a Llama checkpoint in bf16, for example base of tools/make_synthetic_pair.py. Needs `pip install llama-cpp-python
 gguf numpy`. A GGUF of the same weights is written beside the checkpoint (once a type). Each round runs llama.cpp and
@@ -101,7 +101,7 @@ class LlamaCpp:
         if not self.model:
             sys.exit(f"llama.cpp cannot load {path}")
         options = api.llama_context_default_params()
-        options.n_ctx = batch * (CONTEXT + 64) + prompt
+        options.n_ctx = batch * max(prompt, CONTEXT + 64)  # divided among the sequences
         options.n_batch = options.n_ubatch = max(prompt, CONTEXT)
         options.n_seq_max = batch
         options.n_threads = options.n_threads_batch = threads
