@@ -25,7 +25,7 @@ class WeightTest : public EachIsa {
 };
 DELTACOME_FOR_EACH_ISA(WeightTest);
 
-const std::vector<int64_t> kInputs = {1, 7, 31, 32, 33, 127, 128, 130, 400, 1057};
+const std::vector<int64_t> kInputs = {1, 7, 31, 32, 33, 127, 128, 130, 400, 1057, 2100};
 
 TEST_P(WeightTest, CodesAreWithinAStepOfTheWeights) {
   for (const int64_t n_in : kInputs) {
@@ -114,14 +114,15 @@ TEST_P(WeightTest, Bf16RoundsInputsWhereTheProcessorMultipliesBf16) {
 }
 
 TEST_P(WeightTest, ARowDoesNotDependOnTheOthers) {
-  const HostTensor w = random_tensor(rng_, DType::kBf16, {70, 1057});
+  const int64_t n_in = 2500;  // more than one pass of every kernel
+  const HostTensor w = random_tensor(rng_, DType::kBf16, {70, n_in});
   for (const WeightFormat format :
        {WeightFormat::kBf16, WeightFormat::kInt8, WeightFormat::kInt4}) {
-    const std::vector<float> x = random_floats(rng_, 40 * 1057);
+    const std::vector<float> x = random_floats(rng_, 40 * n_in);
     const std::vector<float> all = product(w, format, x, 40);
     for (int64_t n = 1; n < 14; ++n) {
       const std::vector<float> part =
-          product(w, format, {x.begin() + 3 * 1057, x.begin() + (3 + n) * 1057}, n);
+          product(w, format, {x.begin() + 3 * n_in, x.begin() + (3 + n) * n_in}, n);
       EXPECT_TRUE(std::equal(part.begin(), part.end(), all.begin() + 3 * 70)) << n;
     }
   }
