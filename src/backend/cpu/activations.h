@@ -54,7 +54,9 @@ class QuantizedRows {
  public:
   QuantizedRows() = default;
   /// `dim` 0: rows for packed codes; otherwise for vector codes of that dimension.
-  QuantizedRows(int64_t n_rows, int64_t n, int dim = 0);
+  QuantizedRows(int64_t n_rows, int64_t n, int dim = 0) { reset(n_rows, n, dim); }
+  /// Rows of another number and length, none of them set, in the same memory if it suffices.
+  void reset(int64_t n_rows, int64_t n, int dim = 0);
 
   int64_t n_rows() const noexcept { return static_cast<int64_t>(rows_.size()); }
   /// Writes row r; rows may be written by different threads. gains null = 1 (packed codes only).

@@ -283,11 +283,11 @@ class LinearCall {
     for (size_t t = 0; t < part.tensor->tiers.size(); ++t) {
       const VariantTensor::Tier& tier = part.tensor->tiers[t];
       const PackedRows& u = tier.packed_u;
-      QuantizedRows scaled;
+      thread_local QuantizedRows scaled;
       const QuantizedRows* rows = &part.z_quantized[t];
       if (!u.column_scale.empty()) {  // of tiers smaller than a group: a few components
         const float* gains = u.column_scale.data() + task.first / u.column_rows * tier.rank;
-        scaled = QuantizedRows(part.n(), tier.rank);
+        scaled.reset(part.n(), tier.rank);
         for (int64_t r = 0; r < part.n(); ++r)
           scaled.set(*runtime_.kernels.packed, r, part.z[static_cast<size_t>(r)] + tier.first,
                      gains);
