@@ -122,6 +122,8 @@ void add_bench_trace(CLI::App& bench) {
   c->add_flag("--strict-shares", o->engine.strict_shares,
               "No tenant gets more seats than its share while others are active");
   add_threads_option(*c, o->engine.n_threads);
+  add_base_dtype_option(*c, o->engine.base_dtype);
+  add_kv_dtype_option(*c, o->engine.kv_dtype);
   add_json_option(*c, o->json);
   c->callback([o] { bench_trace(*o); });
 }

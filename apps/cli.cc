@@ -94,6 +94,20 @@ void add_threads_option(CLI::App& command, int& n_threads) {
       ->check(integer_in(0, 4096));
 }
 
+void add_base_dtype_option(CLI::App& command, std::string& base_dtype) {
+  command
+      .add_option("--base-dtype", base_dtype,
+                  "Weights of the base in memory: auto (as stored, default), bf16, int8 or int4")
+      ->type_name("TYPE")
+      ->check(CLI::IsMember({"auto", "bf16", "int8", "int4"}));
+}
+
+void add_kv_dtype_option(CLI::App& command, std::string& kv_dtype) {
+  command.add_option("--kv-dtype", kv_dtype, "Keys and values in the cache: f32 (default) or bf16")
+      ->type_name("TYPE")
+      ->check(CLI::IsMember({"f32", "bf16"}));
+}
+
 void add_json_option(CLI::App& command, bool& json) {
   command.add_flag("--json", json, "Print one JSON object on standard output");
 }

@@ -72,6 +72,8 @@ CLI::Option* add_path(CLI::App& command, const std::string& name, T& value, cons
 }
 
 void add_threads_option(CLI::App& command, int& n_threads);
+void add_base_dtype_option(CLI::App& command, std::string& base_dtype);
+void add_kv_dtype_option(CLI::App& command, std::string& kv_dtype);
 void add_json_option(CLI::App& command, bool& json);
 
 }  // namespace deltacome::cli

@@ -87,6 +87,8 @@ void add_eval(CLI::App& program) {
   add_path(*c, "--generations", o->generations,
            "Write what was generated here, one JSON object a row", "FILE")
       ->excludes(no_generate);
+  add_base_dtype_option(*c, o->eval.base_dtype);
+  add_kv_dtype_option(*c, o->eval.kv_dtype);
   add_threads_option(*c, o->eval.n_threads);
   add_json_option(*c, o->json);
   c->callback([o] { eval(*o); });

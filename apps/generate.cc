@@ -18,6 +18,7 @@ struct Options {
   bool has_prompt = false, has_chat = false, has_system = false;
   GenerateOptions generate;
   int n_threads = 0;
+  std::string base_dtype = "auto", kv_dtype = "f32";
   bool json = false;
 };
 
@@ -50,7 +51,9 @@ void generate(const Options& options) {
   LanguageModel model =
       LanguageModel::open({.model = options.choice.model.value_or(options.choice.base),
                            .delta = options.choice.delta,
-                           .n_threads = options.n_threads});
+                           .n_threads = options.n_threads,
+                           .base_dtype = options.base_dtype,
+                           .kv_dtype = options.kv_dtype});
   std::string prompt;
   bool has_special_tokens = false;
   if (options.has_chat) {
@@ -112,6 +115,8 @@ void add_generate(CLI::App& program) {
   c->add_option("--seed", o->generate.seed, "Of the random choices; default 0")
       ->type_name("N")
       ->check(integer_in(0, std::numeric_limits<int64_t>::max()));
+  add_base_dtype_option(*c, o->base_dtype);
+  add_kv_dtype_option(*c, o->kv_dtype);
   add_threads_option(*c, o->n_threads);
   add_json_option(*c, o->json);
   c->callback([o, c] {

@@ -28,6 +28,7 @@ MAY_INCLUDE = {
     "compress": ["model", "delta", "text", "io", "quant", "backend", "core"],
     "eval": ["model", "delta", "text", "io", "quant", "backend", "core"],
     "engine": ["model", "delta", "text", "io", "quant", "backend", "core"],
+    "bench": ["model", "delta", "text", "io", "quant", "backend", "core"],
     "server": ["text", "core"],
 }
 # Public headers (include/deltacome) that a folder implements or is built on; error.h is for all.
@@ -36,6 +37,7 @@ MAY_INCLUDE_PUBLIC = {
     "compress": ["compress.h", "archive.h"],
     "eval": ["eval.h", "archive.h"],
     "engine": ["model.h", "engine.h", "request.h"],
+    "bench": ["bench.h"],
     "server": ["archive.h", "compress.h", "eval.h", "model.h", "engine.h", "request.h", "server.h"],
 }
 # External header -> the only folders that may include it.

@@ -18,6 +18,8 @@ namespace deltacome {
 struct EngineOptions {
   std::filesystem::path base;                // a Hugging Face checkpoint
   int n_threads = 0;                         // 0 = one per core
+  std::string base_dtype = "auto";           // as ModelOptions::base_dtype
+  std::string kv_dtype = "f32";              // as ModelOptions::kv_dtype
   int64_t kv_cache_bytes = 1 << 30;          // for keys and values of all sequences
   int64_t variant_bytes = int64_t{4} << 30;  // for packed variants in memory
   int64_t max_sequences = 32;                // answers that are computed at once

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/tensor.h"
+#include "backend/weight_format.h"
 #include "core/host_tensor.h"
 #include "quant/format.h"
 
@@ -110,6 +111,9 @@ class Backend {
   virtual Tensor allocate(DType dtype, Shape shape) = 0;
   /// A weight: the backend may share the host's bytes (it keeps their owner) or copy them.
   virtual Tensor import_weight(const HostTensor& host) = 0;
+  /// A matrix [n_out, n_in] that only linear() reads. Throws kUnsupported for a format that the
+  /// backend does not have.
+  virtual Tensor import_projection(const HostTensor& host, WeightFormat format) = 0;
   virtual void upload(Stream& stream, std::span<const std::byte> host, const Tensor& to) = 0;
   /// Returns when the bytes have arrived.
   virtual void download(Stream& stream, const Tensor& from, std::span<std::byte> host) = 0;

@@ -3,6 +3,7 @@
 
 #include <future>
 
+#include "backend/weight_format.h"
 #include "core/check.h"
 #include "engine/engine_loop.h"
 
@@ -15,7 +16,8 @@ struct Engine::Impl {
         checkpoint(Checkpoint::open(o.base)),
         config(read_model_config(o.base)),
         backend(create_cpu_backend(o.n_threads)),
-        model(*backend, checkpoint, config),
+        model(*backend, checkpoint, config, parse_weight_format(o.base_dtype),
+              parse_kv_dtype(o.kv_dtype)),
         base_text(texts.load(o.base, "the base")),
         store(
             *backend, o.base, config, [this] { return checkpoint.content_hash(); }, o.variant_bytes,

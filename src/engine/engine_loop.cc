@@ -16,8 +16,9 @@ namespace {
 constexpr int kMaxAnswers = 128;  // n of a request
 constexpr int kMaxLogprobs = 20;  // OpenAI's and vLLM's bound
 
-int64_t blocks_of(const EngineOptions& options, const ModelConfig& config) {
-  const int64_t bytes = KvCache::block_bytes(config, config.n_layers);
+int64_t blocks_of(const EngineOptions& options, const Model& model) {
+  const ModelConfig& config = model.config();
+  const int64_t bytes = KvCache::block_bytes(config, config.n_layers, model.kv_dtype());
   const int64_t n = options.kv_cache_bytes / bytes;
   if (n < 2) {
     fail(ErrorCode::kInvalidArgument,
@@ -53,7 +54,7 @@ EngineLoop::EngineLoop(const EngineOptions& options, const Model& model, Variant
       base_text_(std::move(base_text)),
       deliveries_(deliveries),
       stream_(model.backend().create_stream()),
-      n_blocks_(blocks_of(options, model.config())),
+      n_blocks_(blocks_of(options, model)),
       runner_(model, *stream_, n_blocks_),
       scheduler_(scheduler_options(options), n_blocks_) {
   update_stats();

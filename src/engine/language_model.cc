@@ -34,7 +34,9 @@ LanguageModel LanguageModel::open(const ModelOptions& options) {
   impl->config = read_model_config(options.model);
   impl->backend = create_cpu_backend(options.n_threads);
   impl->stream = impl->backend->create_stream();
-  impl->model = std::make_unique<Model>(*impl->backend, checkpoint, impl->config);
+  impl->model = std::make_unique<Model>(*impl->backend, checkpoint, impl->config,
+                                        parse_weight_format(options.base_dtype),
+                                        parse_kv_dtype(options.kv_dtype));
   std::filesystem::path text = options.model;
   if (options.delta) {
     OpenedVariant opened =

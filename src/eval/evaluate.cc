@@ -32,7 +32,9 @@ Candidate open_candidate(const EvalOptions& options, Backend& backend, Stream& s
   Candidate out;
   out.config = read_model_config(weights);
   out.tokenizer = weights;
-  out.model = std::make_unique<Model>(backend, checkpoint, out.config);
+  out.model = std::make_unique<Model>(backend, checkpoint, out.config,
+                                      parse_weight_format(options.base_dtype),
+                                      parse_kv_dtype(options.kv_dtype));
   if (options.delta) {
     OpenedVariant opened = open_variant(backend, stream, *options.delta, checkpoint, out.config);
     out.config = std::move(opened.config);

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/host_tensor.h"
@@ -54,6 +55,14 @@ class Checkpoint {
   /// has, for example a pytorch_model.bin); kCorrupt if index and shards disagree (a tensor listed
   /// but absent from its shard, in two shards, or a shard name that leaves the directory).
   static Checkpoint open(const std::filesystem::path& directory);
+
+  /// Tensors that are in memory already; `name` stands for the directory in messages.
+  static Checkpoint of(std::map<std::string, HostTensor> tensors, std::filesystem::path name) {
+    Checkpoint out;
+    out.directory_ = std::move(name);
+    out.tensors_ = std::move(tensors);
+    return out;
+  }
 
   const std::map<std::string, HostTensor>& tensors() const noexcept { return tensors_; }
   const HostTensor* find(const std::string& name) const noexcept;

@@ -44,7 +44,7 @@ class Batch {
         n_concurrent_(n_concurrent),
         on_token_(on_token),
         cache_(model.backend(), model.config(), model.config().n_layers,
-               blocks_needed(requests, n_concurrent)),
+               blocks_needed(requests, n_concurrent), model.kv_dtype()),
         results_(requests.size()) {}
 
   std::vector<Generation> run() {

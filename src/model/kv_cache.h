@@ -15,13 +15,14 @@ struct Sequence {
   int64_t length = 0;           // tokens in the cache
 };
 
-/// Paged keys and values of all layers, f32: blocks of kKvBlock tokens, handed to sequences as they
-/// grow. A sequence that comes with all the blocks it needs gets none: then somebody else keeps count
-/// of them (the engine does), and the free ones here are not used. One thread at a time.
+/// Paged keys and values of all layers: blocks of kKvBlock tokens, handed to sequences as they
+/// grow. A sequence that comes with all the blocks it needs gets none: then somebody else keeps
+/// count of them (the engine does), and the free ones here are not used. One thread at a time.
 class KvCache {
  public:
-  /// Throws kOutOfMemory.
-  KvCache(Backend& backend, const ModelConfig& config, int64_t n_layers, int64_t n_blocks);
+  /// `dtype`: F32, or BF16 for half the memory. Throws kOutOfMemory.
+  KvCache(Backend& backend, const ModelConfig& config, int64_t n_layers, int64_t n_blocks,
+          DType dtype = DType::kF32);
 
   /// Gives `sequence` the blocks for `length` tokens. Throws kOutOfMemory, changing nothing, if
   /// there are not enough.
@@ -34,8 +35,9 @@ class KvCache {
   int64_t bytes() const noexcept;
 
   /// Bytes of one block over all layers.
-  static int64_t block_bytes(const ModelConfig& config, int64_t n_layers) noexcept {
-    return 2 * n_layers * kKvBlock * config.n_kv_heads * config.head_dim * dtype_bytes(DType::kF32);
+  static int64_t block_bytes(const ModelConfig& config, int64_t n_layers,
+                             DType dtype = DType::kF32) noexcept {
+    return 2 * n_layers * kKvBlock * config.n_kv_heads * config.head_dim * dtype_bytes(dtype);
   }
   static int64_t blocks_for(int64_t n_tokens) noexcept {
     return (n_tokens + kKvBlock - 1) / kKvBlock;

@@ -37,10 +37,12 @@ std::vector<VariantSegment> cut(std::span<const VariantSegment> segments, int64_
 
 }  // namespace
 
-Model::Model(Backend& backend, const Checkpoint& checkpoint, ModelConfig config)
+Model::Model(Backend& backend, const Checkpoint& checkpoint, ModelConfig config,
+             WeightFormat format, DType kv_dtype)
     : backend_(backend),
       config_(std::move(config)),
-      weights_(load_weights(backend, checkpoint, config_)) {}
+      weights_(load_weights(backend, checkpoint, config_, format)),
+      kv_dtype_(kv_dtype) {}
 
 /// A batch laid out as rows: what the plans and the first op need.
 struct Model::Rows {

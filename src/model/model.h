@@ -42,7 +42,8 @@ struct HiddenRows {
 /// one thread at a time (the backend's rule).
 class Model {
  public:
-  Model(Backend& backend, const Checkpoint& checkpoint, ModelConfig config);
+  Model(Backend& backend, const Checkpoint& checkpoint, ModelConfig config,
+        WeightFormat format = WeightFormat::kStored, DType kv_dtype = DType::kF32);
 
   /// Runs one step of a batch of sequences of any variants: prefill chunks and single tokens mixed.
   /// Returns the wanted rows in batch order. A row's result does not depend on the rest of the
@@ -61,6 +62,7 @@ class Model {
   const ModelConfig& config() const noexcept { return config_; }
   const ModelWeights& weights() const noexcept { return weights_; }
   Backend& backend() const noexcept { return backend_; }
+  DType kv_dtype() const noexcept { return kv_dtype_; }  // that its caches are to have
 
  private:
   struct Rows;
@@ -71,6 +73,7 @@ class Model {
   Backend& backend_;
   ModelConfig config_;
   ModelWeights weights_;
+  DType kv_dtype_;
 };
 
 }  // namespace deltacome

@@ -30,7 +30,7 @@ HiddenRows run(const Model& model, const Variant& variant, Stream& stream,
   int64_t blocks = 0;
   for (const ScoredText& text : texts)
     blocks += KvCache::blocks_for(static_cast<int64_t>(text.tokens.size()));
-  KvCache cache(model.backend(), model.config(), model.config().n_layers, blocks);
+  KvCache cache(model.backend(), model.config(), model.config().n_layers, blocks, model.kv_dtype());
   std::vector<Sequence> sequences(texts.size());
   std::vector<BatchItem> items;
   for (size_t i = 0; i < texts.size(); ++i) {

@@ -13,8 +13,8 @@ namespace {
 class Finder {
  public:
   Finder(Backend& backend, const Checkpoint& checkpoint,
-         const std::vector<ExpectedTensor>& expected)
-      : backend_(backend), checkpoint_(checkpoint) {
+         const std::vector<ExpectedTensor>& expected, WeightFormat format)
+      : backend_(backend), checkpoint_(checkpoint), format_(format) {
     for (size_t i = 0; i < expected.size(); ++i) slots_[expected[i].name] = static_cast<int>(i);
   }
 
@@ -23,13 +23,17 @@ class Finder {
     if (slot == slots_.end()) return {};
     return {slot->second, backend_.import_weight(checkpoint_.at(name))};
   }
+  Weight projection(const std::string& name) {
+    return {slots_.at(name), backend_.import_projection(checkpoint_.at(name), format_)};
+  }
   LinearWeights linear(const std::string& prefix) {
-    return {find(prefix + ".weight"), find(prefix + ".bias")};
+    return {projection(prefix + ".weight"), find(prefix + ".bias")};
   }
 
  private:
   Backend& backend_;
   const Checkpoint& checkpoint_;
+  WeightFormat format_;
   std::map<std::string, int> slots_;
 };
 
@@ -49,14 +53,20 @@ void check_tensors(const Checkpoint& checkpoint, const std::vector<ExpectedTenso
   }
 }
 
-ModelWeights load_weights(Backend& backend, const Checkpoint& checkpoint,
-                          const ModelConfig& config) {
+ModelWeights load_weights(Backend& backend, const Checkpoint& checkpoint, const ModelConfig& config,
+                          WeightFormat format) {
+  using Kind = ExpectedTensor::Kind;
   const std::vector<ExpectedTensor> expected = expected_tensors(config);
   check_tensors(checkpoint, expected);
-  Finder finder(backend, checkpoint, expected);
+  Finder finder(backend, checkpoint, expected, format);
   ModelWeights out;
   for (const ExpectedTensor& tensor : expected) {
-    out.bytes += static_cast<int64_t>(checkpoint.at(tensor.name).bytes.size());
+    const HostTensor& host = checkpoint.at(tensor.name);
+    const bool projection = tensor.kind == Kind::kProjection || tensor.kind == Kind::kHead;
+    const bool copied_head = tensor.kind == Kind::kEmbedding && config.tied_embeddings &&
+                             format != WeightFormat::kStored;
+    out.bytes += weight_bytes(projection ? format : WeightFormat::kStored, host.dtype, host.shape);
+    if (copied_head) out.bytes += weight_bytes(format, host.dtype, host.shape);
   }
   out.embedding = finder.find("model.embed_tokens.weight");
   for (int64_t i = 0; i < config.n_layers; ++i) {
@@ -75,7 +85,10 @@ ModelWeights load_weights(Backend& backend, const Checkpoint& checkpoint,
                           .down = finder.linear(mlp + "down_proj")});
   }
   out.final_norm = finder.find("model.norm.weight");
-  out.head = config.tied_embeddings ? out.embedding : finder.find("lm_head.weight");
+  const bool shared = config.tied_embeddings && format == WeightFormat::kStored;
+  out.head = shared ? out.embedding
+                    : finder.projection(config.tied_embeddings ? "model.embed_tokens.weight"
+                                                               : "lm_head.weight");
   out.inv_freq = backend.import_weight(HostTensor::of(
       DType::kF32, {config.head_dim / 2}, rope_frequencies(config.rope, config.head_dim)));
   return out;

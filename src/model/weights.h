@@ -30,16 +30,16 @@ struct ModelWeights {
   Weight embedding;  // [vocab, hidden]
   std::vector<LayerWeights> layers;
   Weight final_norm;  // [hidden]
-  Weight head;        // [vocab, hidden]; the embedding if tied
+  Weight head;        // [vocab, hidden]; that of the embedding if tied
   Tensor inv_freq;    // [head_dim / 2] f32
-  int64_t bytes = 0;  // of all tensors
+  int64_t bytes = 0;  // of all tensors as they are held
 };
 
 /// Takes over every tensor that the configuration expects. Throws kMismatch naming the tensor, what
 /// it has and what was expected; kNotFound for a missing one. Tensors that nobody expects are left
-/// alone.
-ModelWeights load_weights(Backend& backend, const Checkpoint& checkpoint,
-                          const ModelConfig& config);
+/// alone. Projections and the head are held in `format`.
+ModelWeights load_weights(Backend& backend, const Checkpoint& checkpoint, const ModelConfig& config,
+                          WeightFormat format = WeightFormat::kStored);
 
 /// Throws as load_weights(), without loading: `checkpoint` holds what `expected` lists.
 void check_tensors(const Checkpoint& checkpoint, const std::vector<ExpectedTensor>& expected);

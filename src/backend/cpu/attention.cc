@@ -21,6 +21,10 @@ struct QueryTile {
   int64_t end_key() const noexcept { return chunk->n_past + first + count; }
 };
 
+WeightType weight_type_of(DType dtype) {
+  return dtype == DType::kBf16 ? WeightType::kBf16 : WeightType::kF32;
+}
+
 /// Attention of one call: the caches and what does not change from tile to tile.
 class AttentionCall {
  public:
@@ -29,8 +33,10 @@ class AttentionCall {
       : runtime_(runtime),
         shape_(shape),
         q_(f32(q)),
-        k_(f32(k_cache)),
-        v_(f32(v_cache)),
+        type_(weight_type_of(k_cache.dtype)),
+        element_bytes_(dtype_bytes(k_cache.dtype)),
+        k_(bytes_of(k_cache)),
+        v_(bytes_of(v_cache)),
         out_(f32(out)),
         per_kv_(shape.n_heads / shape.n_kv_heads),
         kv_width_(shape.n_kv_heads * shape.head_dim),
@@ -76,9 +82,9 @@ class AttentionCall {
     return shape_.window == 0 ? 0 : std::max<int64_t>(0, position(tile, i) - shape_.window + 1);
   }
   /// First element of a block's keys or values of the tile's kv head.
-  const float* block(const float* cache, const QueryTile& tile, int64_t key) const {
+  const std::byte* block(const std::byte* cache, const QueryTile& tile, int64_t key) const {
     const int64_t id = tile.chunk->blocks[static_cast<size_t>(key / kKvBlock)];
-    return cache + id * kKvBlock * kv_width_ + tile.kv_head * shape_.head_dim;
+    return cache + element_bytes_ * (id * kKvBlock * kv_width_ + tile.kv_head * shape_.head_dim);
   }
 
   void score_block(const QueryTile& tile, int64_t key, int64_t at,
@@ -87,6 +93,7 @@ class AttentionCall {
     runtime_.kernels.dot({.x = queries.data(),
                           .n_rows = static_cast<int64_t>(queries.size()),
                           .w = block(k_, tile, key),
+                          .type = type_,
                           .w_stride = kv_width_,
                           .n_out = std::min(kKvBlock, tile.end_key() - key),
                           .k = shape_.head_dim,
@@ -114,6 +121,7 @@ class AttentionCall {
                                  .z_offset = at,
                                  .n_rows = static_cast<int64_t>(weights.size()),
                                  .u = block(v_, tile, key),
+                                 .type = type_,
                                  .u_stride = kv_width_,
                                  .n_terms = std::min(kKvBlock, tile.end_key() - key),
                                  .n_cols = shape_.head_dim,
@@ -122,9 +130,11 @@ class AttentionCall {
 
   Runtime runtime_;
   AttentionShape shape_;
-  const float* q_;  // [n, q_width_]
-  const float* k_;  // [n_blocks, kKvBlock, kv_width_]
-  const float* v_;
+  const float* q_;   // [n, q_width_]
+  WeightType type_;  // of the caches
+  int64_t element_bytes_;
+  const std::byte* k_;  // [n_blocks, kKvBlock, kv_width_]
+  const std::byte* v_;
   float* out_;      // [n, q_width_]
   int64_t per_kv_;  // query heads of a kv head
   int64_t kv_width_;
@@ -132,10 +142,9 @@ class AttentionCall {
 };
 
 void check_cache_type(const Tensor& cache) {
-  if (cache.dtype != DType::kF32) {
-    fail(ErrorCode::kUnsupported, "KV cache of type {} on the CPU, expected F32",
-         dtype_name(cache.dtype));
-  }
+  if (cache.dtype == DType::kF32 || cache.dtype == DType::kBf16) return;
+  fail(ErrorCode::kUnsupported, "KV cache of type {} on the CPU, expected F32 or BF16",
+       dtype_name(cache.dtype));
 }
 
 }  // namespace
@@ -203,14 +212,19 @@ void store_kv(const CpuAttentionPlan& plan, const Tensor& k, const Tensor& v, co
   const int64_t width = k.cols();
   DELTACOME_CHECK(k.rows() == plan.n_rows() && v.shape == k.shape);
   DELTACOME_CHECK(k_cache.cols() == kKvBlock * width && v_cache.shape == k_cache.shape);
+  DELTACOME_CHECK(v_cache.dtype == k_cache.dtype);
+  const auto store = [&](const Tensor& from, int64_t row, const Tensor& cache, int64_t at) {
+    const std::span<const float> values(f32(from) + row * width, static_cast<size_t>(width));
+    convert_from_float(values, cache.dtype, bytes_of(cache) + at * dtype_bytes(cache.dtype));
+  };
   for (const CpuAttentionPlan::Chunk& chunk : plan.chunks()) {
     for (int64_t r = 0; r < chunk.n_rows; ++r) {
       const int64_t token = chunk.n_past + r;
       const int64_t block = chunk.blocks[static_cast<size_t>(token / kKvBlock)];
       DELTACOME_CHECK(block >= 0 && block < k_cache.rows());
       const int64_t to = (block * kKvBlock + token % kKvBlock) * width;
-      std::copy_n(f32(k) + (chunk.first_row + r) * width, width, f32(k_cache) + to);
-      std::copy_n(f32(v) + (chunk.first_row + r) * width, width, f32(v_cache) + to);
+      store(k, chunk.first_row + r, k_cache, to);
+      store(v, chunk.first_row + r, v_cache, to);
     }
   }
 }

@@ -135,6 +135,21 @@ class AttentionTest : public EachIsa {
 };
 DELTACOME_FOR_EACH_ISA(AttentionTest);
 
+TEST_P(AttentionTest, ACacheOfBf16EqualsOneOfF32WithRoundedKeysAndValues) {
+  const AttentionShape shape{6, 2, 20, 0};
+  make(shape, {37, 5});
+  for (Sequence& s : sequences_) {
+    for (std::vector<float>* x : {&s.k, &s.v}) {
+      for (float& value : *x) value = bf16_to_float(float_to_bf16(value));
+    }
+  }
+  const std::vector<Piece> pieces = {{0, 0, 37}, {1, 0, 5}};
+  const std::vector<float> want = step(pieces);
+  k_cache_ = backend_.allocate(DType::kBf16, k_cache_.shape);
+  v_cache_ = backend_.allocate(DType::kBf16, v_cache_.shape);
+  EXPECT_EQ(step(pieces), want);
+}
+
 const std::vector<AttentionShape> kShapes = {{2, 2, 2, 0},  {4, 2, 16, 0}, {6, 2, 20, 0},
                                              {4, 1, 64, 0}, {2, 2, 16, 7}, {4, 2, 34, 16},
                                              {3, 1, 80, 1}};

@@ -13,6 +13,7 @@
 #include "backend/cpu/rows.h"
 #include "backend/cpu/sample.h"
 #include "backend/cpu/training.h"
+#include "backend/cpu/weight.h"
 
 namespace deltacome {
 namespace {
@@ -50,6 +51,11 @@ Tensor CpuBackend::import_weight(const HostTensor& host) {
   }
   auto* bytes = const_cast<std::byte*>(host.bytes.data());  // weights are only read
   return {std::make_shared<cpu::CpuStorage>(bytes, host.owner), 0, host.dtype, host.shape};
+}
+
+Tensor CpuBackend::import_projection(const HostTensor& host, WeightFormat format) {
+  if (format == WeightFormat::kStored) return import_weight(host);
+  return cpu::make_projection(runtime_, host, format);
 }
 
 void CpuBackend::upload(Stream&, std::span<const std::byte> host, const Tensor& to) {

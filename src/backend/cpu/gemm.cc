@@ -7,6 +7,10 @@ namespace deltacome::cpu {
 namespace {
 
 constexpr int64_t kConvertTile = 32;  // weight rows converted at a time: 128 KiB
+// Few rows of x wait for the weights: those are read in runs of whole rows, as many rows at a time
+// as dot() takes.
+constexpr int64_t kStreamedRows = 2;
+constexpr int64_t kStreamTile = 8;
 
 WeightType type_of(DType dtype) {
   switch (dtype) {
@@ -43,10 +47,11 @@ void multiply(const Kernels& kernels, const WeightView& w, int64_t first, int64_
   if (rows.n == 0 || count <= 0) return;
   const bool direct =
       w.dtype == DType::kF32 || (w.dtype != DType::kF64 && rows.n < kernels.convert_from_rows);
-  if (!direct && count > kConvertTile) {
-    for (int64_t o = 0; o < count; o += kConvertTile)
-      multiply(kernels, w, first + o, std::min(kConvertTile, count - o), rows, y_first + o,
-               scratch);
+  const bool streams = direct && rows.n <= kStreamedRows;
+  const int64_t tile = streams ? kStreamTile : direct ? count : kConvertTile;
+  if (count > tile) {
+    for (int64_t o = 0; o < count; o += tile)
+      multiply(kernels, w, first + o, std::min(tile, count - o), rows, y_first + o, scratch);
     return;
   }
   for (int64_t begin = 0; begin < w.n_in; begin += kInputBlock) {

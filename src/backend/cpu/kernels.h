@@ -6,6 +6,9 @@
 
 namespace deltacome::cpu {
 
+struct PackedKernels;
+struct Bf16Kernels;
+
 /// Element type of the weights of dot(); each has its own instance of the kernel.
 enum class WeightType : uint8_t { kF32, kBf16, kF16 };
 
@@ -30,8 +33,9 @@ struct AccumulateArgs {
   const float* const* z = nullptr;  // [n_rows] pointers to rows
   int64_t z_offset = 0;
   int64_t n_rows = 0;
-  const float* u = nullptr;  // [n_terms, u_stride]
-  int64_t u_stride = 0;
+  const void* u = nullptr;  // [n_terms, u_stride], need not be aligned
+  WeightType type = WeightType::kF32;
+  int64_t u_stride = 0;  // elements
   int64_t n_terms = 0;
   int64_t n_cols = 0;
   float* const* y = nullptr;  // [n_rows] pointers to rows
@@ -114,6 +118,8 @@ struct Kernels {
   void (*accumulate)(const AccumulateArgs&);
   void (*decode)(const DecodeArgs&);
   void (*decode_entries)(const EntriesArgs&);
+  /// x [n] becomes R^T x as rotate() of quant gives it, bit by bit.
+  void (*rotate)(float* x, const float* signs, int64_t n, int64_t block);
   /// out[i] = in[i] as float; type kBf16 or kF16.
   void (*convert)(WeightType type, const void* in, int64_t n, float* out);
   /// s[i] = exp(scale * s[i] - max), returns the sum. n >= 1.
@@ -141,6 +147,9 @@ struct Kernels {
   /// out[i] = w[i] + by * q[i] * cols[i]; w null = 0, cols null = 1; out may be q.
   void (*compose)(const ComposeArgs&);
   void (*adam)(const AdamArgs&);
+
+  const PackedKernels* packed;        // packed_kernels.h
+  const Bf16Kernels* bf16 = nullptr;  // null: bf16 is widened to f32
 };
 
 /// Instances that this machine can run, best first; the last is the baseline of the architecture.

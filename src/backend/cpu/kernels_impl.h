@@ -252,13 +252,13 @@ void dot(const DotArgs& a) {
 }
 
 /// R rows of z against C vectors of columns of u, n of the last vector (n = kLanes: all).
-template <int R, int C, bool kPart>
+template <int R, int C, bool kPart, class W>
 DELTACOME_INLINE void accumulate_tile(const AccumulateArgs& a, int64_t row, int64_t col,
                                       int64_t n) {
   const float* z[R];
   F sum[R][C] = {};
   for (int r = 0; r < R; ++r) z[r] = a.z[row + r] + a.z_offset;
-  const float* u = a.u + col;
+  const W* u = static_cast<const W*>(a.u) + col;
   for (int64_t t = 0; t < a.n_terms; ++t, u += a.u_stride) {
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) {
@@ -281,19 +281,46 @@ DELTACOME_INLINE void accumulate_tile(const AccumulateArgs& a, int64_t row, int6
   }
 }
 
-template <int R>
+template <int R, class W>
 void accumulate_rows(const AccumulateArgs& a, int64_t row) {
   int64_t col = 0;
   for (; col + 4 * kLanes <= a.n_cols; col += 4 * kLanes)
-    accumulate_tile<R, 4, false>(a, row, col, kLanes);
-  for (; col + kLanes <= a.n_cols; col += kLanes) accumulate_tile<R, 1, false>(a, row, col, kLanes);
-  if (col < a.n_cols) accumulate_tile<R, 1, true>(a, row, col, a.n_cols - col);
+    accumulate_tile<R, 4, false, W>(a, row, col, kLanes);
+  for (; col + kLanes <= a.n_cols; col += kLanes)
+    accumulate_tile<R, 1, false, W>(a, row, col, kLanes);
+  if (col < a.n_cols) accumulate_tile<R, 1, true, W>(a, row, col, a.n_cols - col);
+}
+
+template <class W>
+void accumulate_typed(const AccumulateArgs& a) {
+  int64_t row = 0;
+  for (; row + kTileRows <= a.n_rows; row += kTileRows) accumulate_rows<kTileRows, W>(a, row);
+#if DELTACOME_LANES == 16
+  switch (a.n_rows - row) {  // the query heads of a kv head are 2 to 5 in many models
+    case 5:
+      return accumulate_rows<5, W>(a, row);
+    case 4:
+      return accumulate_rows<4, W>(a, row);
+    case 3:
+      return accumulate_rows<3, W>(a, row);
+    case 2:
+      return accumulate_rows<2, W>(a, row);
+    default:
+      break;
+  }
+#endif
+  for (; row < a.n_rows; ++row) accumulate_rows<1, W>(a, row);
 }
 
 void accumulate(const AccumulateArgs& a) {
-  int64_t row = 0;
-  for (; row + kTileRows <= a.n_rows; row += kTileRows) accumulate_rows<kTileRows>(a, row);
-  for (; row < a.n_rows; ++row) accumulate_rows<1>(a, row);
+  switch (a.type) {
+    case WeightType::kF32:
+      return accumulate_typed<float>(a);
+    case WeightType::kBf16:
+      return accumulate_typed<Bf16>(a);
+    case WeightType::kF16:
+      return accumulate_typed<Half>(a);
+  }
 }
 
 /// Codes of the next 16 elements; bits above the code are 0, or anything if kLoose.
@@ -457,6 +484,7 @@ void silu_mul(const float* gate, const float* up, int64_t n, float* out) {
 }  // namespace
 }  // namespace deltacome::cpu
 
+#include "backend/cpu/kernels_packed_impl.h"
 #include "backend/cpu/kernels_training_impl.h"
 #include "backend/cpu/kernels_vector_impl.h"
 
@@ -469,6 +497,7 @@ const Kernels DELTACOME_KERNELS = {.name = DELTACOME_KERNELS_NAME,
                                    .accumulate = accumulate,
                                    .decode = decode,
                                    .decode_entries = decode_entries,
+                                   .rotate = rotate,
                                    .convert = convert,
                                    .softmax = softmax,
                                    .sum_squares = sum_squares,
@@ -481,6 +510,7 @@ const Kernels DELTACOME_KERNELS = {.name = DELTACOME_KERNELS_NAME,
                                    .rms_norm_backward = rms_norm_backward,
                                    .silu_mul_backward = silu_mul_backward,
                                    .compose = compose,
-                                   .adam = adam};
+                                   .adam = adam,
+                                   .packed = &kPackedKernels};
 
 }  // namespace deltacome::cpu

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "backend/cpu/cpu_memory.h"
-#include "quant/vector_codes.h"
+#include "backend/cpu/linear_parts.h"
 
 namespace deltacome::cpu {
 namespace {
@@ -15,65 +15,10 @@ constexpr int64_t kOutputTile = 32;
 constexpr int64_t kWideOutputTile = 128;
 constexpr int64_t kWideFromRows = 32;
 constexpr int64_t kDenseScratch = (kOutputTile + 1) * kInputBlock;  // decoded rows and scales
-constexpr int64_t kShrinkTile = 16;                                 // components of a task
+constexpr int64_t kShrinkTile = 32;                                 // components of a task
 constexpr int64_t kExpandOutputs = 128;                             // outputs of a task
-constexpr int64_t kExpandComponents = 128;  // components decoded at a time: 64 KiB
-
-/// The rows of one variant in one target.
-struct Part {
-  const VariantTensor* tensor = nullptr;  // null: the base's weight
-  const float* bias = nullptr;            // null or [n_bias]
-  int64_t n_bias = 0;
-  std::vector<const float*> x;
-  std::vector<const float*> rotated;  // vector codes only: [n] rows of x' = R^T (col_gain * x)
-  std::vector<float*> y;
-  std::vector<float*> z;  // [n] rows of the components' activations
-
-  int64_t n() const noexcept { return static_cast<int64_t>(x.size()); }
-  RowSet rows() const noexcept { return {x.data(), y.data(), n()}; }
-  Codec codec() const noexcept { return tensor->format.codec; }
-};
-
-/// One target of the call, its rows sorted by variant.
-struct Product {
-  WeightView weight;
-  std::vector<float> bias;
-  std::vector<Part> parts;
-  std::vector<const float*> base_x;  // rows that use the base's weight
-  std::vector<float*> base_y;
-  int64_t n_out = 0;  // columns that some row has
-
-  int64_t n_rows() const noexcept {
-    int64_t n = 0;
-    for (const Part& part : parts) n += part.n();
-    return n;
-  }
-  RowSet base_rows() const noexcept {
-    return {base_x.data(), base_y.data(), static_cast<int64_t>(base_x.size())};
-  }
-};
-
-/// The input of the vector codes of one variant that have its gains and its rotation: those of
-/// targets that share an input do.
-struct Rotation {
-  const VariantTensor* tensor = nullptr;  // the first of them
-  std::vector<const float*> x;
-  std::vector<float*> rotated;
-
-  bool suits(const VariantTensor& other) const noexcept {
-    return tensor->signs == other.signs &&
-           tensor->format.vector.block == other.format.vector.block &&
-           tensor->col_gain == other.col_gain;
-  }
-  /// R^T (col_gain * x) of row r.
-  void apply(size_t r) const {
-    const auto n = static_cast<size_t>(tensor->format.n_in());
-    float* out = rotated[r];
-    std::copy_n(x[r], n, out);
-    for (size_t i = 0; i < tensor->col_gain.size(); ++i) out[i] *= tensor->col_gain[i];
-    rotate(std::span(out, n), *tensor->signs, tensor->format.vector.block);
-  }
-};
+constexpr int64_t kExpandComponents = 128;              // components decoded at a time: 64 KiB
+static_assert(kExpandOutputs % kActivationGroup == 0);  // a task has one set of column scales
 
 /// A piece of work for one thread.
 struct Task {
@@ -84,55 +29,22 @@ struct Task {
   int64_t count = 0;
 };
 
-WeightView view_of(const Tensor& weight) {
-  return {bytes_of(weight), weight.dtype, weight.rows(), weight.cols()};
-}
-
-Part make_part(const CpuVariantPlan::Group& group, const LinearTarget& target,
-               const Product& product, const Tensor& x) {
-  Part part;
-  part.tensor = group.find(target.slot);
-  if (!target.bias.empty()) {
-    const VariantTensor* own = group.find(target.bias_slot);
-    const std::vector<float>& bias = own == nullptr ? product.bias : own->values;
-    part.bias = bias.data();
-    part.n_bias = static_cast<int64_t>(bias.size());
-  }
-  for (const int64_t row : group.rows) {
-    part.x.push_back(f32(x) + row * x.cols());
-    part.y.push_back(f32(target.y) + row * target.y.cols());
-  }
-  return part;
-}
-
-/// Outputs that a part's rows have. A variant may have more than the base, or fewer.
-int64_t outputs_of(const Part& part, const WeightView& weight) {
-  if (part.tensor == nullptr) return weight.n_rows;
-  DELTACOME_CHECK(part.tensor->format.n_in() == weight.n_in);
-  if (part.codec() == Codec::kRaw) return part.tensor->n_out();
-  DELTACOME_CHECK(part.tensor->format.base_rows <= weight.n_rows);
-  DELTACOME_CHECK(part.tensor->added.n_rows == 0 || part.tensor->format.base_rows == weight.n_rows);
-  return part.tensor->n_out();
-}
-
-Product make_product(const CpuVariantPlan& plan, const LinearTarget& target, const Tensor& x) {
-  Product product;
-  product.weight = view_of(target.weight);
-  DELTACOME_CHECK(product.weight.n_in == x.cols() && target.y.rows() == x.rows());
-  if (!target.bias.empty()) {
-    product.bias.resize(static_cast<size_t>(target.bias.size()));
-    convert_to_float(bytes_of(target.bias), target.bias.dtype, product.bias);
-  }
-  for (const CpuVariantPlan::Group& group : plan.groups()) {
-    product.parts.push_back(make_part(group, target, product, x));
-    const Part& part = product.parts.back();
-    product.n_out = std::max(product.n_out, outputs_of(part, product.weight));
-    if (part.tensor != nullptr && part.codec() == Codec::kRaw) continue;
-    product.base_x.insert(product.base_x.end(), part.x.begin(), part.x.end());
-    product.base_y.insert(product.base_y.end(), part.y.begin(), part.y.end());
-  }
-  DELTACOME_CHECK(product.n_out <= target.y.cols());
-  return product;
+/// y[t][y_first + i] = or += row first + i of w times x[t], i < count.
+void multiply_packed(const Kernels& kernels, const PackedRows& w, int64_t first, int64_t count,
+                     std::span<const QuantizedRow* const> x, float* const* y, int64_t y_first,
+                     bool add) {
+  if (x.empty() || count <= 0) return;
+  kernels.packed->dot({.shape = &w.shape(),
+                       .rows = w.row(first),
+                       .n_rows = count,
+                       .scale = w.scale,
+                       .row_scale = w.row_scale.empty() ? nullptr : w.row_scale.data() + first,
+                       .x = x.data(),
+                       .y = y,
+                       .n_tokens = static_cast<int64_t>(x.size()),
+                       .y_first = y_first,
+                       .add = add,
+                       .scratch = thread_scratch(packed_scratch(w.shape())).data()});
 }
 
 /// All targets of one call and the memory between its regions.
@@ -140,15 +52,15 @@ class LinearCall {
  public:
   LinearCall(const Runtime& runtime, const CpuVariantPlan& plan, const Tensor& x,
              std::span<const LinearTarget> targets)
-      : runtime_(runtime) {
+      : runtime_(runtime), inputs_(runtime, x.cols()) {
     products_.reserve(targets.size());
-    for (const LinearTarget& target : targets) products_.push_back(make_product(plan, target, x));
+    for (const LinearTarget& target : targets)
+      products_.push_back(make_product(runtime, plan, target, x, inputs_));
     allocate_components();
-    allocate_rotations();
   }
 
   void run() {
-    rotate_inputs();
+    inputs_.compute();
     std::vector<Task> first, second;
     int64_t first_work = 0, second_work = 0;
     for (const Product& product : products_) {
@@ -156,7 +68,7 @@ class LinearCall {
       for (int64_t o = 0; o < product.n_out; o += tile)
         first.push_back({&product, nullptr, nullptr, o, std::min(tile, product.n_out - o)});
       for (const Part& part : product.parts) {
-        const int64_t n_in = product.weight.n_in;
+        const int64_t n_in = product.weight.n_in();
         first_work += part.n() * product.n_out * n_in;
         if (part.z.empty()) continue;
         const int64_t rank = part.tensor->rank();
@@ -164,9 +76,8 @@ class LinearCall {
         first_work += (part.n() + 1) * rank * n_in;
         second_work += (part.n() + 1) * rank * base_rows;
         for (const VariantTensor::Tier& tier : part.tensor->tiers) {
-          const int64_t n = tier.v.rows();
-          for (int64_t c = 0; c < n; c += kShrinkTile)
-            first.push_back({&product, &part, &tier, c, std::min(kShrinkTile, n - c)});
+          for (int64_t c = 0; c < tier.rank; c += kShrinkTile)
+            first.push_back({&product, &part, &tier, c, std::min(kShrinkTile, tier.rank - c)});
         }
         for (int64_t o = 0; o < base_rows; o += kExpandOutputs)
           second.push_back({&product, &part, nullptr, o, std::min(kExpandOutputs, base_rows - o)});
@@ -175,6 +86,7 @@ class LinearCall {
     run_tasks(first, first_work, [this](const Task& task) {
       task.part == nullptr ? compute_outputs(task) : shrink(task);
     });
+    quantize_components();
     run_tasks(second, second_work, [this](const Task& task) { expand(task); });
   }
 
@@ -192,7 +104,7 @@ class LinearCall {
     const auto each_low_rank = [this](const auto& visit) {
       for (Product& product : products_) {
         for (Part& part : product.parts) {
-          if (part.tensor != nullptr && part.codec() == Codec::kLowRank) visit(part);
+          if (part.is(Codec::kLowRank)) visit(part);
         }
       }
     };
@@ -201,50 +113,31 @@ class LinearCall {
     float* next = components_.data();
     each_low_rank([&](Part& part) {
       for (int64_t r = 0; r < part.n(); ++r, next += part.tensor->rank()) part.z.push_back(next);
+      if (!part.tensor->packed) return;
+      for (const VariantTensor::Tier& tier : part.tensor->tiers)
+        part.z_quantized.emplace_back(tier.packed_u.column_scale.empty() ? part.n() : 0, tier.rank);
     });
   }
 
-  /// One rotation per variant and kind of input. A variant has the same index in the parts of every
-  /// target.
-  void allocate_rotations() {
-    const size_t n_groups = products_.empty() ? 0 : products_[0].parts.size();
-    std::vector<std::pair<size_t, Part*>> users;  // index of rotation
-    for (size_t g = 0; g < n_groups; ++g) {
-      const size_t first = rotations_.size();
-      for (Product& product : products_) {
-        Part& part = product.parts[g];
-        if (part.tensor == nullptr || part.codec() != Codec::kVector) continue;
-        size_t i = first;
-        while (i < rotations_.size() && !rotations_[i].suits(*part.tensor)) ++i;
-        if (i == rotations_.size()) rotations_.push_back({part.tensor, part.x, {}});
-        users.emplace_back(i, &part);
+  /// z of every part as the codes of U multiply it.
+  void quantize_components() {
+    std::vector<std::pair<Part*, int64_t>> rows;
+    for (Product& product : products_) {
+      for (Part& part : product.parts) {
+        for (int64_t r = 0; !part.z_quantized.empty() && r < part.n(); ++r)
+          rows.emplace_back(&part, r);
       }
     }
-    int64_t total = 0;
-    for (const Rotation& r : rotations_)
-      total += static_cast<int64_t>(r.x.size()) * r.tensor->format.n_in();
-    rotated_.resize(static_cast<size_t>(total));
-    float* next = rotated_.data();
-    for (Rotation& r : rotations_) {
-      for (size_t i = 0; i < r.x.size(); ++i, next += r.tensor->format.n_in())
-        r.rotated.push_back(next);
-    }
-    for (const auto& [i, part] : users)
-      part->rotated.assign(rotations_[i].rotated.begin(), rotations_[i].rotated.end());
-  }
-
-  void rotate_inputs() {
-    constexpr int64_t kPasses = 12;  // over a row: gains, signs, up to 10 of the transform
-    std::vector<std::pair<const Rotation*, size_t>> rows;
-    for (const Rotation& rotation : rotations_) {
-      for (size_t r = 0; r < rotation.x.size(); ++r) rows.emplace_back(&rotation, r);
-    }
     const auto n = static_cast<int64_t>(rows.size());
-    const int64_t work = kPasses * static_cast<int64_t>(rotated_.size());
+    const auto work = static_cast<int64_t>(components_.size());
     runtime_.pool.parallel_for(n, grain_of(n, work), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const auto& [rotation, r] = rows[static_cast<size_t>(i)];
-        rotation->apply(r);
+        const auto& [part, r] = rows[static_cast<size_t>(i)];
+        for (size_t t = 0; t < part->z_quantized.size(); ++t) {
+          if (part->z_quantized[t].n_rows() == 0) continue;
+          const float* z = part->z[static_cast<size_t>(r)] + part->tensor->tiers[t].first;
+          part->z_quantized[t].set(*runtime_.kernels.packed, r, z, nullptr);
+        }
       }
     });
   }
@@ -252,62 +145,68 @@ class LinearCall {
   /// Outputs [first, first + count) of all rows, but for low-rank deltas.
   void compute_outputs(const Task& task) const {
     const Product& product = *task.product;
-    float* scratch = thread_scratch(std::max(multiply_scratch(), kDenseScratch)).data();
-    multiply_within(product.weight, 0, task, product.base_rows(), scratch);
+    multiply_base(product, task);
     for (const Part& part : product.parts) {
-      if (part.tensor != nullptr) {
-        if (part.codec() == Codec::kRaw) {
-          multiply_within(part.tensor->raw, 0, task, part.rows(), scratch);
-        } else {
-          multiply_within(part.tensor->added, product.weight.n_rows, task, part.rows(), scratch);
-        }
-      }
+      if (part.is(Codec::kRaw)) multiply_within(part.tensor->raw, 0, task, part.rows());
+      if (part.tensor != nullptr && part.codec() != Codec::kRaw)
+        multiply_within(part.tensor->added, product.weight.n_rows(), task, part.rows());
       for (float* y : part.y) {
         const int64_t end = std::min(task.first + task.count, part.n_bias);
         for (int64_t o = task.first; o < end; ++o) y[o] += part.bias[o];
       }
-      if (part.tensor != nullptr && part.codec() == Codec::kDense) add_dense(part, task, scratch);
-      if (part.tensor != nullptr && part.codec() == Codec::kVector) add_vector(part, task, scratch);
+      if (part.is(Codec::kDense)) add_dense(part, task);
+      if (part.is(Codec::kVector)) add_vector(part, task);
+    }
+  }
+
+  void multiply_base(const Product& product, const Task& task) const {
+    const Projection& w = product.weight;
+    const int64_t count = std::min(task.count, w.n_rows() - task.first);
+    if (count <= 0 || product.base_x.empty()) return;
+    if (w.packed != nullptr) {
+      multiply_packed(runtime_.kernels, *w.packed, task.first, count, product.base_quantized,
+                      product.base_y.data(), task.first, false);
+    } else if (!product.base_rounded.empty()) {
+      runtime_.kernels.bf16->dot({.x = product.base_rounded.data(),
+                                  .n_tokens = static_cast<int64_t>(product.base_rounded.size()),
+                                  .w = w.stored.data + 2 * task.first * w.n_in(),
+                                  .n_out = count,
+                                  .k = w.n_in(),
+                                  .y = product.base_y.data(),
+                                  .y_first = task.first});
+    } else {
+      multiply_within(w.stored, 0, task, product.base_rows());
     }
   }
 
   /// The rows of `w` that give outputs of the task, if row 0 gives output `offset`.
-  void multiply_within(const WeightView& w, int64_t offset, const Task& task, const RowSet& rows,
-                       float* scratch) const {
+  void multiply_within(const WeightView& w, int64_t offset, const Task& task,
+                       const RowSet& rows) const {
     const int64_t begin = std::max(task.first, offset);
     const int64_t end = std::min(task.first + task.count, offset + w.n_rows);
-    if (begin < end)
-      multiply(runtime_.kernels, w, begin - offset, end - begin, rows, begin, scratch);
+    if (begin >= end) return;
+    multiply(runtime_.kernels, w, begin - offset, end - begin, rows, begin,
+             thread_scratch(multiply_scratch()).data());
   }
 
-  void add_dense(const Part& part, const Task& task, float* scratch) const {
-    const CodedRows& dense = part.tensor->dense;
-    const int64_t end = std::min(task.first + task.count, dense.rows());
+  void add_dense(const Part& part, const Task& task) const {
+    const int64_t end = std::min(task.first + task.count, part.tensor->format.base_rows);
+    if (part.tensor->packed) {
+      return multiply_packed(runtime_.kernels, part.tensor->packed_dense, task.first,
+                             end - task.first, part.quantized, part.y.data(), task.first, true);
+    }
+    float* scratch = thread_scratch(kDenseScratch).data();
     for (int64_t o = task.first; o < end; o += kOutputTile)
-      multiply_coded(dense, {}, o, std::min(kOutputTile, end - o), part.rows(), o, true, scratch);
+      multiply_coded(part.tensor->dense, {}, o, std::min(kOutputTile, end - o), part.rows(), o,
+                     true, scratch);
   }
 
   /// y += (rotated rows) x'.
-  void add_vector(const Part& part, const Task& task, float* scratch) const {
+  void add_vector(const Part& part, const Task& task) const {
     const VectorRows& rows = part.tensor->vector;
-    const int64_t end = std::min(task.first + task.count, rows.rows());
-    for (int64_t o = task.first; o < end; o += kOutputTile) {
-      const int64_t count = std::min(kOutputTile, end - o);
-      for (int64_t begin = 0; begin < rows.cols(); begin += rows.piece_cols()) {
-        const int64_t n = std::min(rows.piece_cols(), rows.cols() - begin);
-        rows.decode(runtime_.kernels, {o, count, begin, n}, scratch);
-        runtime_.kernels.dot({.x = part.rotated.data(),
-                              .x_offset = begin,
-                              .n_rows = part.n(),
-                              .w = scratch,
-                              .w_stride = n,
-                              .n_out = count,
-                              .k = n,
-                              .y = part.y.data(),
-                              .y_offset = o,
-                              .add = true});
-      }
-    }
+    const int64_t count = std::min(task.first + task.count, rows.rows()) - task.first;
+    if (count > 0)
+      rows.multiply(*runtime_.kernels.packed, task.first, count, part.quantized, part.y.data());
   }
 
   /// tile [n_rows, stride]: columns times gains[first, first + n_cols), if there are any.
@@ -342,8 +241,12 @@ class LinearCall {
   /// z = s * (V x) for components [first, first + count) of a tier.
   void shrink(const Task& task) const {
     const Part& part = *task.part;
-    float* scratch = thread_scratch((kShrinkTile + 1) * kInputBlock).data();
     const int64_t at = task.tier->first + task.first;
+    if (part.tensor->packed) {
+      return multiply_packed(runtime_.kernels, task.tier->packed_v, task.first, task.count,
+                             part.quantized, part.z.data(), at, false);
+    }
+    float* scratch = thread_scratch((kShrinkTile + 1) * kInputBlock).data();
     multiply_coded(task.tier->v, part.tensor->col_gain, task.first, task.count,
                    {part.x.data(), part.z.data(), part.n()}, at, false, scratch);
     for (float* z : part.z) {
@@ -354,6 +257,7 @@ class LinearCall {
   /// y += U z for outputs [first, first + count).
   void expand(const Task& task) const {
     const Part& part = *task.part;
+    if (part.tensor->packed) return expand_packed(part, task);
     float* scratch = thread_scratch((kExpandComponents + 1) * kExpandOutputs).data();
     for (const VariantTensor::Tier& tier : part.tensor->tiers) {
       for (int64_t c = 0; c < tier.u.rows(); c += kExpandComponents) {
@@ -374,11 +278,31 @@ class LinearCall {
     }
   }
 
+  void expand_packed(const Part& part, const Task& task) const {
+    LinearInputs::Rows z(part.x.size());
+    for (size_t t = 0; t < part.tensor->tiers.size(); ++t) {
+      const VariantTensor::Tier& tier = part.tensor->tiers[t];
+      const PackedRows& u = tier.packed_u;
+      thread_local QuantizedRows scaled;
+      const QuantizedRows* rows = &part.z_quantized[t];
+      if (!u.column_scale.empty()) {  // of tiers smaller than a group: a few components
+        const float* gains = u.column_scale.data() + task.first / u.column_rows * tier.rank;
+        scaled.reset(part.n(), tier.rank);
+        for (int64_t r = 0; r < part.n(); ++r)
+          scaled.set(*runtime_.kernels.packed, r, part.z[static_cast<size_t>(r)] + tier.first,
+                     gains);
+        rows = &scaled;
+      }
+      for (size_t r = 0; r < z.size(); ++r) z[r] = &rows->row(static_cast<int64_t>(r));
+      multiply_packed(runtime_.kernels, u, task.first, task.count, z, part.y.data(), task.first,
+                      true);
+    }
+  }
+
   Runtime runtime_;
+  LinearInputs inputs_;
   std::vector<Product> products_;
   std::vector<float> components_;  // z of all parts
-  std::vector<Rotation> rotations_;
-  std::vector<float> rotated_;  // x' of all rotations
 };
 
 }  // namespace

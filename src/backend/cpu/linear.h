@@ -8,9 +8,10 @@
 
 namespace deltacome::cpu {
 
-/// Backend::linear(). Three parallel regions: inputs of vector codes are rotated; outputs of the
-/// base, raw, dense and vector weights beside z = s * (V x); then y += U z. Codes are decoded a
-/// tile at a time into the threads' scratch, never a whole matrix.
+/// Backend::linear(). Regions, each over all targets and variants: inputs are rotated and
+/// quantized; outputs of the base, raw, dense and vector weights beside z = s * (V x); z is
+/// quantized; then y += U z. Codes are multiplied as they are stored, or decoded a tile at a time
+/// into the threads' scratch; never a whole matrix.
 void linear(const Runtime& runtime, const CpuVariantPlan& plan, const Tensor& x,
             std::span<const LinearTarget> targets);
 

@@ -2,6 +2,7 @@
 #include "backend/cpu/linear.h"
 
 #include <bit>
+#include <limits>
 #include <optional>
 
 #include "backend/cpu/test_support.h"
@@ -17,12 +18,14 @@ struct Entry {
   HostTensor blob;
 };
 
-/// y[o] of one row and the sum of the magnitudes of all products in it, in double.
+/// y[o] of one row and the sum of the magnitudes of all products in it, in double; `slack` bounds
+/// what products of codes with quantized activations may add to the rounding of those.
 struct Oracle {
-  std::vector<double> y, magnitude;
+  std::vector<double> y, magnitude, slack;
   std::vector<bool> defined;
 
-  explicit Oracle(int64_t n) : y(n), magnitude(n), defined(n, false) {}
+  explicit Oracle(int64_t n) : y(n), magnitude(n), slack(n), defined(n, false) {}
+  double bound(size_t o, int64_t terms) const { return gamma_k(terms) * magnitude[o] + slack[o]; }
   void product(const std::vector<float>& w, int64_t first_out, const float* x, int64_t n_in) {
     for (size_t o = 0; o < w.size() / static_cast<size_t>(n_in); ++o) {
       const size_t at = o + static_cast<size_t>(first_out);
@@ -38,19 +41,67 @@ struct Oracle {
   }
 };
 
-void add_low_rank(Oracle& oracle, const MatrixFormat& format, const DecodedDelta& d,
-                  const float* x) {
+/// Bound of the error of sum w[k] x[k] by activations of 16 bits, for weights scale * (code -
+/// center) of a range scale * (2^bits - 1): each activation is off by half a step of its group, at
+/// most max |x| / 65024, and codes and center are summed apart, in float.
+struct Activations {
+  double sum = 0, largest = 0;  // of magnitudes
+  int64_t n = 0;
+
+  void add(double x) {
+    sum += std::abs(x);
+    largest = std::max(largest, std::abs(x));
+    ++n;
+  }
+  double slack(double range) const {
+    return range * (gamma_k(2 * n + 32) * sum + static_cast<double>(n) * largest / 65024);
+  }
+};
+/// Range of the codes of random_array(): scales stay below 0.1 (but for their rounding to fp16).
+double range_of(const ArrayFormat& format) {
+  return format.bits == 16 ? 0 : 0.1001 * ((1 << format.bits) - 1);
+}
+
+void add_dense(Oracle& oracle, const MatrixFormat& format, const DecodedDelta& d, const float* x) {
+  oracle.product(d.v, 0, x, format.n_in());
+  Activations activations;
+  for (int64_t i = 0; i < format.n_in(); ++i) activations.add(static_cast<double>(x[i]));
+  for (size_t o = 0; o < static_cast<size_t>(format.base_rows); ++o)
+    oracle.slack[o] += activations.slack(range_of(format.dense));
+}
+
+void add_low_rank(Oracle& oracle, const Entry& e, const DecodedDelta& d, const float* x) {
+  const MatrixFormat& format = e.format;
   const auto n_in = static_cast<size_t>(format.n_in()), rank = d.s.size();
-  for (size_t c = 0; c < rank; ++c) {
-    double z = 0, size = 0;
-    for (size_t i = 0; i < n_in; ++i) {
-      const double p = static_cast<double>(d.v[c * n_in + i]) * static_cast<double>(x[i]);
-      z += p;
-      size += std::abs(p);
+  const BlobLayout layout = layout_of(format);
+  const std::vector<float> col_gain = decode_gains(e.blob.bytes, layout.col_gain);
+  const std::vector<float> row_gain = decode_gains(e.blob.bytes, layout.row_gain);
+  Activations input;
+  for (size_t i = 0; i < n_in; ++i)
+    input.add(static_cast<double>(x[i]) *
+              (col_gain.empty() ? 1 : static_cast<double>(col_gain[i])));
+  size_t c = 0;
+  for (const TierFormat& tier : format.tiers) {
+    Activations components;
+    for (const size_t end = c + static_cast<size_t>(tier.rank); c < end; ++c) {
+      double z = 0, size = 0;
+      for (size_t i = 0; i < n_in; ++i) {
+        const double p = static_cast<double>(d.v[c * n_in + i]) * static_cast<double>(x[i]);
+        z += p;
+        size += std::abs(p);
+      }
+      const auto s = static_cast<double>(d.s[c]);
+      const double z_slack = std::abs(s) * input.slack(range_of(tier.v));
+      components.add(std::abs(s * z) + z_slack);
+      for (size_t o = 0; o < static_cast<size_t>(format.base_rows); ++o) {
+        const auto u = static_cast<double>(d.u[o * rank + c]);
+        oracle.add(o, u * s * z, std::abs(u * s) * size);
+        oracle.slack[o] += std::abs(u) * z_slack;
+      }
     }
     for (size_t o = 0; o < static_cast<size_t>(format.base_rows); ++o) {
-      const double us = static_cast<double>(d.u[o * rank + c]) * static_cast<double>(d.s[c]);
-      oracle.add(o, us * z, std::abs(us) * size);
+      const double gain = row_gain.empty() ? 1 : static_cast<double>(row_gain[o]);
+      oracle.slack[o] += gain * components.slack(range_of(tier.u));
     }
   }
 }
@@ -69,7 +120,13 @@ void add_vector(Oracle& oracle, const Entry& e, const float* x) {
     size[i / block] +=
         std::abs(gain * static_cast<double>(x[i])) / std::sqrt(static_cast<double>(block));
   }
+  std::vector<float> row_scale(delta.size() / n_in);
+  convert_to_float(e.blob.bytes.data() + layout_of(e.format).row_scale.offset, DType::kF16,
+                   row_scale);
+  Activations input;
+  for (size_t i = 0; i < n_in; ++i) input.add(size[i / block]);
   for (size_t o = 0; o < delta.size() / n_in; ++o) {
+    oracle.slack[o] += input.slack(255.0 / 32 * std::abs(static_cast<double>(row_scale[o])));
     double value = 0, magnitude = 0;
     for (size_t i = 0; i < n_in; ++i) {
       value += static_cast<double>(delta[o * n_in + i]) * static_cast<double>(x[i]);
@@ -107,8 +164,8 @@ Oracle reference(const HostTensor& w, const Entry* e, const float* x, int64_t wi
   if (e == nullptr) return oracle;
   const DecodedDelta d = decode_delta(e->format, e->blob.bytes);
   if (e->format.codec == Codec::kVector) add_vector(oracle, *e, x);
-  if (e->format.codec == Codec::kDense) oracle.product(d.v, 0, x, w.cols());
-  if (e->format.codec == Codec::kLowRank) add_low_rank(oracle, e->format, d, x);
+  if (e->format.codec == Codec::kDense) add_dense(oracle, e->format, d, x);
+  if (e->format.codec == Codec::kLowRank) add_low_rank(oracle, *e, d, x);
   oracle.product(tail_rows(*e), w.rows(), x, w.cols());
   return oracle;
 }
@@ -156,7 +213,7 @@ class LinearTest : public EachIsa {
       for (int64_t o = 0; o < width; ++o) {
         const auto at = static_cast<size_t>(o);
         if (want.defined[at]) {
-          ASSERT_NEAR(y.at(r, o), want.y[at], gamma_k(terms) * want.magnitude[at])
+          ASSERT_NEAR(y.at(r, o), want.y[at], want.bound(at, terms))
               << "row " << r << " output " << o;
         } else {
           ASSERT_EQ(y.at(r, o), Guarded::kCanary) << "row " << r << " output " << o;
@@ -212,6 +269,46 @@ TEST_P(LinearTest, EveryWidthOfLowRankDeltas) {
 TEST_P(LinearTest, RanksBeyondOneTileAndSeveralScaleRows) {
   check({{low_rank(300, 1100, {tier(2, 8, 8), tier(21, 3, 4), tier(270, 2, 3)})}, {{0, 4}}}, 1100,
         300, DType::kBf16);
+}
+
+TEST_P(LinearTest, ColumnsAroundBlocksAndGroupsOfEveryWidth) {
+  for (const int bits : {1, 2, 3, 4, 8}) {
+    for (const int64_t size : {128, 129, 255, 256, 384, 511, 512, 513, 640, 1050}) {
+      check({{dense(9, size, bits)}, {{0, 5}}}, size, 9, DType::kBf16);
+      TierFormat t = tier(size, bits, bits);
+      t.v.scale_cols = 0;
+      check({{low_rank(size, size, {t})}, {{0, 1}}}, size, size, DType::kF32);
+    }
+  }
+}
+
+TEST_P(LinearTest, SmallTiersWithScalesPerComponent) {
+  TierFormat t = tier(9, 3, 2);
+  for (const int64_t scale_cols : {128, 256, 0}) {
+    t.u = {2, 1, scale_cols};
+    check({{low_rank(300, 77, {t, tier(3, 8, 8)})}, {{0, 2}, {-1, 1}}}, 77, 300, DType::kF32);
+  }
+}
+
+TEST_P(LinearTest, InputsThatAreNotFiniteAreNotHidden) {
+  for (const MatrixFormat& format :
+       {dense(9, 200, 2), low_rank(9, 200, {tier(3, 2, 2)}), vector_format(9, 200, 8, false)}) {
+    auto variant = backend_.create_variant(1);
+    variant->set(0, format, random_blob(rng_, format), *stream_);
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      std::vector<float> x(200, 1.0f);
+      x[150] = bad;
+      Guarded y(backend_, 1, 9);
+      const std::vector<VariantSegment> segments = {{variant, 1}};
+      const auto plan = backend_.plan_variants(segments);
+      const Tensor zeros = backend_.import_weight(
+          host_tensor(DType::kF32, {9, 200}, std::vector<float>(9 * 200, 0.0f)));
+      const LinearTarget target = linear_target(0, zeros, y.tensor());
+      backend_.linear(*stream_, *plan, device_tensor(backend_, {1, 200}, x), {&target, 1});
+      for (int64_t o = 0; o < 9; ++o) EXPECT_FALSE(std::isfinite(y.at(0, o))) << o;
+    }
+  }
 }
 
 TEST_P(LinearTest, AnyScaleBlocks) {
@@ -282,7 +379,7 @@ TEST_P(LinearTest, VariantsWithFewerRowsThanTheBaseNeedNoWiderOutput) {
     for (int64_t r = 0; r < 2; ++r) {
       const Oracle want = reference(w, &entry, x.data() + r * 33, 45);
       for (size_t o = 0; o < 40; ++o)
-        EXPECT_NEAR(y.at(r, static_cast<int64_t>(o)), want.y[o], gamma_k(90) * want.magnitude[o]);
+        EXPECT_NEAR(y.at(r, static_cast<int64_t>(o)), want.y[o], want.bound(o, 90));
     }
     EXPECT_TRUE(y.intact());
   }
@@ -348,10 +445,10 @@ TEST_P(LinearTest, TargetsThatShareGainsAndTargetsThatDoNot) {
     EXPECT_TRUE(together[s].intact());
     for (int64_t r = 0; r < n; ++r) {
       const Oracle want = reference(w, r == 2 ? nullptr : &entries[s], x.data() + r * n_in, n_out);
-      const double bound = gamma_k(2 * n_in + 16 + rotation_terms(entries[s].format));
+      const int64_t terms = 2 * n_in + 16 + rotation_terms(entries[s].format);
       for (int64_t o = 0; o < n_out; ++o) {
         const auto at = static_cast<size_t>(o);
-        EXPECT_NEAR(together[s].at(r, o), want.y[at], bound * want.magnitude[at]);
+        EXPECT_NEAR(together[s].at(r, o), want.y[at], want.bound(at, terms));
         EXPECT_EQ(together[s].at(r, o), alone[0].at(r, o));
         EXPECT_EQ(together[s].at(r, o), serial[place[s]].at(r, o));
       }
@@ -363,15 +460,17 @@ TEST_P(LinearTest, ResidentBytesCountGainsAndSharedSigns) {
   const MatrixFormat vector = vector_format(20, 40, 8, true);
   const MatrixFormat factors = with_gains(low_rank(20, 40, {tier(3, 2, 2)}), true, true);
   const auto variant = backend_.create_variant(3);
-  const int64_t vector_bytes = layout_of(vector).total_bytes + 4 * 40;
+  const int64_t vector_bytes = layout_of(vector).total_bytes + 4 * 40 + 4 * 20;  // gains, scales
   variant->set(0, vector, random_blob(rng_, vector), *stream_);
   EXPECT_EQ(variant->resident_bytes(), vector_bytes + 4 * 40);
   variant->set(1, vector, random_blob(rng_, vector), *stream_);
   variant->set(0, vector, random_blob(rng_, vector), *stream_);
   EXPECT_EQ(variant->resident_bytes(), 2 * vector_bytes + 4 * 40);
   variant->set(2, factors, random_blob(rng_, factors), *stream_);
-  EXPECT_EQ(variant->resident_bytes(),
-            2 * vector_bytes + 4 * 40 + layout_of(factors).total_bytes + 4 * (3 + 20 + 40));
+  // Rows of 40 columns of 2 bits take 12 bytes and a scale, those of 3 components take 4 bytes.
+  const int64_t v = 3 * (12 + 2) + kPackedOverread + 4 * 3;
+  const int64_t u = 20 * (4 + 2) + kPackedOverread + 4 * 20;
+  EXPECT_EQ(variant->resident_bytes(), 2 * vector_bytes + 4 * 40 + v + u + 4 * (3 + 40));
 }
 
 TEST_P(LinearTest, ARowDoesNotDependOnTheBatch) {

@@ -39,12 +39,16 @@ class Embedding {
   void read(int64_t id, float* out) const {
     if (tensor_ == nullptr) return read_row(table_, id, out);
     if (tensor_->format.codec == Codec::kRaw) return read_row(tensor_->raw, id, out);
-    const int64_t coded = tensor_->dense.rows();
+    const int64_t coded = tensor_->format.base_rows;
     if (id >= coded) return read_row(tensor_->added, id - coded, out);
     read_row(table_, id, out);
     const int64_t n = table_.n_in;
     float* delta = thread_scratch(2 * n).data();
-    tensor_->dense.decode(runtime_.kernels, {id, 1, 0, n}, delta, n, delta + n);
+    if (tensor_->packed) {
+      tensor_->packed_dense.decode_row(id, delta);
+    } else {
+      tensor_->dense.decode(runtime_.kernels, {id, 1, 0, n}, delta, n, delta + n);
+    }
     for (int64_t i = 0; i < n; ++i) out[i] += delta[i];
   }
 

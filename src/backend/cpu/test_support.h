@@ -171,6 +171,7 @@ class EachIsa : public ::testing::TestWithParam<const Kernels*> {
 inline std::string isa_name(const ::testing::TestParamInfo<const Kernels*>& info) {
   std::string name = info.param->name;
   std::erase(name, '-');
+  std::erase(name, ' ');
   return name;
 }
 

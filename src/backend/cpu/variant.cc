@@ -18,12 +18,66 @@ HostTensor keep(const HostTensor& blob) {
                         std::vector<std::byte>(blob.bytes.begin(), blob.bytes.end()));
 }
 
+bool can_pack(const MatrixFormat& format) {
+  if (format.codec == Codec::kDense) return PackedRows::can_hold(format.dense);
+  return format.codec == Codec::kLowRank &&
+         std::ranges::all_of(format.tiers, [](const TierFormat& tier) {
+           return PackedRows::can_hold(tier.v) && PackedRows::can_hold_transposed(tier.u);
+         });
+}
+
+/// factors[i], times what the rows have already.
+void scale_rows(PackedRows& rows, std::span<const float> factors) {
+  if (factors.empty()) return;
+  std::vector<float> scaled(factors.begin(), factors.end());
+  for (size_t i = 0; i < rows.row_scale.size(); ++i) scaled[i] *= rows.row_scale[i];
+  rows.row_scale = std::move(scaled);
+}
+
+/// Codes and factors of a dense or low-rank tensor in the kernels' layout. Of the blob only the
+/// added rows stay.
+void repack(VariantTensor& t, const BlobLayout& layout, const HostTensor& blob) {
+  const MatrixFormat& f = t.format;
+  t.packed = true;
+  if (f.codec == Codec::kDense)
+    t.packed_dense = PackedRows::of(f.dense, f.base_rows, f.n_in(), layout.dense, blob.bytes);
+  const std::vector<float> row_gain = decode_gains(blob.bytes, layout.row_gain);
+  int64_t first = 0;
+  for (size_t i = 0; i < f.tiers.size(); ++i) {
+    const TierFormat& tier = f.tiers[i];
+    VariantTensor::Tier& to = t.tiers.emplace_back();
+    to.first = first;
+    to.rank = tier.rank;
+    to.packed_v = PackedRows::of(tier.v, tier.rank, f.n_in(), layout.tiers[i].v, blob.bytes);
+    to.packed_u =
+        PackedRows::transpose_of(tier.u, tier.rank, f.base_rows, layout.tiers[i].u, blob.bytes);
+    scale_rows(to.packed_v,
+               std::span(t.s).subspan(static_cast<size_t>(first), static_cast<size_t>(tier.rank)));
+    scale_rows(to.packed_u, row_gain);
+    first += tier.rank;
+  }
+  const auto added = blob.bytes.subspan(static_cast<size_t>(layout.added.offset),
+                                        static_cast<size_t>(layout.added.bytes));
+  t.blob = HostTensor::of(DType::kU8, {layout.added.bytes},
+                          std::vector<std::byte>(added.begin(), added.end()));
+}
+
 std::unique_ptr<VariantTensor> make_tensor(const MatrixFormat& format, const HostTensor& blob) {
   auto tensor = std::make_unique<VariantTensor>();
   VariantTensor& t = *tensor;
   const BlobLayout layout = layout_of(format);
   DELTACOME_CHECK(static_cast<int64_t>(blob.bytes.size()) == layout.total_bytes);
   t.format = format;
+  if (format.codec == Codec::kLowRank) {
+    t.s.resize(static_cast<size_t>(format.rank()));
+    convert_to_float(blob.bytes.data() + layout.s.offset, DType::kBf16, t.s);
+  }
+  t.col_gain = decode_gains(blob.bytes, layout.col_gain);
+  if (can_pack(format)) {
+    repack(t, layout, blob);
+    t.added = {t.blob.bytes.data(), format.raw_dtype, format.added_rows(), format.n_in()};
+    return tensor;
+  }
   t.blob = keep(blob);
   const std::byte* data = t.blob.bytes.data();
   switch (format.codec) {
@@ -38,15 +92,16 @@ std::unique_ptr<VariantTensor> make_tensor(const MatrixFormat& format, const Hos
       t.dense = CodedRows(format.dense, format.base_rows, format.n_in(), layout.dense, data);
       break;
     case Codec::kLowRank: {
-      t.s.resize(static_cast<size_t>(format.rank()));
-      convert_to_float(data + layout.s.offset, DType::kBf16, t.s);
       int64_t first = 0;
       for (size_t i = 0; i < format.tiers.size(); ++i) {
         const TierFormat& tier = format.tiers[i];
         const TierLayout& at = layout.tiers[i];
         t.tiers.push_back({.v = CodedRows(tier.v, tier.rank, format.n_in(), at.v, data),
                            .u = CodedRows(tier.u, tier.rank, format.base_rows, at.u, data),
-                           .first = first});
+                           .packed_v = {},
+                           .packed_u = {},
+                           .first = first,
+                           .rank = tier.rank});
         first += tier.rank;
       }
       break;
@@ -56,7 +111,6 @@ std::unique_ptr<VariantTensor> make_tensor(const MatrixFormat& format, const Hos
       break;
   }
   t.row_gain = decode_gains(t.blob.bytes, layout.row_gain);
-  t.col_gain = decode_gains(t.blob.bytes, layout.col_gain);
   t.added = {data + layout.added.offset, format.raw_dtype, format.added_rows(), format.n_in()};
   return tensor;
 }
@@ -65,7 +119,9 @@ std::unique_ptr<VariantTensor> make_tensor(const MatrixFormat& format, const Hos
 
 int64_t VariantTensor::own_bytes() const noexcept {
   const size_t floats = values.size() + s.size() + row_gain.size() + col_gain.size();
-  return static_cast<int64_t>(blob.bytes.size() + sizeof(float) * floats);
+  int64_t packed_bytes = packed_dense.bytes() + vector.own_bytes();
+  for (const Tier& tier : tiers) packed_bytes += tier.packed_v.bytes() + tier.packed_u.bytes();
+  return static_cast<int64_t>(blob.bytes.size() + sizeof(float) * floats) + packed_bytes;
 }
 
 CpuVariant::CpuVariant(int n_slots) : tensors_(static_cast<size_t>(n_slots)) {}

@@ -10,6 +10,7 @@
 #include "backend/backend.h"
 #include "backend/cpu/coded_rows.h"
 #include "backend/cpu/gemm.h"
+#include "backend/cpu/packed_rows.h"
 #include "backend/cpu/vector_rows.h"
 
 namespace deltacome::cpu {
@@ -18,12 +19,16 @@ namespace deltacome::cpu {
 using RotationSigns =
     std::map<std::pair<uint64_t, int64_t>, std::shared_ptr<const std::vector<float>>>;
 
-/// One tensor of a variant: its blob as stored, and views into it.
+/// One tensor of a variant: repacked for the kernels of packed codes, or its blob as stored and
+/// views into it.
 struct VariantTensor {
   struct Tier {
-    CodedRows v;        // [rank, n_in]
-    CodedRows u;        // [rank, base_rows]: by component
-    int64_t first = 0;  // component
+    CodedRows v;          // [rank, n_in]
+    CodedRows u;          // [rank, base_rows]: by component
+    PackedRows packed_v;  // [rank, n_in], times s; instead of v
+    PackedRows packed_u;  // [base_rows, rank], times row gains; instead of u
+    int64_t first = 0;    // component
+    int64_t rank = 0;
   };
 
   MatrixFormat format;
@@ -31,6 +36,8 @@ struct VariantTensor {
   std::vector<float> values;  // of a raw vector (norm, bias)
   WeightView raw;             // of a raw matrix
   CodedRows dense;            // [base_rows, n_in]
+  PackedRows packed_dense;    // the same, instead
+  bool packed = false;        // dense and lowrank: in the packed members
   std::vector<float> s;       // [rank]
   std::vector<Tier> tiers;
   VectorRows vector;                                // [base_rows, n_in], rotated

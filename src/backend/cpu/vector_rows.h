@@ -3,9 +3,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <vector>
 
 #include "backend/cpu/coded_rows.h"
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/packed_kernels.h"
 #include "quant/format.h"
 
 namespace deltacome::cpu {
@@ -20,6 +23,14 @@ class VectorRows {
 
   int64_t rows() const noexcept { return rows_; }
   int64_t cols() const noexcept { return cols_; }
+  int dim() const noexcept { return dim_; }
+  /// Bytes beside the blob's.
+  int64_t own_bytes() const noexcept {
+    return static_cast<int64_t>(sizeof(float) * row_scale_.size());
+  }
+  /// y[t][first + i] += row first + i times x[t], i < count; x was quantized for dim().
+  void multiply(const PackedKernels& kernels, int64_t first, int64_t count,
+                std::span<const QuantizedRow* const> x, float* const* y) const;
   /// Columns of one pass of the inner loops: at most kInputBlock, whole entries and whole groups of
   /// 16 floats. Part of what a result is bitwise.
   int64_t piece_cols() const noexcept;
@@ -35,6 +46,7 @@ class VectorRows {
   const float* entries_ = nullptr;     // [256, dim], lives as long as the program
   const uint8_t* codes_ = nullptr;     // [rows, ceil(cols / dim)]
   const std::byte* scales_ = nullptr;  // f16 [rows]
+  std::vector<float> row_scale_;       // the same as floats
 };
 
 }  // namespace deltacome::cpu

@@ -84,6 +84,10 @@ class CudaBackend final : public Backend {
     }
     return tensor;
   }
+  Tensor import_projection(const HostTensor& host, WeightFormat format) override {
+    if (format == WeightFormat::kStored) return import_weight(host);
+    fail(ErrorCode::kUnsupported, "quantized weights of the base on {}", name());
+  }
   void upload(Stream& stream, std::span<const std::byte> host, const Tensor& to) override {
     DELTACOME_CHECK(static_cast<int64_t>(host.size()) == to.bytes());
     if (host.empty()) return;

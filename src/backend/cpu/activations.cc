@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cpu/activations.h"
+
+#include "backend/cpu/packed_kernels.h"
+#include "backend/cpu/runtime.h"
+
+namespace deltacome::cpu {
+
+void QuantizedRows::reset(int64_t n_rows, int64_t n, int dim) {
+  n_ = n;
+  dim_ = dim;
+  const int64_t unit = dim == 0 ? kActivationPadding : int64_t{kEntryBlock} * dim;
+  const int64_t group = dim == 0 ? kActivationGroup : unit;
+  padded_ = ceil_div(n, unit) * unit;
+  groups_ = ceil_div(ceil_div(n, group), 16) * 16;
+  // The last read of a tail may pass the end of a row, but not of 64 more bytes.
+  bytes_.resize(static_cast<size_t>(2 * n_rows * padded_ + 64));
+  floats_.assign(static_cast<size_t>(2 * n_rows * groups_), 0.0F);  // of groups behind the last
+  rows_.resize(static_cast<size_t>(n_rows));
+}
+
+void QuantizedRows::set(const PackedKernels& kernels, int64_t r, const float* x,
+                        const float* gains) {
+  int8_t* high = bytes_.data() + 2 * r * padded_;
+  int8_t* low = high + padded_;
+  float* scale = floats_.data() + 2 * r * groups_;
+  float* sum = scale + groups_;
+  if (dim_ == 0) {
+    kernels.quantize({x, gains, n_, high, low, scale, sum});
+  } else {
+    kernels.quantize_entries({x, n_, dim_, high, low, scale, sum});
+  }
+  float total = 0;
+  for (int64_t g = 0; g < groups_; ++g) total += sum[g];
+  rows_[static_cast<size_t>(r)] = {high, low, scale, sum, total};
+}
+
+}  // namespace deltacome::cpu

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of packed codes in loops that a compiler vectorizes: a part of kernels_impl.h, which
+// includes it, under its rules. The same integers as packed_avx512.cc; groups are added one by one.
+#pragma once
+
+#include "backend/cpu/packed_kernels.h"
+
+namespace deltacome::cpu {
+namespace {
+
+/// codes [n] |= the field of a run of n columns of kBits, shifted.
+template <int kBits>
+DELTACOME_INLINE void unpack_run(const uint8_t* run, int64_t n, int shift, uint8_t* codes) {
+  const int64_t stride = packed_run_bytes(kBits, n);
+  for (int field = 0; field < 8 / kBits; ++field) {
+    uint8_t* out = codes + field * stride;
+    const int64_t count = smaller(stride, n - field * stride);
+    for (int64_t j = 0; j < count; ++j) {
+      const int code = (run[j] >> (kBits * field)) & ((1 << kBits) - 1);
+      out[j] = static_cast<uint8_t>(out[j] | code << shift);
+    }
+  }
+}
+
+template <int kBits>
+void unpack(const PackedShape& shape, const uint8_t* row, uint8_t* codes) {
+  constexpr int64_t kBlock = packed_block_cols(kBits);
+  __builtin_memset(codes, 0, static_cast<size_t>(shape.cols));
+  int64_t at = 0;
+  while (at < shape.cols) {
+    const bool whole = at < shape.n_blocks * kBlock;
+    const int64_t n = whole ? kBlock : smaller(kActivationGroup, shape.cols - at);
+    if constexpr (kBits != 3) {
+      unpack_run<kBits>(row, n, 0, codes + at);
+    } else if (whole) {
+      unpack_run<2>(row, 256, 0, codes + at);
+      unpack_run<2>(row + 64, 256, 0, codes + at + 256);
+      unpack_run<1>(row + 128, 512, 2, codes + at);
+    } else {
+      unpack_run<2>(row, n, 0, codes + at);
+      unpack_run<1>(row + packed_run_bytes(2, n), n, 2, codes + at);
+    }
+    row += packed_run_bytes(kBits, n);
+    at += n;
+  }
+}
+
+void unpack_codes(const PackedShape& shape, const uint8_t* row, uint8_t* codes) {
+  switch (shape.bits) {
+    case 1:
+      return unpack<1>(shape, row, codes);
+    case 2:
+      return unpack<2>(shape, row, codes);
+    case 3:
+      return unpack<3>(shape, row, codes);
+    case 4:
+      return unpack<4>(shape, row, codes);
+    default:
+      return unpack<8>(shape, row, codes);
+  }
+}
+
+/// Sum of codes[i] * (256 * high[i] + low[i]).
+DELTACOME_INLINE int32_t sum_of_products(const uint8_t* codes, const int8_t* high,
+                                         const int8_t* low, int64_t n) {
+  int32_t upper = 0, lower = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    upper += static_cast<int16_t>(codes[i]) * static_cast<int16_t>(high[i]);
+    lower += static_cast<int16_t>(codes[i]) * static_cast<int16_t>(low[i]);
+  }
+  return upper * 256 + lower;
+}
+
+void packed_dot(const PackedDotArgs& a) {
+  const PackedShape& shape = *a.shape;
+  const float center = 0.5f * static_cast<float>((1 << shape.bits) - 1);
+  auto* codes = reinterpret_cast<uint8_t*>(a.scratch);
+  float* scales = a.scratch + (shape.cols + 3) / 4;
+  for (int64_t r = 0; r < a.n_rows; ++r) {
+    const uint8_t* row = a.rows + r * shape.row_bytes;
+    unpack_codes(shape, row, codes);
+    const bool grouped = shape.scale == PackedScale::kGroup;
+    if (grouped)
+      convert_typed(reinterpret_cast<const Half*>(row + shape.code_bytes), shape.n_groups, scales);
+    const float by = a.row_scale == nullptr ? a.scale : a.row_scale[r] * a.scale;
+    for (int64_t t = 0; t < a.n_tokens; ++t) {
+      const QuantizedRow& x = *a.x[t];
+      float sum = 0, centers = grouped ? 0 : x.total;
+      for (int64_t g = 0; g < shape.n_groups; ++g) {
+        const int64_t at = g * kActivationGroup;
+        const int64_t n = smaller(kActivationGroup, shape.cols - at);
+        const auto products =
+            static_cast<float>(sum_of_products(codes + at, x.high + at, x.low + at, n));
+        const float scale = grouped ? scales[g] : 1.0f;
+        sum += products * (scale * x.scale[g]);
+        if (grouped) centers += scale * x.sum[g];
+      }
+      float* y = a.y[t] + a.y_first + r;
+      const float v = by * (sum - center * centers);
+      *y = a.add ? *y + v : v;
+    }
+  }
+}
+
+/// One element of the input as 16 bits in two bytes; returns them as one number.
+DELTACOME_INLINE int32_t quantize_one(float x, float inverse, int8_t* high, int8_t* low) {
+  constexpr float kMagic = 0x1.8p23f;  // adding it rounds to the nearest integer
+  const float shifted = x * inverse + kMagic;
+  const auto q = static_cast<int32_t>(shifted - kMagic);
+  const int32_t upper = (q + 128) >> 8;
+  *high = static_cast<int8_t>(upper);
+  *low = static_cast<int8_t>(q - upper * 256);
+  return q;
+}
+
+/// A group of n elements, x times gains; returns its scale. Values that are not finite give NaN.
+DELTACOME_INLINE float quantize_group(const float* x, const float* gains, int64_t n, int8_t* high,
+                                      int8_t* low, float* sum) {
+  uint32_t most = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const float v = gains == nullptr ? x[i] : x[i] * gains[i];
+    const uint32_t bits = load_as<uint32_t>(&v) & 0x7fffffffu;
+    most = bits > most ? bits : most;
+  }
+  const auto largest = load_as<float>(&most);
+  const bool finite = most < 0x7f800000u;
+  const float scale = !finite            ? __builtin_nanf("")
+                      : largest < 1e-30f ? 0.0f
+                                         : largest / kActivationLevels;
+  const float inverse = finite && scale > 0 ? 1 / scale : 0.0f;
+  int32_t total = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const float v = gains == nullptr ? x[i] : x[i] * gains[i];
+    total += quantize_one(finite ? v : 0.0f, inverse, high + i, low + i);
+  }
+  *sum = scale * static_cast<float>(total);
+  return scale;
+}
+
+void quantize_codes_input(const QuantizeArgs& a) {
+  for (int64_t g = 0; g * kActivationGroup < a.n; ++g) {
+    const int64_t at = g * kActivationGroup;
+    a.scale[g] =
+        quantize_group(a.x + at, a.gains == nullptr ? nullptr : a.gains + at,
+                       smaller(kActivationGroup, a.n - at), a.high + at, a.low + at, a.sum + g);
+  }
+}
+
+/// Here elements stay in order: an entry is copied as a whole.
+void quantize_entries_input(const EntryQuantizeArgs& a) {
+  const int64_t block = int64_t{kEntryBlock} * a.dim;
+  for (int64_t g = 0; g * block < a.n; ++g) {
+    a.scale[g] = quantize_group(a.x + g * block, nullptr, smaller(block, a.n - g * block),
+                                a.high + g * block, a.low + g * block, a.sum + g);
+  }
+}
+
+template <int kDim>
+void entry_dot_of(const EntryDotArgs& a) {
+  uint8_t values[kEntryBlock * kDim];
+  for (int64_t r = 0; r < a.n_rows; ++r) {
+    const uint8_t* codes = a.codes + r * a.n_codes;
+    for (int64_t b = 0; b * kEntryBlock < a.n_codes; ++b) {
+      const int64_t first = b * kEntryBlock, n = smaller(kEntryBlock, a.n_codes - first);
+      for (int64_t j = 0; j < n; ++j)
+        __builtin_memcpy(values + j * kDim, a.entries + codes[first + j] * kDim, kDim);
+      for (int64_t t = 0; t < a.n_tokens; ++t) {
+        const QuantizedRow& x = *a.x[t];
+        const auto sum = static_cast<float>(
+            sum_of_products(values, x.high + first * kDim, x.low + first * kDim, n * kDim));
+        a.y[t][a.y_first + r] += a.row_scale[r] * 0.03125f * (sum * x.scale[b] - 128 * x.sum[b]);
+      }
+    }
+  }
+}
+
+void entry_dot(const EntryDotArgs& a) {
+  switch (a.dim) {
+    case 4:
+      return entry_dot_of<4>(a);
+    case 6:
+      return entry_dot_of<6>(a);
+    case 8:
+      return entry_dot_of<8>(a);
+    case 12:
+      return entry_dot_of<12>(a);
+    case 16:
+      return entry_dot_of<16>(a);
+    default:
+      return;
+  }
+}
+
+const PackedKernels kPackedKernels = {.quantize = quantize_codes_input,
+                                      .quantize_entries = quantize_entries_input,
+                                      .dot = packed_dot,
+                                      .entry_dot = entry_dot};
+
+}  // namespace
+}  // namespace deltacome::cpu

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "backend/cpu/packed_kernels.h"
+#include "quant/format.h"
+
+namespace deltacome::cpu {
+
+PackedShape packed_shape(int bits, int64_t cols, PackedScale scale);
+/// codes [cols] to and from the code bytes of a row.
+void pack_row(const PackedShape& shape, const uint8_t* codes, uint8_t* row);
+void unpack_row(const PackedShape& shape, const uint8_t* row, uint8_t* codes);
+
+/// A coded array [rows, cols] in the layout of the kernels, still packed: what the blob held and at
+/// most 15 columns a row more.
+class PackedRows {
+ public:
+  PackedRows() = default;
+  PackedRows(PackedShape shape, int64_t n_rows);
+
+  /// Whether an array of V or of a dense delta, or of U^T (by component; packed by output), can be
+  /// held. Others are decoded from their blobs.
+  static bool can_hold(const ArrayFormat& format);
+  static bool can_hold_transposed(const ArrayFormat& format);
+  /// The array [rows, cols] of a blob.
+  static PackedRows of(const ArrayFormat& format, int64_t rows, int64_t cols,
+                       const ArrayLayout& layout, std::span<const std::byte> blob);
+  /// The transpose of the array [rank, n_out] of a blob: rows of `rank` columns.
+  static PackedRows transpose_of(const ArrayFormat& format, int64_t rank, int64_t n_out,
+                                 const ArrayLayout& layout, std::span<const std::byte> blob);
+
+  bool empty() const noexcept { return n_rows_ == 0; }
+  int64_t rows() const noexcept { return n_rows_; }
+  int64_t cols() const noexcept { return shape_.cols; }
+  int64_t bytes() const noexcept;
+  const PackedShape& shape() const noexcept { return shape_; }
+  uint8_t* row(int64_t r) { return bytes_.data() + r * shape_.row_bytes; }
+  const uint8_t* row(int64_t r) const { return bytes_.data() + r * shape_.row_bytes; }
+
+  float scale = 1;               // of all, kArray
+  std::vector<float> row_scale;  // [rows], kRow
+  /// Scales of columns instead: scale of column k in rows [i * column_rows, ...) is
+  /// column_scale[i * cols + k]. The caller multiplies the input by them. Empty: none.
+  std::vector<float> column_scale;
+  int64_t column_rows = 0;
+
+  /// Values of row r as floats, out [cols]; column scales are not applied.
+  void decode_row(int64_t r, float* out) const;
+
+ private:
+  PackedShape shape_;
+  int64_t n_rows_ = 0;
+  AlignedVector<uint8_t> bytes_;
+};
+
+}  // namespace deltacome::cpu

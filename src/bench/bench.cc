@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "deltacome/bench.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <limits>
+
+#include "bench/roofs.h"
+#include "bench/synthetic.h"
+#include "core/check.h"
+#include "model/model.h"
+
+namespace deltacome {
+namespace {
+
+/// A step that is measured: its sequences, and what it is compared with.
+struct Case {
+  std::string name;
+  std::vector<Variant> variants;    // one a sequence
+  std::vector<Sequence> sequences;  // with `context` tokens in the cache
+  size_t against = 0;               // index of the case with the base alone
+  int64_t bytes = 0;
+  double best_s = std::numeric_limits<double>::infinity();
+};
+
+/// A model, its variants, and the rounds of measurements.
+class Bench {
+ public:
+  explicit Bench(const BenchOptions& options)
+      : options_(options),
+        config_(options.base ? read_model_config(*options.base)
+                             : synthetic_config(options.shape, options.n_layers)),
+        backend_(create_cpu_backend(options.n_threads)),
+        stream_(backend_->create_stream()),
+        roofs_(*backend_, options.n_threads) {
+    if (options.n_variants < 1 || options.batch < 1 || options.context < 0 || options.prompt < 1 ||
+        options.repeats < 1) {
+      fail(ErrorCode::kInvalidArgument, "nothing to measure: a count is below 1");
+    }
+    const Checkpoint checkpoint =
+        options.base ? Checkpoint::open(*options.base) : synthetic_checkpoint(config_);
+    model_ = std::make_unique<Model>(*backend_, checkpoint, config_,
+                                     parse_weight_format(options.base_dtype),
+                                     parse_kv_dtype(options.kv_dtype));
+    report_.device = backend_->name();
+    report_.base =
+        fmt::format("{}, {} layers, {}", options.base ? options.base->string() : options.shape,
+                    config_.n_layers, options.base_dtype);
+    report_.delta = fmt::format("{}, {:g} bits", options.delta, options.bits);
+    report_.weight_bytes = read_bytes();
+  }
+
+  Variant add_variant() {
+    const SyntheticVariant made = synthetic_variant(*backend_, *stream_, config_, options_.delta,
+                                                    options_.bits, ++n_variants_);
+    report_.delta_bytes = made.bytes;
+    report_.delta_resident_bytes = made.device->resident_bytes();
+    return {made.device, 0};
+  }
+
+  size_t add_case(std::string name, std::vector<Variant> variants, size_t against) {
+    Case c;
+    c.name = std::move(name);
+    c.variants = std::move(variants);
+    c.against = against;
+    std::vector<const DeviceVariant*> distinct;
+    for (const Variant& v : c.variants) {
+      if (v.device != nullptr && std::ranges::find(distinct, v.device.get()) == distinct.end())
+        distinct.push_back(v.device.get());
+    }
+    c.bytes =
+        report_.weight_bytes + static_cast<int64_t>(distinct.size()) * report_.delta_resident_bytes;
+    cases_.push_back(std::move(c));
+    return cases_.size() - 1;
+  }
+
+  /// Every case takes `n_tokens` new tokens a sequence, after `context` in the cache.
+  BenchReport run(int64_t context, int64_t n_tokens,
+                  const std::function<void(int64_t, int64_t)>& on_progress) {
+    int64_t n_sequences = 0;
+    for (Case& c : cases_) {
+      c.sequences.resize(c.variants.size());
+      n_sequences += static_cast<int64_t>(c.sequences.size());
+    }
+    KvCache cache(*backend_, config_, config_.n_layers,
+                  n_sequences * KvCache::blocks_for(context + n_tokens), model_->kv_dtype());
+    for (int round = 0; round <= options_.repeats; ++round) {  // the first one warms up
+      roofs_.measure_read();
+      roofs_.measure_gemm(*stream_);
+      for (Case& c : cases_) {
+        const double seconds = step(c, context, n_tokens, cache);
+        if (round > 0) c.best_s = std::min(c.best_s, seconds);
+      }
+      if (on_progress) on_progress(round, options_.repeats);
+    }
+    report_.read_gb_per_s = roofs_.read_gb_per_s();
+    report_.gemm_gflop_per_s = roofs_.gemm_gflop_per_s();
+    for (const Case& c : cases_) {
+      const auto tokens = static_cast<double>(n_tokens) * static_cast<double>(c.sequences.size());
+      const auto bytes = static_cast<double>(c.bytes);
+      report_.entries.push_back(
+          {.name = c.name,
+           .ms = c.best_s * 1e3,
+           .tokens_per_s = tokens / c.best_s,
+           .bytes = bytes,
+           .of_roof = n_tokens > 1 ? -1 : bytes / c.best_s / 1e9 / report_.read_gb_per_s,
+           .ratio = c.best_s / cases_[c.against].best_s});
+    }
+    return report_;
+  }
+
+ private:
+  /// Bytes of the base that a decode step reads: all but an embedding that is only looked up.
+  int64_t read_bytes() const {
+    const int64_t bytes = model_->weights().bytes;
+    const bool head_is_table = config_.tied_embeddings &&
+                               parse_weight_format(options_.base_dtype) == WeightFormat::kStored;
+    return head_is_table ? bytes : bytes - model_->weights().embedding.tensor.bytes();
+  }
+
+  double step(Case& c, int64_t context, int64_t n_tokens, KvCache& cache) const {
+    const std::vector<int32_t> tokens(static_cast<size_t>(n_tokens), 1);
+    std::vector<BatchItem> batch;
+    for (size_t i = 0; i < c.sequences.size(); ++i) {
+      cache.reserve(c.sequences[i], context + n_tokens);
+      c.sequences[i].length = context;
+      batch.push_back({tokens, &c.sequences[i], c.variants[i]});
+    }
+    const auto start = std::chrono::steady_clock::now();
+    const HiddenRows rows = model_->forward(*stream_, batch, cache);
+    model_->logits(*stream_, rows, 0, rows.hidden.rows());
+    stream_->synchronize();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+
+  const BenchOptions& options_;
+  ModelConfig config_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Stream> stream_;
+  Roofs roofs_;
+  std::unique_ptr<Model> model_;
+  uint64_t n_variants_ = 0;
+  std::vector<Case> cases_;
+  BenchReport report_;
+};
+
+}  // namespace
+
+BenchReport bench_decode(const BenchOptions& options,
+                         const std::function<void(int64_t, int64_t)>& on_progress) {
+  Bench bench(options);
+  const auto batch = static_cast<size_t>(options.batch);
+  const auto n_variants = static_cast<size_t>(options.n_variants);
+  std::vector<Variant> variants;
+  for (size_t i = 0; i < n_variants; ++i) variants.push_back(bench.add_variant());
+  const size_t one = bench.add_case("base, 1 sequence", {{}}, 0);
+  const size_t many =
+      bench.add_case(fmt::format("base, {} sequences", batch), std::vector<Variant>(batch), 1);
+  size_t mixed = n_variants == 1 ? one : many;
+  if (n_variants != 1 && n_variants != batch) {
+    mixed = bench.add_case(fmt::format("base, {} sequences", n_variants),
+                           std::vector<Variant>(n_variants), 2);
+  }
+  bench.add_case("1 variant, 1 sequence", {variants[0]}, one);
+  bench.add_case(fmt::format("1 variant, {} sequences", batch),
+                 std::vector<Variant>(batch, variants[0]), many);
+  if (n_variants > 1)
+    bench.add_case(fmt::format("{} variants, 1 sequence each", n_variants), variants, mixed);
+  return bench.run(options.context, 1, on_progress);
+}
+
+BenchReport bench_prefill(const BenchOptions& options,
+                          const std::function<void(int64_t, int64_t)>& on_progress) {
+  Bench bench(options);
+  const Variant variant = bench.add_variant();
+  const size_t base = bench.add_case(fmt::format("base, {} tokens", options.prompt), {{}}, 0);
+  bench.add_case(fmt::format("1 variant, {} tokens", options.prompt), {variant}, base);
+  return bench.run(0, options.prompt, on_progress);
+}
+
+}  // namespace deltacome

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "backend/backend.h"
+#include "io/model_config.h"
+#include "io/safetensors.h"
+
+namespace deltacome {
+
+/// The configuration of a named shape: "1b" (Llama-3.2-1B) or "7b" (Llama-2-7B). n_layers 0 = all.
+/// Throws kInvalidArgument for another name.
+ModelConfig synthetic_config(const std::string& shape, int64_t n_layers);
+
+/// Random bf16 weights of a configuration, in memory. The values do not matter but for being
+/// finite and small.
+Checkpoint synthetic_checkpoint(const ModelConfig& config);
+
+/// How a projection of a random delta is stored, at about `bits` bits a weight.
+/// Throws kInvalidArgument for an unknown kind.
+MatrixFormat synthetic_format(const std::string& kind, double bits, const Shape& shape);
+
+/// A delta of every projection, with random codes.
+struct SyntheticVariant {
+  std::shared_ptr<DeviceVariant> device;
+  int64_t bytes = 0;  // of the blobs
+};
+SyntheticVariant synthetic_variant(Backend& backend, Stream& stream, const ModelConfig& config,
+                                   const std::string& kind, double bits, uint64_t seed);
+
+}  // namespace deltacome
