@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Measures docs/quality.md's table: methods x fine-tunes x budgets on the test bed.
+"""Measures the tables of docs/quality.md on the test bed.
 
-    tools/quality.py TESTBED --rows rows.jsonl [--limit 250] [--models small-math,tiny-chat] [--work DIR]
+    tools/quality.py TESTBED --rows rows.jsonl [--plan methods|rank|tokens|minutes|codes] [--limit N]
+                             [--models small-math,tiny-chat] [--only LABELS] [--work DIR]
     tools/quality.py --table --rows rows.jsonl
 
 TESTBED holds models/, calib/ and eval/. Archives stay in the work directory, rows are added to the file: what
@@ -19,7 +20,25 @@ PROGRAM = ROOT / "build/release/bin/deltacome"
 # Fine-tune -> task; its base is <family>-base. Tasks with an answer or results are generated too.
 MODELS = {"small-math": "math", "small-code": "code", "small-chat": "chat", "tiny-math": "math", "tiny-chat": "chat"}
 GENERATED = ("math", "code")
-PLANS = [("lowrank", 1.0), ("lowrank", 0.5), ("bitdelta", 1.01), ("come", 1.195), ("come", 1.0), ("come", 0.5)]
+BUDGETS = {"small": (1.195, 0.65), "tiny": (1.25, 0.73)}  # bits per projection weight
+FAST = ["--method", "auto", "--profile", "fast"]
+
+
+def cases_of(plan, family):
+    """(label, bits, options of compress) of a plan."""
+    full, half = BUDGETS[family]
+    if plan == "rank":  # factors in 16 bits: rank r of n x n costs 32 r / n bits a weight
+        return [(f"rank {share} n", 32 * share, ["--method", "lowrank"]) for share in (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)]
+    if plan == "tokens":
+        return [(f"{n} tokens", full, [*FAST, "--calib-tokens", n]) for n in (4096, 16384, 65536, 262144)]
+    if plan == "minutes":
+        return [(f"{m} minutes", full, ["--distill", m]) for m in (0.25, 1, 4)]
+    if plan == "codes":
+        return [(f"{codes} codes", bits, [*FAST, "--codes", codes]) for bits in (full, half) for codes in ("lowrank", "whole", "auto")]
+    return [("lowrank", full, ["--method", "lowrank"]), ("lowrank", half, ["--method", "lowrank"]),
+            ("bitdelta", 1.01, ["--method", "bitdelta", "--distill", 2]),
+            ("come", full, ["--method", "come"]), ("come", half, ["--method", "come"]),
+            ("auto, fast", full, FAST), ("auto, fast", half, FAST), ("auto", full, []), ("auto", half, [])]
 
 
 def run(*arguments):
@@ -29,16 +48,16 @@ def run(*arguments):
     return done.stdout
 
 
-def score(bed, work, model, task, limit, threads, *candidate):
+def score(bed, work, model, task, limit, threads, generate, *candidate):
     family = model.split("-")[0]
     command = [PROGRAM, "eval", "--base", bed / f"models/{family}-base", *candidate, "--reference", bed / f"models/{model}",
                "--data", bed / f"eval/{task}.jsonl", "--limit", limit, "--threads", threads, "--json"]
-    if task not in GENERATED:
+    if not generate or task not in GENERATED:
         command.append("--no-generate")
-    if task == "code":
+    elif task == "code":
         command += ["--generations", work / "completions.jsonl"]
     row = json.loads(run(*command))
-    if task == "code":
+    if generate and task == "code":
         row |= json.loads(run(sys.executable, ROOT / "tools/code_results.py", work / "completions.jsonl"))
     return row
 
@@ -52,13 +71,17 @@ def measure(args):
     for model in args.models.split(","):
         task, family = MODELS[model], model.split("-")[0]
         base = bed / f"models/{family}-base"
-        cases = [("base", 0, None, []), ("fine-tune", 16, None, ["--model", bed / f"models/{model}"])]
-        for method, bits in PLANS:
-            out = work / f"{model}-{method}-{bits}"
+        cases = []
+        if args.plan == "methods":
+            cases = [("base", 0, None, []), ("fine-tune", 16, None, ["--model", bed / f"models/{model}"])]
+        for method, bits, options in cases_of(args.plan, family):
+            if args.only and method not in args.only.split(";"):
+                continue
+            out = work / f"{model}-{method}-{bits}".replace(" ", "-").replace(",", "")
             if (model, method, bits) not in done and not out.exists():
-                calib = ["--calib", bed / f"calib/{task}.jsonl"] if method == "come" else []
-                run(PROGRAM, "compress", "--base", base, "--finetuned", bed / f"models/{model}", "--out", out, "--method", method,
-                    "--bits", bits, "--threads", args.threads, *calib)
+                calib = [] if "lowrank" in options[:2] else ["--calib", bed / f"calib/{task}.jsonl"]
+                run(PROGRAM, "compress", "--base", base, "--finetuned", bed / f"models/{model}", "--out", out,
+                    "--bits", bits, "--threads", args.threads, *options, *calib)
             cases.append((method, bits, out, ["--delta", out]))
         for method, bits, archive, candidate in cases:
             if (model, method, bits) in done:
@@ -67,7 +90,7 @@ def measure(args):
             if archive:
                 info = json.loads(run(PROGRAM, "inspect", archive, "--json"))
                 row |= {"bits": info["bits_per_weight"], "all_in_bytes": info["all_in_bytes"]}
-            row |= score(bed, work, model, task, args.limit, args.threads, *candidate)
+            row |= score(bed, work, model, task, args.limit, args.threads, args.plan == "methods", *candidate)
             with open(rows, "a") as file:
                 print(json.dumps(row), file=file)
 
@@ -86,8 +109,10 @@ def table(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("testbed", nargs="?")
-    parser.add_argument("--limit", default="250")
+    parser.add_argument("--limit", default="1000")
+    parser.add_argument("--plan", default="methods", choices=("methods", "rank", "tokens", "minutes", "codes"))
     parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--only", help="labels of the plan, with ; between them")
     parser.add_argument("--threads", default="0")
     parser.add_argument("--work", default=ROOT / "build/quality")
     parser.add_argument("--rows", required=True)

@@ -9,11 +9,13 @@
 namespace deltacome {
 namespace {
 
-TopTargets of_two(std::initializer_list<double> first_p) {
+/// Two tokens at every position, the first of probability p.
+TopTargets of_two(int n_positions, double p) {
   TopTargets t;
   t.k = 2;
-  for (const double p : first_p) {
-    t.ids.insert(t.ids.end(), {0, 1});
+  for (int i = 0; i < n_positions; ++i) {
+    t.ids.push_back(0);
+    t.ids.push_back(1);
     t.log_p.push_back(static_cast<float>(std::log(p)));
     t.log_p.push_back(static_cast<float>(std::log(1 - p)));
   }
@@ -42,11 +44,7 @@ TEST(Batches, AreOfNeighboursAndBounded) {
 }
 
 TEST(DrawLabels, FollowsTheTargetsAndTheSeed) {
-  TopTargets t = of_two({0.75});
-  for (int i = 0; i < 12; ++i) {  // 4096 positions
-    t.ids.insert(t.ids.end(), t.ids.begin(), t.ids.end());
-    t.log_p.insert(t.log_p.end(), t.log_p.begin(), t.log_p.end());
-  }
+  const TopTargets t = of_two(4096, 0.75);
   const std::vector<int32_t> labels = draw_labels(t, 1);
   const auto ones = std::accumulate(labels.begin(), labels.end(), 0);
   EXPECT_NEAR(ones, 1024, 5 * std::sqrt(4096 * 0.75 * 0.25));
