@@ -109,14 +109,14 @@ class Compression {
   }
 
   void make_archive() {
+    if (options_.held_out)
+      held_out_ = read_held_out(*options_.held_out, options_.finetuned, pair_.finetuned_config);
     CalibrationText text =
         prepare_calibration(options_, pair_, model_, *stream_,
                             [this](const std::string& stage) { progress(0, stage); });
     sequences_ = std::move(text.sequences);
     calibrated_tokens_ = text.n_tokens;
     std::ranges::move(text.notes, std::back_inserter(notes_));
-    if (options_.held_out)
-      held_out_ = read_held_out(*options_.held_out, options_.finetuned, pair_.finetuned_config);
     work_.emplace(options_.out, identity_of(options_, pair_, *backend_), options_.resume);
     for (size_t i = 0; i < pair_.tensors.size(); ++i)
       slots_[pair_.tensors[i].name] = static_cast<int>(i);

@@ -102,7 +102,7 @@ int64_t distillation_steps(const CompressOptions& options, const CheckpointPair&
   const double minutes =
       options.distill_minutes.value_or(options.profile == Profile::kFast       ? 0
                                        : options.profile == Profile::kBalanced ? 6
-                                                                               : 24);
+                                                                               : 15);
   const double step_s = kWorkPerProduct * products_per_token(pair) *
                         static_cast<double>(kStepTokens) / (kNominalRate * thread_count(options));
   const auto steps = static_cast<int64_t>(minutes * 60 / step_s);
