@@ -193,7 +193,7 @@ std::string fidelity_lines(const ArchiveInfo& info) {
   if (info.method == "lora") return "the factors of a LoRA adapter, as they are\n";
   std::string out;
   if (info.calibration_tokens > 0) {
-    out += fmt::format("calibrated on {} tokens in sequences of {} from {}, seed {}\n",
+    out += fmt::format("calibrated on {} tokens in sequences of at most {} from {}, seed {}\n",
                        info.calibration_tokens, info.calibration_sequence_length,
                        one_line(fmt::format("{}", fmt::join(info.calibration_files, ", "))),
                        info.seed);
