@@ -24,6 +24,10 @@ DELTACOME_INLINE Bytes quantize16(__m512 x, __m512 inverse, __m512i& sum) {
   const __m512i low = _mm512_sub_epi32(q, _mm512_slli_epi32(high, 8));
   return {_mm512_cvtepi32_epi8(high), _mm512_cvtepi32_epi8(low)};
 }
+/// Of inputs that are not finite, q is not their multiple: the scale says it all.
+DELTACOME_INLINE float total_of(__m512i sum, float scale) {
+  return scale - scale == 0 ? static_cast<float>(_mm512_reduce_add_epi32(sum)) : 0;
+}
 DELTACOME_INLINE __m512i magnitude(__m512 x) {
   return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
 }
@@ -49,7 +53,7 @@ void quantize_avx512(const QuantizeArgs& a) {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(a.low + g * kGroup + 16 * i), bytes.low);
     }
     a.scale[g] = scale;
-    a.sum[g] = scale * static_cast<float>(_mm512_reduce_add_epi32(sum));
+    a.sum[g] = scale * total_of(sum, scale);
   }
 }
 
@@ -79,7 +83,7 @@ void quantize_entries_avx512(const EntryQuantizeArgs& a) {
       }
     }
     a.scale[g] = scale;
-    a.sum[g] = scale * static_cast<float>(_mm512_reduce_add_epi32(sum));
+    a.sum[g] = scale * total_of(sum, scale);
   }
 }
 
