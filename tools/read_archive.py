@@ -27,6 +27,7 @@ ELEMENT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 HALF_ULP = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}
 SMALLEST = {"F64": 0.0, "F32": 2.0**-150, "F16": 2.0**-25, "BF16": 2.0**-134}  # half a subnormal step
 ALIGNMENT = 16
+MAX_TIERS = 8
 BOOK_SOURCES = {"gauss-1": pathlib.Path(__file__).resolve().parents[1] / "src/quant/code_books.inc"}
 BOOK_ENTRIES, BOOK_STEP = 256, 1 / 32
 # The program works in float32 where it applies gains and rotations.
@@ -159,6 +160,8 @@ def decode(entry, data):
     if entry["codec"] == "dense":
         delta = blob.array(entry["array"], rows, n_in)
     elif entry["codec"] == "lowrank":
+        if len(entry["tiers"]) > MAX_TIERS:
+            raise ValueError(f"{len(entry['tiers'])} tiers, expected at most {MAX_TIERS}")
         s = to_double(blob.take(2 * sum(t["rank"] for t in entry["tiers"])), "BF16")
         delta = np.zeros((rows, n_in))
         first = 0

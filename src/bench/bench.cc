@@ -26,6 +26,19 @@ struct Case {
   double best_s = std::numeric_limits<double>::infinity();
 };
 
+/// Counts of the command line, by the names that they have there.
+void check_options(const BenchOptions& options) {
+  const auto at_least = [](int64_t least, const char* name, int64_t got) {
+    if (got < least)
+      fail(ErrorCode::kInvalidArgument, "{} {}: expected at least {}", name, got, least);
+  };
+  at_least(1, "--variants", options.n_variants);
+  at_least(1, "--batch", options.batch);
+  at_least(0, "--context", options.context);
+  at_least(1, "--prompt", options.prompt);
+  at_least(1, "--repeats", options.repeats);
+}
+
 /// A model, its variants, and the rounds of measurements.
 class Bench {
  public:
@@ -36,10 +49,6 @@ class Bench {
         backend_(create_cpu_backend(options.n_threads)),
         stream_(backend_->create_stream()),
         roofs_(*backend_, options.n_threads) {
-    if (options.n_variants < 1 || options.batch < 1 || options.context < 0 || options.prompt < 1 ||
-        options.repeats < 1) {
-      fail(ErrorCode::kInvalidArgument, "nothing to measure: a count is below 1");
-    }
     const Checkpoint checkpoint =
         options.base ? Checkpoint::open(*options.base) : synthetic_checkpoint(config_);
     model_ = std::make_unique<Model>(*backend_, checkpoint, config_,
@@ -151,6 +160,7 @@ class Bench {
 
 BenchReport bench_decode(const BenchOptions& options,
                          const std::function<void(int64_t, int64_t)>& on_progress) {
+  check_options(options);
   Bench bench(options);
   const auto batch = static_cast<size_t>(options.batch);
   const auto n_variants = static_cast<size_t>(options.n_variants);
@@ -174,6 +184,7 @@ BenchReport bench_decode(const BenchOptions& options,
 
 BenchReport bench_prefill(const BenchOptions& options,
                           const std::function<void(int64_t, int64_t)>& on_progress) {
+  check_options(options);
   Bench bench(options);
   const Variant variant = bench.add_variant();
   const size_t base = bench.add_case(fmt::format("base, {} tokens", options.prompt), {{}}, 0);

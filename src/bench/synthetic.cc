@@ -68,12 +68,17 @@ MatrixFormat come_format(const Shape& shape, double bits) {
                       .v = {width, 1, kGroup},
                       .u = fills ? ArrayFormat{width, kGroup, 1} : ArrayFormat{width, 1, kGroup}};
   };
-  const int64_t n8 = std::max<int64_t>(1, 2 * full / 4096), n3 = std::max<int64_t>(1, full / 128);
+  const int64_t n8 = std::max<int64_t>(1, 2 * full / 4096);
+  const int64_t n3 = std::min(std::max<int64_t>(1, full / 128), full - n8);
+  const int64_t left = full - n8 - n3;
   const double budget = bits * static_cast<double>(shape[0] * shape[1]) / 8;
   const double each = (2 + 16.0 / kGroup) / 8 * static_cast<double>(shape[0] + shape[1]);
   const double fine = static_cast<double>((8 * n8 + 3 * n3) * (shape[0] + shape[1])) / 8;
-  const auto rank = std::clamp<int64_t>(std::llround((budget - fine) / each), 1, full - n8 - n3);
-  return of_tiers(shape, {tier(n8, 8), tier(n3, 3), tier(rank, 2)});
+  const auto rank =
+      std::clamp<int64_t>(std::llround((budget - fine) / each), std::min<int64_t>(1, left), left);
+  std::vector<TierFormat> tiers = {tier(n8, 8), tier(n3, 3), tier(rank, 2)};
+  std::erase_if(tiers, [](const TierFormat& t) { return t.rank == 0; });  // of 1 or 2 components
+  return of_tiers(shape, std::move(tiers));
 }
 
 /// What `auto` chooses for low ranks: one scale for a tier, gains of rows and columns.
@@ -81,7 +86,8 @@ MatrixFormat auto_format(const Shape& shape, double bits) {
   const int64_t full = std::min(shape[0], shape[1]);
   const double each = static_cast<double>(shape[0] + shape[1]) / 4;
   const double budget = bits * static_cast<double>(shape[0] * shape[1]) / 8;
-  const auto rank = std::clamp<int64_t>(std::llround(budget / each) / 8 * 8, 8, full);
+  const auto rank =
+      std::clamp<int64_t>(std::llround(budget / each) / 8 * 8, std::min<int64_t>(8, full), full);
   MatrixFormat format = of_tiers(shape, {{.rank = rank, .v = {2, 0, 0}, .u = {2, 0, 0}}});
   format.row_gain = format.col_gain = true;
   return format;

@@ -17,6 +17,20 @@ TEST(Synthetic, DeltasTakeTheBitsThatWereAskedFor) {
   }
 }
 
+TEST(Synthetic, TheSmallestMatricesHaveDeltasToo) {
+  for (int64_t n = 1; n < 12; ++n) {
+    for (const Shape& shape : {Shape{n, n}, Shape{n, 64}, Shape{64, n}}) {
+      for (const char* kind : {"come", "auto"}) {
+        for (const double bits : {0.1, 1.0, 20.0}) {
+          const MatrixFormat format = synthetic_format(kind, bits, shape);  // validates it
+          EXPECT_GE(format.rank(), 1) << kind << " " << to_string(shape);
+          EXPECT_LE(format.rank(), n) << kind << " " << to_string(shape);
+        }
+      }
+    }
+  }
+}
+
 TEST(Synthetic, AVariantIsResidentInFivePercentMoreThanItsBlobs) {
   const auto backend = create_cpu_backend(1);
   const auto stream = backend->create_stream();

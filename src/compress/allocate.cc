@@ -33,6 +33,7 @@ struct Widths {
 /// From coarse to fine; V the coarser, because U is solved for the quantized V.
 constexpr std::array<Widths, 8> kWidths = {
     {{1, 1}, {1, 2}, {2, 2}, {2, 3}, {3, 3}, {3, 4}, {4, 4}, {8, 8}}};
+static_assert(kWidths.size() <= kMaxTiers);  // a tier for each pair
 constexpr std::array<int, 3> kDenseBits = {3, 4, 8};
 constexpr double kStep = 1.25;    // between the prices that low-rank options are made for
 constexpr double kRange = 1e8;    // of these prices

@@ -271,7 +271,7 @@ TEST_F(ArchiveTest, FaultsOfVectorCodesAndGainsAreNamed) {
       {both, gains("1"), kCorrupt, "\"gains\" holds no string"},
       {both, "\"gains\":true", kCorrupt, "\"gains\" is not an array"},
       {both, gains("\"row\""), kCorrupt, "q_proj"},  // fewer bytes than are there
-      {gains("\"column\""), gains("\"row\""), kCorrupt, "gains that it cannot have"},
+      {gains("\"column\""), gains("\"row\""), kCorrupt, "expected them only of"},
   };
   for (const Fault& fault : faults) {
     const Error error = rewrite(fault.from, fault.to);

@@ -9,7 +9,9 @@
 namespace deltacome {
 namespace {
 
-constexpr int64_t kMaxExtent = int64_t{1} << 31;  // rows or columns; products stay far below 2^63
+constexpr int64_t kMaxExtent = int64_t{1} << 31;  // rows or columns
+// Of a matrix: bytes, at most 8 an element and its scale, stay far below 2^63.
+constexpr int64_t kMaxElements = int64_t{1} << 56;
 
 int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -43,9 +45,10 @@ void validate_array(const ArrayFormat& format, const std::string& tensor, const 
     fail(ErrorCode::kCorrupt, "tensor \"{}\": {} has {} bits, expected 1, 2, 3, 4, 8 or 16", tensor,
          what, b);
   }
-  if (format.scale_rows < 0 || format.scale_cols < 0) {
-    fail(ErrorCode::kCorrupt, "tensor \"{}\": {} has a negative scale block [{}, {}]", tensor, what,
-         format.scale_rows, format.scale_cols);
+  for (const int64_t extent : {format.scale_rows, format.scale_cols}) {
+    if (extent >= 0 && extent <= kMaxExtent) continue;
+    fail(ErrorCode::kCorrupt, "tensor \"{}\": {} has a scale block [{}, {}], expected 0 to {} each",
+         tensor, what, format.scale_rows, format.scale_cols, kMaxExtent);
   }
 }
 
@@ -118,9 +121,13 @@ void validate(const MatrixFormat& format, const std::string& tensor) {
   }
   for (const int64_t extent : format.shape) {
     if (extent <= 0 || extent > kMaxExtent) {
-      fail(ErrorCode::kCorrupt, "tensor \"{}\": shape {} is out of range", tensor,
-           to_string(format.shape));
+      fail(ErrorCode::kCorrupt, "tensor \"{}\": shape {}, expected extents of 1 to {}", tensor,
+           to_string(format.shape), kMaxExtent);
     }
+  }
+  if (const int64_t n = element_count(format.shape); n > kMaxElements) {
+    fail(ErrorCode::kCorrupt, "tensor \"{}\": shape {} of {} elements, expected at most {}", tensor,
+         to_string(format.shape), n, kMaxElements);
   }
   if (!is_floating(format.raw_dtype)) {
     fail(ErrorCode::kCorrupt, "tensor \"{}\": raw values of type {}, expected a floating type",
@@ -128,13 +135,17 @@ void validate(const MatrixFormat& format, const std::string& tensor) {
   }
   if ((format.row_gain && format.codec != Codec::kLowRank) ||
       (format.col_gain && format.codec != Codec::kLowRank && format.codec != Codec::kVector)) {
-    fail(ErrorCode::kCorrupt, "tensor \"{}\": codec {} with gains that it cannot have", tensor,
-         codec_name(format.codec));
+    fail(ErrorCode::kCorrupt,
+         "tensor \"{}\": codec {} with gains of {}, expected them only of lowrank (rows, columns) "
+         "and "
+         "vector (columns)",
+         tensor, codec_name(format.codec), format.row_gain ? "rows" : "columns");
   }
   if (format.codec == Codec::kRaw) return;
   if (format.shape.size() != 2 || format.base_rows <= 0 || format.base_rows > format.n_out()) {
-    fail(ErrorCode::kCorrupt, "tensor \"{}\": {} coded rows of shape {}", tensor, format.base_rows,
-         to_string(format.shape));
+    fail(ErrorCode::kCorrupt,
+         "tensor \"{}\": {} coded rows of shape {}, expected a matrix and 1 to {} of its rows",
+         tensor, format.base_rows, to_string(format.shape), format.n_out());
   }
   if (format.codec == Codec::kDense) return validate_array(format.dense, tensor, "its code");
   if (format.codec == Codec::kVector) {
@@ -149,14 +160,21 @@ void validate(const MatrixFormat& format, const std::string& tensor) {
     }
     return;
   }
+  if (format.tiers.size() > kMaxTiers) {
+    fail(ErrorCode::kCorrupt, "tensor \"{}\": {} tiers, expected at most {}", tensor,
+         format.tiers.size(), kMaxTiers);
+  }
   const int64_t full_rank = std::min(format.base_rows, format.n_in());
   int64_t rank = 0;
   for (const TierFormat& tier : format.tiers) {
     validate_array(tier.v, tensor, "V");
     validate_array(tier.u, tensor, "U");
     if (tier.rank <= 0 || tier.rank > full_rank - rank) {
-      fail(ErrorCode::kCorrupt, "tensor \"{}\": ranks of its tiers add up to more than {}", tensor,
-           full_rank);
+      fail(
+          ErrorCode::kCorrupt,
+          "tensor \"{}\": a tier of rank {} after {} components, expected at least 1 and in all no "
+          "more than {}",
+          tensor, tier.rank, rank, full_rank);
     }
     rank += tier.rank;
   }

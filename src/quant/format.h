@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -22,6 +23,11 @@ struct ArrayFormat {
   int64_t scale_cols = 0;  // columns that share a scale; 0 = all
   bool operator==(const ArrayFormat&) const = default;
 };
+
+/// Tiers of a matrix. Each costs every decoder rows of scales and padding beside its codes, however
+/// small its rank. No planner makes more: allocate() has 8 pairs of widths and a tier for each, the
+/// published mixes have at most 4, an adapter has 1.
+inline constexpr size_t kMaxTiers = 8;
 
 /// The components of a matrix that share a pair of widths.
 struct TierFormat {
@@ -115,8 +121,9 @@ int64_t code_bytes(const ArrayFormat& format, int64_t rows, int64_t cols) noexce
 int64_t scale_count(const ArrayFormat& format, int64_t rows, int64_t cols) noexcept;
 BlobLayout layout_of(const MatrixFormat& format);
 
-/// Checks a format that comes from a file: known widths, positive extents, ranks within the shape,
-/// no overflow. Throws kCorrupt naming `tensor`.
+/// Checks a format that comes from a file: known widths, positive extents, scale blocks that no sum
+/// overflows with, at most kMaxTiers tiers, ranks within the shape. Throws kCorrupt naming
+/// `tensor`.
 void validate(const MatrixFormat& format, const std::string& tensor);
 
 }  // namespace deltacome

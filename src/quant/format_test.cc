@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "deltacome/error.h"
 
 namespace deltacome {
@@ -128,8 +130,71 @@ TEST(Format, ValidationNamesTheTensorAndTheFault) {
   format.base_rows = 5000;
   EXPECT_NE(message(format), "");
   format.shape = {int64_t{1} << 40, 2};
-  EXPECT_NE(message(format), "");
+  EXPECT_EQ(message(format),
+            "tensor \"layer.q\": shape [1099511627776, 2], expected extents of 1 to 2147483648");
   EXPECT_EQ(message(published_attention()), "");
+}
+
+TEST(Format, ScaleBlocksThatOverflowAreRefused) {
+  const auto refuses = [](const MatrixFormat& format, const std::string& block) {
+    try {
+      validate(format, "w");
+      ADD_FAILURE() << block;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kCorrupt);
+      EXPECT_NE(std::string(error.what()).find(block + ", expected 0 to 2147483648 each"),
+                std::string::npos)
+          << error.what();
+    }
+  };
+  constexpr int64_t kLargest = std::numeric_limits<int64_t>::max();
+  MatrixFormat dense = published_attention();
+  dense.codec = Codec::kDense;
+  dense.dense = {4, kLargest, 1};
+  refuses(dense, "its code has a scale block [9223372036854775807, 1]");
+  dense.dense = {4, 0, kLargest};
+  refuses(dense, "its code has a scale block [0, 9223372036854775807]");
+  dense.dense = {4, -1, 0};
+  refuses(dense, "its code has a scale block [-1, 0]");
+  dense.dense = {4, int64_t{1} << 31, (int64_t{1} << 31) + 1};
+  refuses(dense, "its code has a scale block [2147483648, 2147483649]");
+  MatrixFormat low_rank = published_attention();
+  low_rank.tiers[1].u = {3, 1, kLargest - 127};
+  refuses(low_rank, "U has a scale block [1, 9223372036854775680]");
+  low_rank.tiers[1].u = {3, 1, 128};
+  low_rank.tiers[2].v = {2, kLargest, kLargest};
+  refuses(low_rank, "V has a scale block [9223372036854775807, 9223372036854775807]");
+  dense.dense = {4, int64_t{1} << 31, int64_t{1} << 31};  // one scale, as with [0, 0]
+  EXPECT_NO_THROW(validate(dense, "w"));
+  EXPECT_EQ(layout_of(dense).dense.scales.bytes, 2);
+}
+
+TEST(Format, ShapesWhoseBytesOverflowAreRefused) {
+  MatrixFormat format;  // 2^64 bytes, which is 0
+  format.raw_dtype = DType::kF32;
+  format.shape = {int64_t{1} << 31, int64_t{1} << 31};
+  try {
+    validate(format, "w");
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("of 4611686018427387904 elements"), std::string::npos);
+  }
+  format.shape = {int64_t{1} << 31, int64_t{1} << 25};
+  EXPECT_NO_THROW(validate(format, "w"));
+  EXPECT_EQ(layout_of(format).total_bytes, int64_t{1} << 58);
+}
+
+TEST(Format, TiersAreBounded) {
+  MatrixFormat format = published_attention();
+  format.tiers.assign(kMaxTiers, {.rank = 1, .v = {2, 0, 0}, .u = {2, 0, 0}});
+  EXPECT_NO_THROW(validate(format, "w"));
+  format.tiers.push_back(format.tiers[0]);
+  try {
+    validate(format, "w");
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "tensor \"w\": 9 tiers, expected at most 8");
+  }
 }
 
 }  // namespace

@@ -13,8 +13,7 @@ void QuantizedRows::reset(int64_t n_rows, int64_t n, int dim) {
   const int64_t group = dim == 0 ? kActivationGroup : unit;
   padded_ = ceil_div(n, unit) * unit;
   groups_ = ceil_div(ceil_div(n, group), 16) * 16;
-  // The last read of a tail may pass the end of a row, but not of 64 more bytes.
-  bytes_.resize(static_cast<size_t>(2 * n_rows * padded_ + 64));
+  bytes_.resize(static_cast<size_t>(2 * n_rows * padded_));
   floats_.assign(static_cast<size_t>(2 * n_rows * groups_), 0.0F);  // of groups behind the last
   rows_.resize(static_cast<size_t>(n_rows));
 }

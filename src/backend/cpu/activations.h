@@ -17,7 +17,9 @@ inline constexpr int64_t kActivationPadding = 512;  // whole blocks of codes of 
 
 /// A row of activations as 16-bit integers in two bytes, so that products with codes are exact in
 /// 32 bits: x[i] = scale[i / group] * (256 * high[i] + low[i]), within half a scale of the input.
-/// Bytes and groups are padded with zeros to what the kernels read.
+/// Rows are padded to whole blocks. Of the bytes behind n, those that a kernel reads are zeros that
+/// its own quantize() wrote or are multiplied with zeros; the padding of `scale` and `sum` is
+/// zeros.
 struct QuantizedRow {
   const int8_t* high = nullptr;  // [padded n]
   const int8_t* low = nullptr;

@@ -87,6 +87,16 @@ class AttentionCall {
     return cache + element_bytes_ * (id * kKvBlock * kv_width_ + tile.kv_head * shape_.head_dim);
   }
 
+  /// Keys of a block that a query sees, counted from the block's first.
+  struct KeyRange {
+    int64_t begin = 0, end = 0;
+    bool operator==(const KeyRange&) const = default;
+  };
+  KeyRange seen_of(const QueryTile& tile, int64_t i, int64_t key) const {
+    return {std::max<int64_t>(first_key(tile, i) - key, 0),
+            std::min(position(tile, i) + 1 - key, kKvBlock)};
+  }
+
   void score_block(const QueryTile& tile, int64_t key, int64_t at,
                    const std::vector<const float*>& queries,
                    const std::vector<float*>& scores) const {
@@ -113,19 +123,29 @@ class AttentionCall {
   }
 
   /// A block's values are summed from 0 and then added; blocks start at multiples of kKvBlock of
-  /// the sequence, and those outside a query's keys add 0: the order is the same for every tile.
+  /// the sequence: the order is the same for every tile. A query reads no value of a key that it
+  /// does not see, since 0 times one that is not finite would be NaN: queries that see other parts
+  /// of the block go in calls of their own, in the last blocks of a tile and the first of a window.
   void mix_block(const QueryTile& tile, int64_t key, int64_t at,
                  const std::vector<const float*>& weights,
                  const std::vector<float*>& results) const {
-    runtime_.kernels.accumulate({.z = weights.data(),
-                                 .z_offset = at,
-                                 .n_rows = static_cast<int64_t>(weights.size()),
-                                 .u = block(v_, tile, key),
-                                 .type = type_,
-                                 .u_stride = kv_width_,
-                                 .n_terms = std::min(kKvBlock, tile.end_key() - key),
-                                 .n_cols = shape_.head_dim,
-                                 .y = results.data()});
+    const auto n = static_cast<int64_t>(weights.size());
+    for (int64_t i = 0, end = 0; i < n; i = end) {
+      const KeyRange seen = seen_of(tile, i, key);
+      end = i + per_kv_;
+      while (end < n && seen_of(tile, end, key) == seen) end += per_kv_;
+      if (seen.end <= seen.begin) continue;
+      runtime_.kernels.accumulate(
+          {.z = weights.data() + i,
+           .z_offset = at + seen.begin,
+           .n_rows = end - i,
+           .u = block(v_, tile, key) + element_bytes_ * seen.begin * kv_width_,
+           .type = type_,
+           .u_stride = kv_width_,
+           .n_terms = seen.end - seen.begin,
+           .n_cols = shape_.head_dim,
+           .y = results.data() + i});
+    }
   }
 
   Runtime runtime_;

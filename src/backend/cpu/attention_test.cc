@@ -185,6 +185,28 @@ TEST_P(AttentionTest, ChunksAndOtherSequencesDoNotChangeABit) {
   }
 }
 
+TEST_P(AttentionTest, ATokenThatIsNotFiniteChangesNoQueryThatDoesNotSeeIt) {
+  for (const AttentionShape& shape : kShapes) {
+    make(shape, {37});
+    const std::vector<float> want = step({{0, 0, 37}});
+    const int64_t bad = 19, kv_width = shape.n_kv_heads * shape.head_dim;
+    for (int64_t i = bad * kv_width; i < (bad + 1) * kv_width; ++i) {
+      sequences_[0].k[static_cast<size_t>(i)] = std::numeric_limits<float>::quiet_NaN();
+      sequences_[0].v[static_cast<size_t>(i)] = std::numeric_limits<float>::infinity();
+    }
+    const std::vector<float> got = step({{0, 0, 37}});
+    for (size_t i = 0; i < want.size(); ++i) {
+      const auto token = static_cast<int64_t>(i) / (shape.n_heads * shape.head_dim);
+      const bool sees = token >= bad && (shape.window == 0 || token < bad + shape.window);
+      if (sees) {
+        ASSERT_FALSE(std::isfinite(got[i])) << "token " << token;
+      } else {
+        ASSERT_EQ(got[i], want[i]) << "token " << token << " head_dim " << shape.head_dim;
+      }
+    }
+  }
+}
+
 TEST_P(AttentionTest, RopeRotatesPairsByPosition) {
   const int64_t heads = 3, half = 5, n = 4, past = 1000;
   std::vector<float> inv_freq;

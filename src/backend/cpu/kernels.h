@@ -54,16 +54,6 @@ struct DecodeArgs {
   float* out = nullptr;           // [n]
 };
 
-/// out = the entries of codes, one after another, times scale; the last entry is cut at n.
-struct EntriesArgs {
-  int dim = 0;                     // one of kBookDimensions
-  const uint8_t* codes = nullptr;  // [ceil(n / dim)]
-  const float* entries = nullptr;  // [256, dim]
-  float scale = 1;
-  int64_t n = 0;
-  float* out = nullptr;  // [n]
-};
-
 struct RmsBackwardArgs {
   const float* x = nullptr;  // all [n]
   const float* w = nullptr;
@@ -117,7 +107,6 @@ struct Kernels {
   void (*dot)(const DotArgs&);
   void (*accumulate)(const AccumulateArgs&);
   void (*decode)(const DecodeArgs&);
-  void (*decode_entries)(const EntriesArgs&);
   /// x [n] becomes R^T x as rotate() of quant gives it, bit by bit.
   void (*rotate)(float* x, const float* signs, int64_t n, int64_t block);
   /// out[i] = in[i] as float; type kBf16 or kF16.

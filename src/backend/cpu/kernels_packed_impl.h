@@ -60,7 +60,11 @@ void unpack_codes(const PackedShape& shape, const uint8_t* row, uint8_t* codes) 
   }
 }
 
-/// Sum of codes[i] * (256 * high[i] + low[i]).
+// Products of 8 bits and a quantized activation of which any sum fits 32 bits: 256 * 255 * 32512 <
+// 2^31.
+constexpr int64_t kExactProducts = 256;
+
+/// Sum of codes[i] * (256 * high[i] + low[i]), n <= kExactProducts.
 DELTACOME_INLINE int32_t sum_of_products(const uint8_t* codes, const int8_t* high,
                                          const int8_t* low, int64_t n) {
   int32_t upper = 0, lower = 0;
@@ -155,6 +159,8 @@ void quantize_entries_input(const EntryQuantizeArgs& a) {
   }
 }
 
+static_assert(kActivationGroup <= kExactProducts);
+
 template <int kDim>
 void entry_dot_of(const EntryDotArgs& a) {
   uint8_t values[kEntryBlock * kDim];
@@ -166,8 +172,13 @@ void entry_dot_of(const EntryDotArgs& a) {
         __builtin_memcpy(values + j * kDim, a.entries + codes[first + j] * kDim, kDim);
       for (int64_t t = 0; t < a.n_tokens; ++t) {
         const QuantizedRow& x = *a.x[t];
-        const auto sum = static_cast<float>(
-            sum_of_products(values, x.high + first * kDim, x.low + first * kDim, n * kDim));
+        int64_t products = 0;
+        for (int64_t i = 0; i < n * kDim; i += kExactProducts) {
+          const int64_t at = first * kDim + i;
+          products += sum_of_products(values + i, x.high + at, x.low + at,
+                                      smaller(kExactProducts, n * kDim - i));
+        }
+        const auto sum = static_cast<float>(products);
         a.y[t][a.y_first + r] += a.row_scale[r] * 0.03125f * (sum * x.scale[b] - 128 * x.sum[b]);
       }
     }

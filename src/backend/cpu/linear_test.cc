@@ -468,8 +468,8 @@ TEST_P(LinearTest, ResidentBytesCountGainsAndSharedSigns) {
   EXPECT_EQ(variant->resident_bytes(), 2 * vector_bytes + 4 * 40);
   variant->set(2, factors, random_blob(rng_, factors), *stream_);
   // Rows of 40 columns of 2 bits take 12 bytes and a scale, those of 3 components take 4 bytes.
-  const int64_t v = 3 * (12 + 2) + kPackedOverread + 4 * 3;
-  const int64_t u = 20 * (4 + 2) + kPackedOverread + 4 * 20;
+  const int64_t v = 3 * (12 + 2) + 4 * 3;
+  const int64_t u = 20 * (4 + 2) + 4 * 20;
   EXPECT_EQ(variant->resident_bytes(), 2 * vector_bytes + 4 * 40 + v + u + 4 * (3 + 40));
 }
 

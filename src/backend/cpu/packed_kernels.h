@@ -29,17 +29,17 @@ struct PackedShape {
   PackedScale scale = PackedScale::kArray;
 };
 
-/// Columns of a block: those of one vector of 64 bytes, or the least that is whole groups.
-constexpr int64_t packed_block_cols(int bits) {
+/// Columns of a block: those of one vector of 64 bytes, or the least that is whole groups. Static:
+/// units of several instruction sets call it, and each needs a copy of its own (kernels_impl.h).
+static constexpr int64_t packed_block_cols(int bits) {
   return bits == 1 || bits == 3 ? 512 : bits == 2 ? 256 : 128;
 }
-/// Bytes of a run of n columns.
-constexpr int64_t packed_run_bytes(int bits, int64_t n) {
+/// Bytes of a run of n columns. Static as well.
+static constexpr int64_t packed_run_bytes(int bits, int64_t n) {
   if (bits == 3) return packed_run_bytes(2, n) + packed_run_bytes(1, n);
   const int64_t per_byte = 8 / bits;
   return ((n + per_byte - 1) / per_byte + 3) / 4 * 4;
 }
-constexpr int64_t kPackedOverread = 64;  // bytes behind the last row that kernels may read
 
 /// y[t][y_first + i] = or += row_scale[i] * scale * sum over k of (code[i, k] - center) * x[t][k],
 /// with the scales of its groups in the sum; row_scale null = 1. The order of the sum depends on

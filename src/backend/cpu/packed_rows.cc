@@ -123,9 +123,7 @@ void unpack_row(const PackedShape& shape, const uint8_t* row, uint8_t* codes) {
 }
 
 PackedRows::PackedRows(PackedShape shape, int64_t n_rows)
-    : shape_(shape),
-      n_rows_(n_rows),
-      bytes_(static_cast<size_t>(n_rows * shape.row_bytes + kPackedOverread)) {}
+    : shape_(shape), n_rows_(n_rows), bytes_(static_cast<size_t>(n_rows * shape.row_bytes)) {}
 
 bool PackedRows::can_hold(const ArrayFormat& f) {
   const bool by_row = f.scale_rows == 1 && (f.scale_cols == 0 || f.scale_cols == kActivationGroup);
@@ -145,6 +143,7 @@ PackedRows PackedRows::of(const ArrayFormat& format, int64_t rows, int64_t cols,
                            : format.scale_cols == 0 ? PackedScale::kRow
                                                     : PackedScale::kGroup;
   PackedRows out(packed_shape(format.bits, cols, kind), rows);
+  if (kind == PackedScale::kRow) out.row_scale.reserve(static_cast<size_t>(rows));
   const std::byte* scales = blob.data() + layout.scales.offset;
   const CodeReader reader(format, rows, cols, blob.data() + layout.codes.offset);
   std::vector<uint8_t> codes(static_cast<size_t>(cols));
@@ -192,6 +191,7 @@ PackedRows PackedRows::transpose_of(const ArrayFormat& format, int64_t rank, int
   }
   out.column_rows = format.scale_cols == 0 ? n_out : format.scale_cols;
   const int64_t n_blocks = ceil_div(n_out, out.column_rows);
+  out.column_scale.reserve(static_cast<size_t>(n_blocks * rank));
   for (int64_t i = 0; i < n_blocks; ++i) {
     for (int64_t k = 0; k < rank; ++k) out.column_scale.push_back(f16_at(scales, k * n_blocks + i));
   }

@@ -17,8 +17,8 @@ PackedShape packed_shape(int bits, int64_t cols, PackedScale scale);
 void pack_row(const PackedShape& shape, const uint8_t* codes, uint8_t* row);
 void unpack_row(const PackedShape& shape, const uint8_t* row, uint8_t* codes);
 
-/// A coded array [rows, cols] in the layout of the kernels, still packed: what the blob held and at
-/// most 15 columns a row more.
+/// A coded array [rows, cols] in the layout of the kernels, still packed. The last run of a row is
+/// padded to 4 bytes: at most 31 columns of 1 bit, 15 of 2, 7 of 4, 3 of 8.
 class PackedRows {
  public:
   PackedRows() = default;

@@ -52,7 +52,8 @@ struct VariantTensor {
   int64_t own_bytes() const noexcept;
 };
 
-/// The packed tensors of a variant in host memory. The stored layout is used as it is.
+/// The tensors of a variant in host memory: raw and vector codes as they are stored, dense and
+/// low-rank codes in the layout of the kernels where that can hold them.
 class CpuVariant final : public DeviceVariant {
  public:
   explicit CpuVariant(int n_slots);

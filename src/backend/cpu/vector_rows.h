@@ -6,15 +6,13 @@
 #include <span>
 #include <vector>
 
-#include "backend/cpu/coded_rows.h"
-#include "backend/cpu/kernels.h"
 #include "backend/cpu/packed_kernels.h"
 #include "quant/format.h"
 
 namespace deltacome::cpu {
 
-/// The rows of a vector code [base_rows, n_in] inside a blob, before the rotation is undone,
-/// decoded a tile at a time. They multiply a rotated input.
+/// The rows of a vector code [base_rows, n_in] inside a blob, before the rotation is undone:
+/// they multiply a rotated input.
 class VectorRows {
  public:
   VectorRows() = default;
@@ -31,22 +29,14 @@ class VectorRows {
   /// y[t][first + i] += row first + i times x[t], i < count; x was quantized for dim().
   void multiply(const PackedKernels& kernels, int64_t first, int64_t count,
                 std::span<const QuantizedRow* const> x, float* const* y) const;
-  /// Columns of one pass of the inner loops: at most kInputBlock, whole entries and whole groups of
-  /// 16 floats. Part of what a result is bitwise.
-  int64_t piece_cols() const noexcept;
-  /// out[i * n_cols + j] = element (first_row + i, first_col + j), bitwise as decode_rotated() of
-  /// quant. first_col is a multiple of the code's dimension.
-  void decode(const Kernels& kernels, const CodedTile& tile, float* out) const;
 
  private:
   int64_t rows_ = 0;
   int64_t cols_ = 0;
   int dim_ = 1;
   int64_t row_bytes_ = 0;
-  const float* entries_ = nullptr;     // [256, dim], lives as long as the program
-  const uint8_t* codes_ = nullptr;     // [rows, ceil(cols / dim)]
-  const std::byte* scales_ = nullptr;  // f16 [rows]
-  std::vector<float> row_scale_;       // the same as floats
+  const uint8_t* codes_ = nullptr;  // [rows, ceil(cols / dim)]
+  std::vector<float> row_scale_;    // [rows]
 };
 
 }  // namespace deltacome::cpu

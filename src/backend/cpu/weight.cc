@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "core/check.h"
 
@@ -13,10 +14,25 @@ namespace {
 
 constexpr int64_t kRowsOfTask = 16;
 
+/// Codes hold finite values only; throws kInvalidArgument naming the row.
+void check_row(std::span<const float> row, const Shape& shape, int64_t r, int bits) {
+  const auto bad = std::ranges::find_if(row, [](float v) { return !std::isfinite(v); });
+  if (bad == row.end()) return;
+  fail(ErrorCode::kInvalidArgument,
+       "weights {} of the base: row {}, column {} is {}, expected finite values for codes of {} "
+       "bits",
+       to_string(shape), r, bad - row.begin(), *bad, bits);
+}
+
 float largest_of(std::span<const float> x) {
   float largest = 0;
   for (const float v : x) largest = std::max(largest, std::abs(v));
   return largest;
+}
+
+/// 0 where 1 / scale would be infinite: all codes are then those of 0.
+float inverse_of(float scale) {
+  return scale < std::numeric_limits<float>::min() ? 0 : 1 / scale;
 }
 
 /// Code of w / scale among 2^bits levels around 0; `inverse` is 1 / scale.
@@ -29,7 +45,7 @@ uint8_t code_of(float w, float inverse, int bits) {
 /// A row in 8 bits, the largest magnitude at the end of the scale; returns the scale.
 float quantize_row(std::span<const float> row, std::span<uint8_t> codes) {
   const float scale = largest_of(row) / 127.5f;
-  const float inverse = scale > 0 ? 1 / scale : 0;
+  const float inverse = inverse_of(scale);
   for (size_t i = 0; i < row.size(); ++i) codes[i] = code_of(row[i], inverse, 8);
   return scale;
 }
@@ -45,7 +61,7 @@ uint16_t quantize_group(std::span<const float> group, std::span<uint8_t> codes) 
   std::array<uint8_t, kActivationGroup> tried{};
   for (const float share : kShares) {
     const uint16_t bits = float_to_f16(share * largest / 7.5f);
-    const float scale = f16_to_float(bits), inverse = scale > 0 ? 1 / scale : 0;
+    const float scale = f16_to_float(bits), inverse = inverse_of(scale);
     float error = 0;
     for (size_t i = 0; i < group.size(); ++i) {
       tried[i] = code_of(group[i], inverse, 4);
@@ -71,6 +87,7 @@ PackedRows quantize(const Runtime& runtime, const HostTensor& host, int bits) {
     std::vector<uint8_t> codes(row.size());
     for (int64_t r = begin * kRowsOfTask; r < std::min(n_out, end * kRowsOfTask); ++r) {
       convert_to_float(host.bytes.data() + r * n_in * dtype_bytes(host.dtype), host.dtype, row);
+      check_row(row, host.shape, r, bits);
       if (bits == 8) {
         out.row_scale[static_cast<size_t>(r)] = quantize_row(row, codes);
       } else {

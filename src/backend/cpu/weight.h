@@ -35,7 +35,8 @@ struct Projection {
 };
 Projection projection_of(const Tensor& weight);
 
-/// Backend::import_projection() of a format other than kStored.
+/// Backend::import_projection() of a format other than kStored. Throws kInvalidArgument for weights
+/// that are not finite under kInt8 or kInt4.
 Tensor make_projection(const Runtime& runtime, const HostTensor& host, WeightFormat format);
 
 }  // namespace deltacome::cpu

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/cpu/weight.h"
 
+#include <limits>
+
 #include "backend/cpu/test_support.h"
 
 namespace deltacome::cpu {
@@ -49,6 +51,49 @@ TEST_P(WeightTest, CodesAreWithinAStepOfTheWeights) {
         energy += std::pow(row[i], 2);
       }
       EXPECT_LE(error, 0.02 * energy + 1e-6);  // a uniform step of 16 levels over +-3 sigma: 0.012
+    }
+  }
+}
+
+TEST_P(WeightTest, WeightBytesAreThoseThatCodesHold) {
+  for (const int64_t n_in : kInputs) {
+    const HostTensor w = random_tensor(rng_, DType::kBf16, {5, n_in});
+    for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
+      const Tensor held = make_projection(Runtime{pool_, *GetParam()}, w, format);
+      EXPECT_EQ(weight_bytes(format, w.dtype, w.shape), projection_of(held).packed->bytes())
+          << n_in << " inputs";
+    }
+  }
+}
+
+TEST_P(WeightTest, CodesOfWeightsThatAreNotFiniteAreRefused) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+        -std::numeric_limits<float>::infinity()}) {
+    std::vector<float> values = random_floats(rng_, 40 * 130);
+    values[37 * 130 + 129] = bad;
+    const HostTensor w = host_tensor(DType::kBf16, {40, 130}, values);
+    for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
+      try {
+        backend_.import_projection(w, format);
+        ADD_FAILURE() << bad;
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+        EXPECT_NE(std::string(error.what()).find("row 37, column 129 is "), std::string::npos)
+            << error.what();
+      }
+    }
+  }
+}
+
+TEST_P(WeightTest, WeightsTooSmallForAScaleAreZeros) {
+  for (const float tiny : {1e-45f, 1e-42f, 1e-38f}) {
+    const HostTensor w = host_tensor(DType::kF32, {2, 3}, {tiny, 0, -tiny, 0, 0, tiny});
+    for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
+      const Tensor held = backend_.import_projection(w, format);
+      std::vector<float> row(3);
+      projection_of(held).packed->decode_row(0, row.data());
+      for (const float v : row) EXPECT_NEAR(v, 0, 2e-38);
     }
   }
 }
