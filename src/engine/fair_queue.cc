@@ -135,6 +135,11 @@ double FairQueue::active_weight() const noexcept {
   return sum;
 }
 
+int64_t FairQueue::n_variants(const std::string& tenant) const {
+  const auto found = tenants_.find(tenant);
+  return found == tenants_.end() ? 0 : static_cast<int64_t>(found->second.variants.size());
+}
+
 double FairQueue::service(const std::string& tenant) const {
   const auto found = tenants_.find(tenant);
   return found == tenants_.end() ? -1 : found->second.service;
