@@ -48,9 +48,10 @@ OpenedVariant open_variant(Backend& backend, Stream& stream, const std::filesyst
   const Archive archive = Archive::open(directory);
   archive.check_base(base);
   archive.check_files();
+  ModelConfig config = read_variant_config(archive, base_config);
   const bool has_tokenizer = archive.file_bytes("tokenizer.json") > 0;
   return {.device = load_variant(backend, stream, archive, base_config),
-          .config = read_model_config(directory),
+          .config = std::move(config),
           .text_directory = has_tokenizer ? directory : base.directory()};
 }
 

@@ -39,7 +39,7 @@ VariantFiles VariantFiles::open(const std::filesystem::path& directory, const Ba
   archive.check_base(base.directory, base.content_hash);
   archive.check_companions();
   out.where_ = fmt::format("archive {}", directory.string());
-  out.config_ = read_model_config(directory);
+  out.config_ = read_variant_config(archive, base.config);
   out.text_directory_ = archive.file_bytes("tokenizer.json") > 0 ? directory : base.directory;
   out.tensor_bytes_ = archive.tensor_bytes();
   out.content_hash_ = archive.content_hash();

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "io/same_architecture.h"
 
 namespace deltacome {
 namespace {
@@ -42,6 +43,27 @@ void check_codec(const ExpectedTensor& base, Codec codec, const std::string& whe
 }
 
 }  // namespace
+
+ModelConfig read_variant_config(const Archive& archive, const ModelConfig& base) {
+  ModelConfig config = read_model_config(archive.directory());
+  const std::string where = (archive.directory() / "config.json").string();
+  try {
+    check_same_architecture(base, config);
+  } catch (const Error& error) {
+    throw Error(error.code(), fmt::format("{}: {}", where, error.what()));
+  }
+  for (const ExpectedTensor& tensor : expected_tensors(base)) {
+    if (tensor.kind != Kind::kEmbedding && tensor.kind != Kind::kHead) continue;
+    const ArchiveTensor* own = archive.find(tensor.name);
+    const Shape& shape = own != nullptr ? own->format.shape : tensor.shape;
+    const int64_t rows = shape.empty() ? 0 : shape.front();
+    if (config.vocab_size == rows) continue;
+    fail(ErrorCode::kMismatch, "{}: vocab_size is {}, expected {}, the rows of {} tensor \"{}\"",
+         where, config.vocab_size, rows, own != nullptr ? "the archive's" : "the base's",
+         tensor.name);
+  }
+  return config;
+}
 
 VariantLoader::VariantLoader(Backend& backend, Stream& stream, const ModelConfig& base,
                              std::string where)

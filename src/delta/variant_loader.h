@@ -7,9 +7,15 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "io/archive.h"
 #include "io/model_config.h"
 
 namespace deltacome {
+
+/// The configuration of an archive's fine-tune. Throws what read_model_config() throws, kMismatch
+/// if it is of another architecture than the base, or of a vocabulary that is not that of its
+/// embedding and head: the archive's own, or else the base's.
+ModelConfig read_variant_config(const Archive& archive, const ModelConfig& base);
 
 /// Puts coded tensors into a new variant, each at its slot.
 class VariantLoader {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/deliveries.h"
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
@@ -17,20 +18,27 @@ Deliveries::~Deliveries() {
   thread_.join();
 }
 
-void Deliveries::post(std::vector<Call> calls) {
+void Deliveries::post(std::vector<Call>& calls) {
   if (calls.empty()) return;
   {
     const std::lock_guard lock(mutex_);
-    calls_.insert(calls_.end(), std::make_move_iterator(calls.begin()),
-                  std::make_move_iterator(calls.end()));
+    if (calls_.empty()) {
+      calls_.swap(calls);
+    } else {
+      const size_t n = calls_.size() + calls.size();
+      if (calls_.capacity() < n) calls_.reserve(std::max(n, 2 * calls_.capacity()));
+      calls_.insert(calls_.end(), std::make_move_iterator(calls.begin()),
+                    std::make_move_iterator(calls.end()));
+    }
   }
+  calls.clear();
   wake_.notify_all();
 }
 
 void Deliveries::post(Call call) {
   std::vector<Call> calls;
   calls.push_back(std::move(call));
-  post(std::move(calls));
+  post(calls);
 }
 
 void Deliveries::run() {

@@ -19,7 +19,8 @@ class Deliveries {
   /// Runs what has been posted, then ends.
   ~Deliveries();
 
-  void post(std::vector<Call> calls);
+  /// Empties `calls`; if there is no memory for them, throws and leaves them there.
+  void post(std::vector<Call>& calls);
   void post(Call call);
 
  private:

@@ -79,7 +79,8 @@ std::vector<Answer> Engine::generate(EngineRequest request) {
     std::promise<void> done;
   };
   const auto state = std::make_shared<State>();
-  state->n_open = static_cast<size_t>(std::max(request.n, 0));
+  impl_->loop->check(request);  // n, above all, before there is memory for n answers
+  state->n_open = static_cast<size_t>(request.n);
   state->answers.resize(state->n_open);
   submit(std::move(request), [state](const TokenEvent& event) {
     Answer& answer = state->answers[static_cast<size_t>(event.choice)];

@@ -1,36 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 // EngineLoop: what happens to the answers of a request. All on the engine thread.
 #include <algorithm>
+#include <new>
 
 #include "core/check.h"
 #include "engine/engine_loop.h"
 
 namespace deltacome {
 
-void EngineLoop::start(std::unique_ptr<RequestState> state) {
-  RequestState& request = *state;
-  const EngineRequest& r = request.request;
-  for (int choice = 0; choice < r.n; ++choice) {
-    auto answer = std::make_unique<AnswerState>();
-    answer->request = &request;
-    answer->choice = choice;
-    answer->seed = choice_seed(*r.sampling.seed, choice);
+/// Takes `state` over, unless there is no memory to know it by.
+void EngineLoop::start(std::unique_ptr<RequestState>& state) {
+  finished_.reserve(requests_.size() + 1);
+  std::unique_ptr<RequestState>& place = requests_[state->id];
+  place = std::move(state);
+  RequestState& request = *place;
+  for (const auto& answer : request.answers) {
     answer->id = next_sequence_++;
-    answer->tenant = r.tenant;
-    answer->variant = r.variant;
-    answer->weight = r.weight;
-    answer->priority = r.priority;
     answer->arrival_s = now_s();
-    answer->tokens = r.prompt;
-    answer->n_prompt = static_cast<int64_t>(r.prompt.size());
-    request.answers.push_back(std::move(answer));
   }
-  request.n_open = r.n;
-  if (r.deadline) deadlines_.emplace(*r.deadline, request.id);
-  // The others follow when the first has computed the prompt, which they share.
-  request.answers.front()->queued = true;
-  scheduler_.add(*request.answers.front());
-  requests_.emplace(request.id, std::move(state));
+  if (broken_down_) return;  // it ends with the others
+  try {
+    if (request.request.deadline) deadlines_.emplace(*request.request.deadline, request.id);
+    AnswerState& first = *request.answers.front();
+    scheduler_.add(first);
+    first.queued = true;
+  } catch (const std::bad_alloc&) {
+    end_for_memory(request);
+  }
 }
 
 /// Called by the scheduler while it looks through its queue: a fault is kept for later.
@@ -46,6 +42,8 @@ bool EngineLoop::bind(AnswerState& answer) {
     return true;
   } catch (const Error& error) {
     answer.fault = error;
+  } catch (const std::bad_alloc&) {
+    answer.fault = Error(ErrorCode::kOutOfMemory, "the machine has no memory for the request");
   } catch (const std::exception& error) {
     answer.fault = Error(ErrorCode::kInternal, error.what());
   }
@@ -95,10 +93,13 @@ void EngineLoop::add_followers(RequestState& request) {
   for (size_t i = 1; i < request.answers.size(); ++i) {
     AnswerState& answer = *request.answers[i];
     if (answer.ended) continue;
+    answer.tokens = request.request.prompt;
+    answer.n_prompt = answer.n_tokens();
     answer.hold = store_.again(first.hold);
     bind_to(answer);
-    answer.bound = answer.queued = true;
+    answer.bound = true;
     scheduler_.add(answer);
+    answer.queued = true;
   }
 }
 
@@ -131,17 +132,20 @@ void EngineLoop::take(const StepToken& step) {
   emit(*answer.request, std::move(event));
 }
 
+/// If there is no memory for the event, throws and has ended nothing.
 void EngineLoop::end(AnswerState& answer, FinishReason reason, TokenEvent event) {
-  if (std::exchange(answer.ended, true)) return;
+  if (answer.ended) return;
   RequestState& request = *answer.request;
-  if (answer.queued) scheduler_.remove(answer);
   event.choice = answer.choice;
   if (answer.text) event.text += answer.text->finish();
   event.finish = reason;
-  event.prompt_tokens = answer.n_prompt;
+  event.prompt_tokens = static_cast<int64_t>(request.request.prompt.size());
   event.cached_tokens = std::max<int64_t>(answer.n_cached_prompt, 0);
   event.output_tokens = answer.n_output();
   if (answer.hold) event.variant_hash = answer.hold->content_hash;
+  emit(request, std::move(event));
+  answer.ended = true;
+  if (--request.n_open == 0) finished_.push_back(request.id);
   answer.text.reset();  // its decoder needs the hold's tokenizer
   answer.model_variant = {};
   answer.hold = {};
@@ -164,8 +168,13 @@ void EngineLoop::end(AnswerState& answer, FinishReason reason, TokenEvent event)
       ++counts_.failed;
       break;
   }
-  emit(request, std::move(event));
-  if (--request.n_open == 0) finished_.push_back(request.id);
+  // Last: if it finds the scheduler in disorder, the answer has ended all the same.
+  if (std::exchange(answer.queued, false) && !broken_down_) scheduler_.remove(answer);
+}
+
+void EngineLoop::end_for_memory(RequestState& request) {
+  const Error error(ErrorCode::kOutOfMemory, "the machine has no memory for the request");
+  end_all(request, FinishReason::kError, &error);
 }
 
 void EngineLoop::end_all(RequestState& request, FinishReason reason, const Error* error) {

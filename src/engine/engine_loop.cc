@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <new>
 #include <random>
 
 #include "core/check.h"
@@ -15,6 +16,10 @@ namespace {
 
 constexpr int kMaxAnswers = 128;  // n of a request
 constexpr int kMaxLogprobs = 20;  // OpenAI's and vLLM's bound
+constexpr double kMinWeight = 1e-6, kMaxWeight = 1e6;
+constexpr size_t kMaxStops = 16;        // every one is searched for at every token
+constexpr size_t kMaxStopBytes = 1024;  // of one
+constexpr size_t kMaxTokenList = 1024;  // stop ids; entries of logit_bias
 
 int64_t blocks_of(const EngineOptions& options, const Model& model) {
   const ModelConfig& config = model.config();
@@ -37,6 +42,27 @@ SchedulerOptions scheduler_options(const EngineOptions& options) {
   return {.max_sequences = options.max_sequences,
           .step_tokens = options.step_tokens,
           .strict_shares = options.strict_shares};
+}
+
+/// On the submitting thread, which is told if there is no memory for them. Only the first gets the
+/// prompt now: the others follow when it has been computed, which they share.
+void make_answers(RequestState& request) {
+  const EngineRequest& r = request.request;
+  for (int choice = 0; choice < r.n; ++choice) {
+    auto answer = std::make_unique<AnswerState>();
+    answer->request = &request;
+    answer->choice = choice;
+    answer->seed = choice_seed(*r.sampling.seed, choice);
+    answer->tenant = r.tenant;
+    answer->variant = r.variant;
+    answer->weight = r.weight;
+    answer->priority = r.priority;
+    request.answers.push_back(std::move(answer));
+  }
+  request.n_open = r.n;
+  AnswerState& first = *request.answers.front();
+  first.tokens = r.prompt;
+  first.n_prompt = first.n_tokens();
 }
 
 uint64_t random_seed() {
@@ -79,12 +105,22 @@ void EngineLoop::check(const EngineRequest& r) const {
   expect(r.max_tokens >= 1, "max_tokens", r.max_tokens, "1 or more");
   expect(r.min_tokens >= 0 && r.min_tokens <= r.max_tokens, "min_tokens", r.min_tokens,
          fmt::format("0 to max_tokens, {}", r.max_tokens));
-  expect(std::isfinite(r.weight) && r.weight > 0, "weight", r.weight, "more than 0");
+  expect(r.weight >= kMinWeight && r.weight <= kMaxWeight, "weight", r.weight,
+         fmt::format("{} to {}", kMinWeight, kMaxWeight));
   if (r.logprobs)
     expect(*r.logprobs >= 0 && *r.logprobs <= kMaxLogprobs, "logprobs", *r.logprobs,
            fmt::format("0 to {}", kMaxLogprobs));
-  for (const std::string& stop : r.stop)
-    if (stop.empty()) fail(ErrorCode::kInvalidArgument, "a stop text is empty");
+  const auto at_most = [&](const char* name, size_t got, size_t most) {
+    expect(got <= most, name, got, fmt::format("at most {}", most));
+  };
+  at_most("the number of stop texts", r.stop.size(), kMaxStops);
+  for (size_t i = 0; i < r.stop.size(); ++i) {
+    const size_t bytes = r.stop[i].size();
+    expect(bytes >= 1 && bytes <= kMaxStopBytes, "the length of a stop text", bytes,
+           fmt::format("1 to {} bytes: it is stop[{}]", kMaxStopBytes, i));
+  }
+  at_most("the number of stop ids", r.stop_ids.size(), kMaxTokenList);
+  at_most("the number of entries of logit_bias", r.sampling.logit_bias.size(), kMaxTokenList);
   const auto n_prompt = static_cast<int64_t>(r.prompt.size());
   if (n_prompt >= max_context()) {
     fail(ErrorCode::kInvalidArgument,
@@ -117,15 +153,22 @@ uint64_t EngineLoop::submit(EngineRequest request, Engine::EventHandler on_event
   state->on_event = std::make_shared<const Engine::EventHandler>(std::move(on_event));
   if (!request.sampling.seed) request.sampling.seed = random_seed();
   state->request = std::move(request);
+  make_answers(*state);
   state->use = store_.accept(state->request.variant);
   const VariantUse use = state->use;
   uint64_t id = 0;
   try {
     const std::lock_guard lock(mutex_);
-    count_waiting(state->request.tenant);
+    submitted_.emplace_back();  // first, while nothing has been counted
+    try {
+      count_waiting(state->request.tenant);
+    } catch (...) {
+      submitted_.pop_back();
+      throw;
+    }
     id = state->id = next_request_++;
     ++n_requests_;
-    submitted_.push_back(std::move(state));
+    submitted_.back() = std::move(state);
   } catch (...) {
     store_.finish(use);
     throw;
@@ -171,33 +214,33 @@ double EngineLoop::now_s() const {
 
 void EngineLoop::run() {
   for (;;) {
-    const bool end = read_inbox();
-    if (end) {
-      for (const auto& [_, request] : requests_) end_all(*request, FinishReason::kCancelled);
-    }
-    expire();
     bool progress = true;
     try {
-      progress = step();
+      progress = turn();
+    } catch (const std::bad_alloc&) {  // that no single request could be blamed for
+      break_down(ErrorCode::kOutOfMemory, "the machine has no memory for the engine");
     } catch (const std::exception& error) {  // a bug; nothing is known of any sequence's state
-      break_down(Error(ErrorCode::kInternal, error.what()));
+      break_down(ErrorCode::kInternal, error.what());
+    } catch (...) {
+      break_down(ErrorCode::kInternal, "an exception of an unknown type");
     }
-    // First: who is told of an end finds it counted, and the variant unused.
-    const int64_t n_forgotten = forget_finished();
-    update_stats();
-    deliveries_.post(std::exchange(outbox_, {}));
 
     std::unique_lock lock(mutex_);
-    n_requests_ -= n_forgotten;
-    if (n_forgotten > 0) idle_.notify_all();
-    if (closed_ && requests_.empty() && submitted_.empty()) return;
+    // Once the ends have been posted: who waits for them will be told.
+    if (outbox_.empty() && n_forgotten_ > 0) {
+      n_requests_ -= std::exchange(n_forgotten_, 0);
+      idle_.notify_all();
+    }
+    if (closed_ && n_requests_ == 0) return;
     if (progress) continue;
     const auto ready = [this] {
       return poked_ || closed_ || !submitted_.empty() || !cancelled_.empty();
     };
     if (closed_ && !stopping_) {
       // Draining with nothing to compute: a load has to end first.
-      const auto changed = [this] { return poked_ || stopping_ || !cancelled_.empty(); };
+      const auto changed = [this] {
+        return poked_ || stopping_ || !submitted_.empty() || !cancelled_.empty();
+      };
       if (deadlines_.empty()) {
         wake_.wait(lock, changed);
       } else {
@@ -212,18 +255,41 @@ void EngineLoop::run() {
   }
 }
 
+/// Everything that a round does; false if there was nothing to compute. What throws here belongs to
+/// no single request. The next turn goes on where this one ended.
+bool EngineLoop::turn() {
+  const bool end = read_inbox();
+  bool progress = false;
+  if (broken_down_) {
+    const Error error = broken_.value_or(Error(ErrorCode::kOutOfMemory, "the engine broke down"));
+    for (const auto& [_, request] : requests_) end_all(*request, FinishReason::kError, &error);
+  } else {
+    if (end) {
+      for (const auto& [_, request] : requests_) end_all(*request, FinishReason::kCancelled);
+    }
+    expire();
+    progress = step();
+  }
+  // First: who is told of an end finds it counted, and the variant unused.
+  forget_finished();
+  update_stats();
+  deliveries_.post(outbox_);
+  return progress;
+}
+
 /// Starts and cancels what others asked for; true if everything is to be cancelled.
 bool EngineLoop::read_inbox() {
-  std::vector<std::unique_ptr<RequestState>> submitted;
   std::vector<uint64_t> cancelled;
   bool end = false;
   {
     const std::lock_guard lock(mutex_);
-    submitted.swap(submitted_);
+    if (inbox_.empty()) inbox_.swap(submitted_);
     cancelled.swap(cancelled_);
     end = stopping_;
   }
-  for (auto& state : submitted) start(std::move(state));
+  for (auto& state : inbox_)
+    if (state != nullptr) start(state);
+  inbox_.clear();
   for (const uint64_t id : cancelled) {
     const auto found = requests_.find(id);
     if (found != requests_.end()) end_all(*found->second, FinishReason::kCancelled);

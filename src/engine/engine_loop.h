@@ -22,12 +22,15 @@ namespace deltacome {
 /// the engine thread's; others leave plain values in the inbox (E1).
 class EngineLoop {
  public:
-  /// `base_text` may be null. `store`, `deliveries` and `model` outlive it.
+  /// `base_text` is not null, but may lack a tokenizer. `store`, `deliveries` and `model` outlive
+  /// it.
   EngineLoop(const EngineOptions& options, const Model& model, VariantStore& store,
              std::shared_ptr<const TextAssets> base_text, Deliveries& deliveries);
   /// As stop(false).
   ~EngineLoop();
 
+  /// Throws kInvalidArgument for what no variant could make good.
+  void check(const EngineRequest& request) const;
   uint64_t submit(EngineRequest request, Engine::EventHandler on_event);
   void cancel(uint64_t request);
   void poke();  // something that waiting sequences wait for has happened
@@ -40,13 +43,13 @@ class EngineLoop {
   using Clock = std::chrono::steady_clock;
 
   // Any thread.
-  void check(const EngineRequest& request) const;
   void count_waiting(const std::string& tenant);
 
   // The engine thread.
   void run();
+  bool turn();
   bool read_inbox();
-  void start(std::unique_ptr<RequestState> state);
+  void start(std::unique_ptr<RequestState>& state);
   void expire();
   bool step();
   bool bind(AnswerState& answer);
@@ -55,10 +58,11 @@ class EngineLoop {
   void add_followers(RequestState& request);
   void end(AnswerState& answer, FinishReason reason, TokenEvent event = {});
   void end_all(RequestState& request, FinishReason reason, const Error* error = nullptr);
+  void end_for_memory(RequestState& request);
   void fail_step(std::span<const StepItem> items, const Error& error);
-  void break_down(const Error& error);
+  void break_down(ErrorCode code, const char* what) noexcept;
   void emit(const RequestState& request, TokenEvent event);
-  int64_t forget_finished();  // returns how many
+  void forget_finished();
   void mark_begun(RequestState& request);
   void update_stats();
   double now_s() const;
@@ -76,10 +80,13 @@ class EngineLoop {
 
   std::unordered_map<uint64_t, std::unique_ptr<RequestState>> requests_;
   std::set<std::pair<Clock::time_point, uint64_t>> deadlines_;
-  std::vector<uint64_t> finished_;
+  std::vector<std::unique_ptr<RequestState>> inbox_;  // those that are null have been started
+  std::vector<uint64_t> finished_;                    // has room for all of requests_
   std::vector<AnswerState*> faulty_;
   std::vector<Deliveries::Call> outbox_;
   uint64_t next_sequence_ = 1;
+  int64_t n_forgotten_ = 0;   // requests whose end has to be counted in n_requests_
+  bool broken_down_ = false;  // nothing is known of the scheduler: it is not asked any more
   EngineStats counts_;
 
   mutable std::mutex mutex_;

@@ -34,7 +34,14 @@ bool EngineLoop::step() {
   }
   ++counts_.steps;
   scheduler_.computed(items);
-  for (const StepToken& token : tokens) take(token);
+  for (const StepToken& token : tokens) {
+    if (token.answer->ended) continue;  // with another answer of its request
+    try {
+      take(token);
+    } catch (const std::bad_alloc&) {
+      end_for_memory(*token.answer->request);
+    }
+  }
   return true;
 }
 
@@ -43,16 +50,20 @@ bool EngineLoop::step() {
 void EngineLoop::fail_step(std::span<const StepItem> items, const Error& error) {
   for (const StepItem& item : items)
     end_all(*static_cast<AnswerState&>(*item.sequence).request, FinishReason::kError, &error);
-  if (error.code() == ErrorCode::kDevice) break_down(error);
+  if (error.code() == ErrorCode::kDevice) break_down(error.code(), error.what());
 }
 
-/// Ends everything and refuses what comes.
-void EngineLoop::break_down(const Error& error) {
-  {
+/// Refuses what comes; the next turn ends everything, without the scheduler.
+void EngineLoop::break_down(ErrorCode code, const char* what) noexcept {
+  // A turn that fails again found no memory even to end requests: others may give some back.
+  if (broken_down_) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  broken_down_ = true;
+  faulty_.clear();
+  try {
     const std::lock_guard lock(mutex_);
-    broken_ = error;
+    if (!broken_) broken_.emplace(code, what);
+  } catch (...) {  // no memory to say why
   }
-  for (const auto& [_, request] : requests_) end_all(*request, FinishReason::kError, &error);
 }
 
 void EngineLoop::mark_begun(RequestState& request) {
@@ -63,26 +74,30 @@ void EngineLoop::mark_begun(RequestState& request) {
   --n_waiting_;
 }
 
-int64_t EngineLoop::forget_finished() {
-  for (const uint64_t id : finished_) {
-    const auto found = requests_.find(id);
+void EngineLoop::forget_finished() {
+  while (!finished_.empty()) {
+    const auto found = requests_.find(finished_.back());
     RequestState& request = *found->second;
     mark_begun(request);
-    if (request.request.deadline) deadlines_.erase({*request.request.deadline, id});
-    store_.finish(request.use);
+    if (request.request.deadline) deadlines_.erase({*request.request.deadline, request.id});
+    const VariantUse use = std::move(request.use);
     requests_.erase(found);
+    finished_.pop_back();
+    ++n_forgotten_;
+    store_.finish(use);
   }
-  return static_cast<int64_t>(std::exchange(finished_, {}).size());
 }
 
 void EngineLoop::update_stats() {
   EngineStats now = counts_;
-  now.running = scheduler_.n_running();
-  now.waiting = scheduler_.n_waiting();
   now.preemptions = scheduler_.n_preempted();
   now.kv_blocks = n_blocks_;
-  now.kv_blocks_in_use = n_blocks_ - scheduler_.pool().available();
-  now.kv_blocks_cached = scheduler_.pool().idle();
+  if (!broken_down_) {
+    now.running = scheduler_.n_running();
+    now.waiting = scheduler_.n_waiting();
+    now.kv_blocks_in_use = n_blocks_ - scheduler_.pool().available();
+    now.kv_blocks_cached = scheduler_.pool().idle();
+  }
   now.kv_bytes = runner_.kv_bytes();
   now.base_bytes = model_.weights().bytes;
   const std::lock_guard lock(mutex_);

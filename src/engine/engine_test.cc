@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <future>
+#include <limits>
 
 #include "engine/test_support.h"
 #include "model/generate.h"
@@ -216,7 +217,18 @@ TEST_F(EngineTest, RefusesWhatMakesNoSense) {
   refused(invalid, "logit_bias names token 400", [](auto& r) {
     r.sampling.logit_bias = {{400, 1.0}};
   });
-  refused(invalid, "a stop text is empty", [](auto& r) { r.stop = {""}; });
+  refused(invalid, "n is 2147483647", [](auto& r) { r.n = std::numeric_limits<int>::max(); });
+  refused(invalid, "weight is 1e-09, expected 1e-06 to", [](auto& r) { r.weight = 1e-9; });
+  refused(invalid, "the length of a stop text is 0, expected 1 to 1024 bytes: it is stop[1]",
+          [](auto& r) {
+            r.stop = {"x", ""};
+          });
+  refused(invalid, "a stop text is 1025", [](auto& r) { r.stop = {std::string(1025, 'x')}; });
+  refused(invalid, "stop texts is 17", [](auto& r) { r.stop.assign(17, "x"); });
+  refused(invalid, "stop ids is 1025", [](auto& r) { r.stop_ids.assign(1025, 1); });
+  refused(invalid, "entries of logit_bias is 1025", [](auto& r) {
+    r.sampling.logit_bias.assign(1025, {1, 1.0});
+  });
   refused(ErrorCode::kUnsupported, "no tokenizer.json", [](auto& r) { r.stop = {"x"}; });
   refused(ErrorCode::kNotFound, "no variant \"none\"", [](auto& r) { r.variant = "none"; });
   EngineRequest full{.prompt = random_prompt(1020, 1), .max_tokens = 9};
@@ -250,6 +262,24 @@ TEST_F(EngineTest, QueuesAreBounded) {
     EXPECT_EQ(each->wait().back().finish, FinishReason::kCancelled);
   test::expect_error(ErrorCode::kOverloaded, "stopping", [&] { engine.submit(r, {}); });
   EXPECT_EQ(engine.stats().cancelled, 4);
+}
+
+TEST_F(EngineTest, AnswersThatNeverBeganAreCountedAsEmpty) {
+  EngineOptions o = options();
+  o.base = testing::small_base();  // slow enough that the first one runs through the test
+  o.kv_cache_bytes = 64 << 20;
+  o.max_sequences = 1;
+  Engine engine(o);
+  Collector running, waiting;
+  EngineRequest r{.prompt = {5, 6}, .max_tokens = 2000, .ignore_eos = true};
+  engine.submit(r, running.handler());
+  r.n = 3;
+  engine.cancel(engine.submit(r, waiting.handler()));
+  for (const TokenEvent& event : waiting.wait(3)) {
+    EXPECT_EQ(event.finish, FinishReason::kCancelled);
+    EXPECT_EQ(event.prompt_tokens, 2);
+    EXPECT_EQ(event.output_tokens, 0);
+  }
 }
 
 TEST_F(EngineTest, ADeadlineEndsARequest) {

@@ -12,6 +12,7 @@ namespace deltacome {
 namespace {
 
 constexpr size_t kKeptTenants = 1024;  // whose service is remembered while they are away
+constexpr size_t kKeptVariants = 64;   // of one tenant, likewise
 
 /// Least service of the active entries of a map; 0 if there are none.
 template <class Map>
@@ -36,17 +37,20 @@ void FairQueue::enter(const SequenceState& sequence) {
   if (tenants_.size() > kKeptTenants) forget_idle_tenants();
   const double least = least_service(tenants_);
   Tenant& tenant = tenants_[sequence.tenant];
-  tenant.weight = sequence.weight;
-  if (tenant.active++ == 0) {
-    tenant.service = std::max(tenant.service, least);
-    ++n_active_tenants_;
-  }
+  if (tenant.variants.size() > kKeptVariants)
+    std::erase_if(tenant.variants, [](const auto& each) { return each.second.active == 0; });
   const double least_variant = least_service(tenant.variants);
   VariantQueue& queue =
       tenant.variants
           .try_emplace(sequence.variant,
                        VariantQueue{{}, decltype(queue.waiting)(Earlier{aging_s_})})
           .first->second;
+  // From here on nothing throws: it has entered, or nothing has changed.
+  tenant.weight = sequence.weight;
+  if (tenant.active++ == 0) {
+    tenant.service = std::max(tenant.service, least);
+    ++n_active_tenants_;
+  }
   if (queue.active++ == 0) queue.service = std::max(queue.service, least_variant);
 }
 
@@ -123,17 +127,17 @@ void FairQueue::charge(const SequenceState& sequence, double virtual_tokens) {
   tenant.variants.at(sequence.variant).service += virtual_tokens;
 }
 
-int64_t FairQueue::n_waiting(const std::string& tenant) const {
-  const auto found = tenants_.find(tenant);
-  return found == tenants_.end() ? 0 : found->second.waiting;
-}
-
 double FairQueue::active_weight() const noexcept {
   double sum = 0;
   for (const auto& [_, tenant] : tenants_) {
     if (tenant.active > 0) sum += tenant.weight;
   }
   return sum;
+}
+
+int64_t FairQueue::n_variants(const std::string& tenant) const {
+  const auto found = tenants_.find(tenant);
+  return found == tenants_.end() ? 0 : static_cast<int64_t>(found->second.variants.size());
 }
 
 double FairQueue::service(const std::string& tenant) const {

@@ -36,10 +36,11 @@ class FairQueue {
   void charge(const SequenceState& sequence, double virtual_tokens);
 
   int64_t n_waiting() const noexcept { return n_waiting_; }
-  int64_t n_waiting(const std::string& tenant) const;
   int64_t n_active_tenants() const noexcept { return n_active_tenants_; }
   /// Sum of the weights of active tenants.
   double active_weight() const noexcept;
+  /// How many variants of a tenant have a counter; those idle for long have none.
+  int64_t n_variants(const std::string& tenant) const;
   /// Virtual tokens over weight; negative for a tenant that is not known.
   double service(const std::string& tenant) const;
 

@@ -13,8 +13,8 @@ namespace deltacome {
 /// Throws kInvalidArgument for a value out of range, naming it.
 void check_sampling(const SamplingParams& params, int64_t vocab_size);
 
-/// Which tokens one answer has seen: what penalties depend on. Made again from its tokens after a
-/// preemption, so it is no state of its own.
+/// Which tokens one answer has seen: what penalties depend on. A function of the prompt and the
+/// output so far, which a preemption does not change.
 class TokenHistory {
  public:
   explicit TokenHistory(std::span<const int32_t> prompt = {});

@@ -29,7 +29,12 @@ Scheduler::Scheduler(const SchedulerOptions& options, int64_t n_blocks)
 void Scheduler::add(SequenceState& sequence) {
   DELTACOME_CHECK(!sequence.tokens.empty() && sequence.weight > 0);
   queue_.enter(sequence);
-  queue_.push(sequence);
+  try {
+    queue_.push(sequence);
+  } catch (...) {  // no memory: as if it had never come
+    queue_.leave(sequence);
+    throw;
+  }
 }
 
 void Scheduler::remove(SequenceState& sequence) {

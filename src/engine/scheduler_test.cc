@@ -301,5 +301,25 @@ TEST(Scheduler, AFloodLengthensTheTimeBetweenTokensByAFifthAtMost) {
   }
 }
 
+TEST(FairQueue, ABusyTenantsVariantsAreForgottenWhenTheyAreIdle) {
+  FairQueue queue(10);
+  SequenceState always;
+  always.id = 1;
+  always.variant = "always";
+  queue.enter(always);
+  queue.push(always);
+  for (uint64_t i = 2; i < 1000; ++i) {
+    SequenceState s;
+    s.id = i;
+    s.variant = std::to_string(i);
+    queue.enter(s);
+    queue.push(s);
+    queue.erase(s);
+    queue.leave(s);
+    EXPECT_LE(queue.n_variants(""), 66);
+  }
+  EXPECT_EQ(queue.next(0, [](SequenceState&) { return true; }), &always);
+}
+
 }  // namespace
 }  // namespace deltacome

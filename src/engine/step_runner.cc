@@ -25,8 +25,8 @@ double draw(const AnswerState& answer) {
 StepRunner::StepRunner(const Model& model, Stream& stream, int64_t n_blocks)
     : model_(model),
       stream_(stream),
-      cache_(model.backend(), model.config(), model.config().n_layers, n_blocks, model.kv_dtype()) {
-}
+      cache_(model.backend(), model.config(), model.config().n_layers, n_blocks, model.kv_dtype(),
+             KvCache::Blocks::kCountedElsewhere) {}
 
 std::vector<StepToken> StepRunner::run(std::span<const StepItem> items) {
   std::vector<BatchItem> batch;

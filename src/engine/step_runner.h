@@ -26,8 +26,8 @@ class StepRunner {
   StepRunner(const Model& model, Stream& stream, int64_t n_blocks);
 
   /// Grows the kv.length of every sequence of the step. A token for each whose pending tokens all
-  /// were in it, in the step's order. Throws what Model::forward() throws; then no length has
-  /// changed.
+  /// were in it, in the step's order. Throws what Model::forward(), Model::logits() and the
+  /// sampler throw; after the first of them lengths have grown, so the step's answers must end.
   std::vector<StepToken> run(std::span<const StepItem> items);
 
   int64_t kv_bytes() const noexcept { return cache_.bytes(); }

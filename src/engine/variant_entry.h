@@ -24,9 +24,8 @@ struct VariantEntry : std::enable_shared_from_this<VariantEntry> {
   bool closing = false;   // takes no new sequences, so that a load finds room (E6)
   bool fresh = false;     // loaded for a request that has not begun: not to be thrown out before
   int64_t requests = 0;
-  int64_t jobs = 0;        // queued or running
-  bool on_demand = false;  // one of them was asked for by a request
-  uint64_t failures = 0;   // of loads that requests waited for
+  int64_t jobs = 0;       // queued or running
+  uint64_t failures = 0;  // of loads that requests waited for
   uint64_t last_used = 0;
   int64_t loaded_bytes = 0, total_bytes = 0;
   std::optional<Error> last_error;

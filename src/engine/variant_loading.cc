@@ -6,6 +6,7 @@
 #include "core/check.h"
 #include "engine/variant_entry.h"
 #include "engine/variant_store.h"
+#include "io/peft_adapter.h"
 
 namespace deltacome {
 
@@ -45,7 +46,7 @@ void VariantStore::run(Job& job) {
       const Lock lock(mutex_);
       check_given_up(job);
     }
-    if (base_.content_hash.empty()) base_.content_hash = base_hash_();
+    if (base_.content_hash.empty() && !is_peft_adapter(job.path)) base_.content_hash = base_hash_();
     VariantFiles files = VariantFiles::open(job.path, base_);
     std::shared_ptr<const VariantVersion> version;
     if (!job.options.lazy) version = load(job, files);

@@ -8,7 +8,7 @@ namespace deltacome {
 
 VariantHold& VariantHold::operator=(VariantHold&& other) noexcept {
   if (this != &other) {
-    if (version_ != nullptr) entry_->store->release(*entry_, version_.get());
+    if (version_ != nullptr) entry_->store->release(*entry_, std::move(version_));
     entry_ = std::move(other.entry_);
     version_ = std::move(other.version_);
   }
@@ -16,7 +16,7 @@ VariantHold& VariantHold::operator=(VariantHold&& other) noexcept {
 }
 
 VariantHold::~VariantHold() {
-  if (version_ != nullptr) entry_->store->release(*entry_, version_.get());
+  if (version_ != nullptr) entry_->store->release(*entry_, std::move(version_));
 }
 
 VariantStore::VariantStore(Backend& backend, const std::filesystem::path& base_directory,
@@ -165,7 +165,7 @@ void VariantStore::finish(const VariantUse& use) {
 }
 
 VariantHold VariantStore::try_hold(const VariantUse& use) {
-  const Lock lock(mutex_);
+  Lock lock(mutex_);
   VariantEntry& entry = *use.entry;
   VariantHold hold;
   if (entry.current != nullptr) {
@@ -174,7 +174,9 @@ VariantHold VariantStore::try_hold(const VariantUse& use) {
     hold.version_ = entry.current;
     ++entry.resident(entry.current.get())->holds;
     entry.last_used = ++clock_;
-    entry.fresh = false;
+    const bool was_fresh = std::exchange(entry.fresh, false);
+    lock.unlock();
+    if (was_fresh) wake_.notify_all();  // a load that waits for room may now ask for it to leave
     return hold;
   }
   if (entry.failures > use.failures) throw Error(*entry.last_error);
@@ -198,12 +200,15 @@ VariantHold VariantStore::again(const VariantHold& hold) {
   return other;
 }
 
-void VariantStore::release(VariantEntry& entry, const VariantVersion* version) noexcept {
+void VariantStore::release(VariantEntry& entry,
+                           std::shared_ptr<const VariantVersion> version) noexcept {
   {
     const Lock lock(mutex_);
+    const VariantVersion* const which = version.get();
+    version.reset();  // before others may drop it: the last reference is the loader's to free
     entry.last_used = ++clock_;
-    if (--entry.resident(version)->holds == 0 && entry.current.get() != version)
-      drop_version(entry, version);
+    if (--entry.resident(which)->holds == 0 && entry.current.get() != which)
+      drop_version(entry, which);
   }
   wake_.notify_all();
 }

@@ -63,8 +63,8 @@ class VariantStore {
   using Done = std::function<void(const Error*)>;
 
   /// `on_change` is called (from any thread, holding nothing) when a waiting sequence may be able
-  /// to go on. Backend rule: E3. `base_hash` is called once, by the loader: it reads the whole
-  /// base.
+  /// to go on. Backend rule: E3. `base_hash` is called by the loader before
+  /// the first archive, and once: it reads the whole base.
   VariantStore(Backend& backend, const std::filesystem::path& base_directory,
                const ModelConfig& base_config, std::function<std::string()> base_hash,
                int64_t budget_bytes, TextCache& texts, std::function<void()> on_change);
@@ -115,7 +115,7 @@ class VariantStore {
   void enqueue(std::shared_ptr<Job> job);
 
   VariantEntry& find(const std::string& name) const;
-  void release(VariantEntry& entry, const VariantVersion* version) noexcept;
+  void release(VariantEntry& entry, std::shared_ptr<const VariantVersion> version) noexcept;
   void drop_version(VariantEntry& entry, const VariantVersion* version);
   /// Takes the entry off the list; returns who is to be told.
   std::vector<Done> remove(VariantEntry& entry);

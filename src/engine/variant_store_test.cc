@@ -5,6 +5,7 @@
 #include <fstream>
 #include <future>
 
+#include "deltacome/model.h"
 #include "engine/test_support.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
@@ -267,6 +268,39 @@ TEST_F(VariantStoreTest, AVariantHasItsOwnVocabularyAndEnds) {
   EXPECT_EQ(engine.generate(r)[0].tokens.size(), 4u);
   r.sampling.logit_bias = {{2, 1000.0}};  // the base's end is an ordinary token here
   EXPECT_EQ(engine.generate(r)[0].tokens, std::vector<int32_t>(9, 2));
+}
+
+/// config.json with another vocabulary, and a manifest that says it is right.
+void claim_vocabulary(const fs::path& archive, int64_t from, int64_t to) {
+  const auto hash = [&] {
+    const std::string text = read_text_file(archive / "config.json");
+    return sha256_hex(std::as_bytes(std::span(text)));
+  };
+  const std::string before = hash();
+  edit(archive / "config.json", fmt::format("\"vocab_size\": {}", from),
+       fmt::format("\"vocab_size\": {}", to));
+  edit(archive / "MANIFEST.sha256", before, hash());
+}
+
+/// A token that only config.json knows would be looked up beyond the embedding's rows.
+TEST_F(VariantStoreTest, AVocabularyThatTheTensorsDoNotHaveIsRefused) {
+  const fs::path tuned = directory_ / "tuned", grown = directory_ / "grown";
+  fs::copy(testing::tiny_base(), tuned);
+  edit(tuned / "config.json", "\"vocab_size\": 300", "\"vocab_size\": 302");
+  testing::write_archive(grown, 8, testing::tiny_base(), tuned);
+  claim_vocabulary(grown, 302, 300);
+  claim_vocabulary(directory_ / "a", 300, 301);
+  claim_vocabulary(directory_ / "b", 300, 100);
+  Engine engine(options());
+  const auto refused = [&](const fs::path& path, const std::string& part) {
+    expect_load_error(engine, ErrorCode::kMismatch, part, "new", path);
+    test::expect_error(ErrorCode::kMismatch, part, [&] {
+      LanguageModel::open({.model = testing::tiny_base(), .delta = path, .n_threads = 1});
+    });
+  };
+  refused(directory_ / "a", "vocab_size is 301, expected 300, the rows of the base's tensor");
+  refused(directory_ / "b", "vocab_size is 100, expected 300, the rows of the base's tensor");
+  refused(grown, "vocab_size is 300, expected 302, the rows of the archive's tensor");
 }
 
 TEST_F(VariantStoreTest, VariantsOfEqualTokenizersHaveTheirOwnText) {

@@ -16,13 +16,14 @@ struct Sequence {
 };
 
 /// Paged keys and values of all layers: blocks of kKvBlock tokens, handed to sequences as they
-/// grow. A sequence that comes with all the blocks it needs gets none: then somebody else keeps
-/// count of them (the engine does), and the free ones here are not used. One thread at a time.
+/// grow. Or somebody else keeps count of them, as the engine does: then every sequence comes with
+/// all the blocks it needs, and none is ever handed out here. One thread at a time.
 class KvCache {
  public:
+  enum class Blocks { kHandedOut, kCountedElsewhere };
   /// `dtype`: F32, or BF16 for half the memory. Throws kOutOfMemory.
   KvCache(Backend& backend, const ModelConfig& config, int64_t n_layers, int64_t n_blocks,
-          DType dtype = DType::kF32);
+          DType dtype = DType::kF32, Blocks blocks = Blocks::kHandedOut);
 
   /// Gives `sequence` the blocks for `length` tokens. Throws kOutOfMemory, changing nothing, if
   /// there are not enough.

@@ -34,5 +34,17 @@ TEST(KvCache, HandsOutDistinctBlocksTakesThemBackAndRefusesWholly) {
   EXPECT_EQ(cache.free_blocks(), 0);
 }
 
+TEST(KvCache, HandsOutNothingThatIsCountedElsewhere) {
+  const auto backend = create_cpu_backend(1);
+  ModelConfig config;
+  config.n_kv_heads = 2;
+  config.head_dim = 4;
+  KvCache cache(*backend, config, 1, 5, DType::kF32, KvCache::Blocks::kCountedElsewhere);
+  Sequence with{.blocks = {3}}, without;
+  cache.reserve(with, kKvBlock);
+  EXPECT_EQ(with.blocks, std::vector<int32_t>{3});
+  EXPECT_THROW(cache.reserve(without, 1), Error);
+}
+
 }  // namespace
 }  // namespace deltacome
