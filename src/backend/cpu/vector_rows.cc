@@ -22,8 +22,8 @@ const ByteBook& byte_book(int dim) {
       ByteBook& book = all[d];
       for (const int8_t entry : code_book(d))
         book.entries.push_back(static_cast<uint8_t>(entry + 128));
-      for (int p = 0; p < d; ++p) {
-        for (int c = 0; c < kBookEntries; ++c)
+      for (int64_t p = 0; p < d; ++p) {
+        for (int64_t c = 0; c < kBookEntries; ++c)
           book.planes.push_back(book.entries[static_cast<size_t>(c * d + p)]);
       }
     }
