@@ -29,6 +29,15 @@ EngineOptions options(int64_t n_blocks = 1000) {
           .step_tokens = 64};
 }
 
+/// One answer at a time, on a base slow enough that the first one runs through the test.
+EngineOptions one_at_a_time() {
+  EngineOptions o = options();
+  o.base = testing::small_base();
+  o.kv_cache_bytes = 64 << 20;
+  o.max_sequences = 1;
+  return o;
+}
+
 /// Request number i of a varied lot.
 EngineRequest varied(uint32_t i) {
   EngineRequest r{.prompt = random_prompt(1 + i * 7 % 90, i), .max_tokens = 5 + i * 11 % 60};
@@ -237,12 +246,9 @@ TEST_F(EngineTest, RefusesWhatMakesNoSense) {
 }
 
 TEST_F(EngineTest, QueuesAreBounded) {
-  EngineOptions o = options();
-  o.base = testing::small_base();  // slow enough that the first one runs through the test
-  o.kv_cache_bytes = 64 << 20;
+  EngineOptions o = one_at_a_time();
   o.max_waiting = 3;
   o.max_waiting_per_tenant = 2;
-  o.max_sequences = 1;
   Engine engine(o);
   Collector running, a, b, c;
   EngineRequest r{.tenant = "t", .prompt = {5}, .max_tokens = 1500, .ignore_eos = true};
@@ -265,11 +271,7 @@ TEST_F(EngineTest, QueuesAreBounded) {
 }
 
 TEST_F(EngineTest, AnswersThatNeverBeganAreCountedAsEmpty) {
-  EngineOptions o = options();
-  o.base = testing::small_base();  // slow enough that the first one runs through the test
-  o.kv_cache_bytes = 64 << 20;
-  o.max_sequences = 1;
-  Engine engine(o);
+  Engine engine(one_at_a_time());
   Collector running, waiting;
   EngineRequest r{.prompt = {5, 6}, .max_tokens = 2000, .ignore_eos = true};
   engine.submit(r, running.handler());
@@ -283,11 +285,7 @@ TEST_F(EngineTest, AnswersThatNeverBeganAreCountedAsEmpty) {
 }
 
 TEST_F(EngineTest, ADeadlineEndsARequest) {
-  EngineOptions o = options();
-  o.base = testing::small_base();  // slow enough that the first one runs through the test
-  o.kv_cache_bytes = 64 << 20;
-  o.max_sequences = 1;
-  Engine engine(o);
+  Engine engine(one_at_a_time());
   Collector running, waiting;
   EngineRequest r{.prompt = {5}, .max_tokens = 2000, .ignore_eos = true};
   engine.submit(r, running.handler());

@@ -5,55 +5,13 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/sampling.h"
 #include "core/check.h"
 
 namespace deltacome {
 namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
-
-struct Candidate {
-  double weight;  // exp((logit - largest) / temperature)
-  int32_t id;
-};
-
-bool before(const Candidate& a, const Candidate& b) {
-  return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
-}
-
-size_t first_largest(std::span<const float> logits) {
-  size_t best = 0;
-  for (size_t i = 1; i < logits.size(); ++i) {
-    if (logits[i] > logits[best] || std::isnan(logits[best])) best = i;
-  }
-  return best;
-}
-
-double mass_of(const std::vector<Candidate>& candidates) {
-  double mass = 0;
-  for (const Candidate& c : candidates) mass += c.weight;
-  return mass;
-}
-
-/// Those that min_p and top_k leave, in order.
-std::vector<Candidate> candidates_of(std::span<const float> logits, const SamplingParams& params) {
-  const auto largest = static_cast<double>(logits[first_largest(logits)]);
-  std::vector<Candidate> all;
-  all.reserve(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const double weight = std::exp((static_cast<double>(logits[i]) - largest) / params.temperature);
-    // The largest has weight 1, so min_p is a bound on the weight. Comparisons are false for NaN.
-    if (weight > 0 && weight >= params.min_p) all.push_back({weight, static_cast<int32_t>(i)});
-  }
-  const auto top_k = static_cast<size_t>(std::max(params.top_k, 0));
-  if (top_k == 0 || top_k >= all.size()) {
-    std::ranges::sort(all, before);
-  } else {
-    std::ranges::partial_sort(all, all.begin() + static_cast<std::ptrdiff_t>(top_k), before);
-    all.resize(top_k);
-  }
-  return all;
-}
 
 void expect(bool holds, const char* name, double got, const char* expected) {
   if (holds) return;
@@ -119,29 +77,18 @@ int32_t choose_token(std::span<float> logits, const SamplingParams& params,
   for (const auto& [token, bias] : params.logit_bias)
     logits[static_cast<size_t>(token)] += static_cast<float>(bias);
   history.penalize(params, logits);
-  const size_t greedy = first_largest(logits);
+  const int32_t greedy = first_largest(logits);
   // All probability on one token, or none anywhere (all -inf or NaN).
-  if (params.temperature <= 0 || !std::isfinite(logits[greedy]))
-    return static_cast<int32_t>(greedy);
-  std::vector<Candidate> candidates = candidates_of(logits, params);
-  if (params.top_p < 1) {
-    const double enough = params.top_p * mass_of(candidates);
-    double mass = 0;
-    size_t n = 0;
-    while (n < candidates.size() && (n == 0 || mass < enough)) mass += candidates[n++].weight;
-    candidates.resize(n);
-  }
-  const double target = uniform * mass_of(candidates);
-  double mass = 0;
-  for (const Candidate& c : candidates) {
-    mass += c.weight;
-    if (mass > target) return c.id;
-  }
-  return candidates.back().id;
+  if (params.temperature <= 0 || !std::isfinite(logits[static_cast<size_t>(greedy)])) return greedy;
+  // The largest has weight 1, so min_p is a bound on the weight.
+  std::vector<Candidate> candidates =
+      candidates_of(logits, params.temperature, params.min_p, params.top_k);
+  keep_top_p(candidates, params.top_p);
+  return draw_from(candidates, uniform);
 }
 
 Logprobs logprobs_of(std::span<const float> logits, int32_t token, int n) {
-  const auto largest = static_cast<double>(logits[first_largest(logits)]);
+  const auto largest = static_cast<double>(logits[static_cast<size_t>(first_largest(logits))]);
   double sum = 0;
   for (const float logit : logits) {
     const double weight = std::exp(static_cast<double>(logit) - largest);
