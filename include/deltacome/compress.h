@@ -63,7 +63,8 @@ struct KindSummary {
   double rank = 0, bits_per_weight = 0, relative_error = -1;
 };
 
-/// A way to spend the budget that was coded and measured on held-back calibration text.
+/// A way to spend the budget that was coded and measured on held-back calibration text,
+/// whose passages weigh by the fine-tune's certainty (docs/quantization.md).
 struct TriedMethod {
   std::string name;
   double bits_per_weight = 0, kl = 0;

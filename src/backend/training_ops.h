@@ -64,13 +64,14 @@ class TrainingOps {
   virtual void silu_mul_backward(Stream& stream, const Tensor& gate, const Tensor& up,
                                  const Tensor& d_out, const Tensor& d_gate, const Tensor& d_up) = 0;
 
-  /// KL(p || q) summed over rows, to the host (float64), where q = softmax of a row's logits over
-  /// its first n_vocab columns and p is known by its k largest probabilities and the mass of the
-  /// rest: sum_i p_i log(p_i / q_i) over the k, plus t log(t / q_t) with t = 1 - sum p_i and q_t
-  /// the mass of q outside of the k. logits [n, >= n_vocab] are replaced by weight * the gradient
-  /// (columns beyond n_vocab by 0). ids [n, k] i32, distinct in a row; log_p [n, k] f32.
+  /// weights[row] * KL(p || q) summed over rows, to the host (float64), where q = softmax of a
+  /// row's logits over its first n_vocab columns and p is known by its k largest probabilities and
+  /// the mass of the rest: sum_i p_i log(p_i / q_i) over the k, plus t log(t / q_t) with t = 1 -
+  /// sum p_i and q_t the mass of q outside of the k. logits [n, >= n_vocab] are replaced by
+  /// weights[row] * the gradient (columns beyond n_vocab by 0). ids [n, k] i32, distinct in a row;
+  /// log_p [n, k], weights [n] f32.
   virtual double kl_gradient(Stream& stream, const Tensor& logits, int64_t n_vocab,
-                             const Tensor& ids, const Tensor& log_p, float weight) = 0;
+                             const Tensor& ids, const Tensor& log_p, const Tensor& weights) = 0;
 
   /// One step on n parameters: p, g, m, v f32 [n]; g is set to 0 after it.
   virtual void adam(Stream& stream, const AdamStep& step, const Tensor& p, const Tensor& g,

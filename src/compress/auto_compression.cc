@@ -154,6 +154,8 @@ void AutoCompression::measure_sensitivity() {
   BackwardPass pass(in_.base, in_.stream, weights);
   const TaughtText sample = first_tokens(training_, kSensitivityTokens);
   const std::vector<int32_t> labels = draw_labels(sample.targets, in_.options.seed);
+  std::vector<float> roots = certainty_weights(sample);  // of what squares of gradients weigh
+  for (float& w : roots) w = std::sqrt(w);
   const std::vector<int64_t> offsets = offsets_of(sample);
   const auto n_positions = static_cast<double>(offsets.back());
   for (const std::vector<size_t>& chosen : batches_of(sample, kStepTokens)) {
@@ -162,8 +164,10 @@ void AutoCompression::measure_sensitivity() {
     std::vector<std::span<const int32_t>> sequences;
     for (const size_t i : chosen) sequences.emplace_back(sample.sequences[i]);
     const std::vector<float> certain(static_cast<size_t>(batch), 0);
-    pass.run(sequences, 1, std::span(labels).subspan(first, static_cast<size_t>(batch)), certain,
-             true);
+    const auto part = [&](const auto& of) {
+      return std::span(of).subspan(first, static_cast<size_t>(batch));
+    };
+    pass.run(sequences, {1, part(labels), certain, part(roots)}, true);
     in_.progress("sensitivities", static_cast<double>(offsets[chosen.back() + 1]) / n_positions);
   }
   for (const ExpectedTensor& tensor : in_.pair.tensors) {
@@ -294,7 +298,7 @@ double AutoCompression::kl_of(const Coded& coded) {
   DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
   for (const auto& [name, tensor] : coded) weights.use_delta(slots_.at(name), tensor);
   BackwardPass pass(in_.base, in_.stream, weights);
-  return mean_kl(pass, held_back_);
+  return mean_kl(pass, held_back_, certainty_weights(held_back_));
 }
 
 /// The fine-tune with the matrices of one kind coded.
@@ -310,7 +314,8 @@ double AutoCompression::kl_of_kind(const Coded& coded, const std::string& kind) 
     }
   }
   BackwardPass pass(in_.base, in_.stream, weights);
-  return mean_kl(pass, first_tokens(held_back_, kWeighedTokens));
+  const TaughtText text = first_tokens(held_back_, kWeighedTokens);
+  return mean_kl(pass, text, certainty_weights(text));
 }
 
 std::map<std::string, double> AutoCompression::weigh(const Plan& plan, const Coded& coded) {
@@ -358,7 +363,7 @@ void AutoCompression::distil(Coded& coded, const std::string& part, bool norms) 
       coded[tensor.name] = weights.trained_norm(slots_.at(tensor.name));
   }
   findings_.curve = state.curve;
-  findings_.held_back_kl = state.best_kl;
+  findings_.held_back_kl = mean_kl(pass, held_back_, certainty_weights(held_back_));
 }
 
 }  // namespace deltacome

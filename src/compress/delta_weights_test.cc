@@ -66,7 +66,8 @@ class DeltaWeightsTest : public test::DistillationTest {
     const std::vector<std::span<const int32_t>> sequences(text.sequences.begin(),
                                                           text.sequences.end());
     const auto run = [&](bool backward) {
-      return pass.run(sequences, text.targets.k, text.targets.ids, text.targets.log_p, backward);
+      return pass.run(sequences, {text.targets.k, text.targets.ids, text.targets.log_p, {}},
+                      backward);
     };
     run(true);
     weights.finish_gradients();

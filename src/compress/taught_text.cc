@@ -10,10 +10,50 @@ namespace deltacome {
 namespace {
 
 constexpr int64_t kEvaluated = 2048;  // tokens that are measured at a time
+constexpr double kOpenEntropy = 0.1;  // nats: a passage of it weighs half of a certain one
+constexpr double kNeighbours = 16;    // tokens on either side, weighed by exponential decay
 
 template <class T>
 void append(std::vector<T>& to, const std::vector<T>& from, int64_t first, int64_t last) {
   to.insert(to.end(), from.begin() + first, from.begin() + last);
+}
+
+/// Of every position's prediction, in nats; what is outside of the k is one token.
+std::vector<double> entropies_of(const TopTargets& targets) {
+  const auto k = static_cast<size_t>(targets.k);
+  std::vector<double> out;
+  for (size_t first = 0; first < targets.log_p.size(); first += k) {
+    double entropy = 0, rest = 1;
+    for (size_t i = first; i < first + k; ++i) {
+      const auto log_p = static_cast<double>(targets.log_p[i]);
+      const double p = std::exp(log_p);
+      if (p > 0) entropy -= p * log_p;
+      rest -= p;
+    }
+    if (rest > 0) entropy -= rest * std::log(rest);
+    out.push_back(entropy);
+  }
+  return out;
+}
+
+/// values[t] = sum_u values[u] keep^|t - u| / sum_u keep^|t - u|
+void average_over_neighbours(std::span<double> values, double keep) {
+  std::vector<double> sums(values.size()), counts(values.size());
+  double sum = 0, count = 0;  // of what is before
+  for (size_t t = 0; t < values.size(); ++t) {
+    sums[t] = sum + values[t];
+    counts[t] = count + 1;
+    sum = sums[t] * keep;
+    count = counts[t] * keep;
+  }
+  sum = count = 0;  // of what is behind
+  for (size_t t = values.size(); t-- > 0;) {
+    sums[t] += sum;
+    counts[t] += count;
+    sum = (sum + values[t]) * keep;
+    count = (count + 1) * keep;
+  }
+  for (size_t t = 0; t < values.size(); ++t) values[t] = sums[t] / counts[t];
 }
 
 }  // namespace
@@ -66,19 +106,37 @@ std::vector<int64_t> offsets_of(const TaughtText& text) {
   return out;
 }
 
+std::vector<float> certainty_weights(const TaughtText& text) {
+  std::vector<double> weights = entropies_of(text.targets);
+  const std::vector<int64_t> offsets = offsets_of(text);
+  double sum = 0;
+  for (size_t i = 0; i < text.sequences.size(); ++i) {
+    const auto part =
+        std::span(weights).subspan(static_cast<size_t>(offsets[i]), text.sequences[i].size());
+    average_over_neighbours(part, 1 - 1 / kNeighbours);
+    for (double& w : part) sum += w = 1 / (w + kOpenEntropy);
+  }
+  std::vector<float> out;
+  for (const double w : weights)
+    out.push_back(static_cast<float>(w / sum * static_cast<double>(weights.size())));
+  return out;
+}
+
 double run_on(BackwardPass& pass, const TaughtText& text, const std::vector<int64_t>& offsets,
-              std::span<const size_t> chosen, bool backward) {
+              std::span<const size_t> chosen, bool backward, std::span<const float> weights) {
   std::vector<std::span<const int32_t>> sequences;
   std::vector<int32_t> ids;
-  std::vector<float> log_p;
+  std::vector<float> log_p, chosen_weights;
   const int64_t k = text.targets.k;
   for (const size_t i : chosen) {
     const int64_t first = offsets[i], last = offsets[i + 1];
     sequences.emplace_back(text.sequences[i]);
     append(ids, text.targets.ids, first * k, last * k);
     append(log_p, text.targets.log_p, first * k, last * k);
+    if (!weights.empty())
+      chosen_weights.insert(chosen_weights.end(), weights.begin() + first, weights.begin() + last);
   }
-  return pass.run(sequences, k, ids, log_p, backward);
+  return pass.run(sequences, {k, ids, log_p, chosen_weights}, backward);
 }
 
 std::vector<std::vector<size_t>> batches_of(const TaughtText& text, int64_t n_tokens) {
@@ -96,12 +154,12 @@ std::vector<std::vector<size_t>> batches_of(const TaughtText& text, int64_t n_to
   return out;
 }
 
-double mean_kl(BackwardPass& pass, const TaughtText& text) {
+double mean_kl(BackwardPass& pass, const TaughtText& text, std::span<const float> weights) {
   const std::vector<int64_t> offsets = offsets_of(text);
   double sum = 0;
   for (const std::vector<size_t>& batch : batches_of(text, kEvaluated)) {
     const int64_t n = offsets[batch.back() + 1] - offsets[batch.front()];
-    sum += run_on(pass, text, offsets, batch, false) * static_cast<double>(n);
+    sum += run_on(pass, text, offsets, batch, false, weights) * static_cast<double>(n);
   }
   return sum / static_cast<double>(offsets.back());
 }

@@ -48,9 +48,8 @@ BackwardPass::BackwardPass(const Model& model, Stream& stream, TrainedWeights& w
 
 BackwardPass::~BackwardPass() = default;
 
-double BackwardPass::run(std::span<const std::span<const int32_t>> sequences, int64_t k,
-                         std::span<const int32_t> ids, std::span<const float> log_p,
-                         bool backward) {
+double BackwardPass::run(std::span<const std::span<const int32_t>> sequences,
+                         const Targets& targets, bool backward) {
   std::vector<int64_t> lengths;
   std::vector<int32_t> tokens;
   for (const std::span<const int32_t> sequence : sequences) {
@@ -59,12 +58,20 @@ double BackwardPass::run(std::span<const std::span<const int32_t>> sequences, in
   }
   prepare(std::move(lengths));
   const int64_t n_layers = model_.config().n_layers;
-  DELTACOME_CHECK(n_rows_ > 0 && k > 0);
-  DELTACOME_CHECK(static_cast<int64_t>(ids.size()) == n_rows_ * k && log_p.size() == ids.size());
-  const Tensor target_ids = ids_memory_.take(backend_, {n_rows_, k}, DType::kI32);
-  const Tensor target_log_p = log_p_memory_.take(backend_, {n_rows_, k});
-  backend_.upload(stream_, std::as_bytes(ids), target_ids);
-  backend_.upload(stream_, std::as_bytes(log_p), target_log_p);
+  const auto n = static_cast<size_t>(n_rows_);
+  DELTACOME_CHECK(n > 0 && targets.k > 0 && targets.log_p.size() == targets.ids.size());
+  DELTACOME_CHECK(static_cast<int64_t>(targets.ids.size()) == n_rows_ * targets.k);
+  DELTACOME_CHECK(targets.weights.empty() || targets.weights.size() == n);
+  std::vector<float> weights(n, 1);  // of a mean over the positions
+  if (!targets.weights.empty()) weights.assign(targets.weights.begin(), targets.weights.end());
+  for (float& w : weights) w /= static_cast<float>(n);
+  const TrainingHead::Targets on_device{
+      ids_memory_.take(backend_, {n_rows_, targets.k}, DType::kI32),
+      log_p_memory_.take(backend_, {n_rows_, targets.k}),
+      weights_memory_.take(backend_, {n_rows_})};
+  backend_.upload(stream_, std::as_bytes(targets.ids), on_device.ids);
+  backend_.upload(stream_, std::as_bytes(targets.log_p), on_device.log_p);
+  backend_.upload(stream_, std::as_bytes(std::span(weights)), on_device.weights);
 
   weights_.embed(stream_, tokens, hidden_.front());
   for (int64_t i = 0; i < n_layers; ++i) {
@@ -75,8 +82,7 @@ double BackwardPass::run(std::span<const std::span<const int32_t>> sequences, in
   }
   const Weight& final_norm = model_.weights().final_norm;
   norm(final_norm, hidden_.back(), a_.d_normed);
-  const double loss =
-      head_->run(a_.d_normed, target_ids, target_log_p, backward ? a_.d_hidden : Tensor{});
+  const double loss = head_->run(a_.d_normed, on_device, backward ? a_.d_hidden : Tensor{});
   if (!backward) return loss;
   norm_backward(final_norm, hidden_.back(), a_.d_hidden, a_.d_hidden);
   for (int64_t i = n_layers - 1; i >= 0; --i) {

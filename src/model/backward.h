@@ -52,11 +52,18 @@ class BackwardPass {
                const HeadLimits& limits = {});
   ~BackwardPass();
 
-  /// Mean over positions of KL(p || q), p as TrainingOps::kl_gradient has it (top-k and tail). ids,
-  /// log_p [n_positions, k] of these sequences' positions, in order. With `backward`, gradients of
-  /// that mean go to the weights. Requires a position, k <= vocab_size().
-  double run(std::span<const std::span<const int32_t>> sequences, int64_t k,
-             std::span<const int32_t> ids, std::span<const float> log_p, bool backward);
+  /// What the positions of some sequences are compared with, in order.
+  struct Targets {
+    int64_t k = 0;
+    std::span<const int32_t> ids;    // [n_positions, k]
+    std::span<const float> log_p;    // [n_positions, k]
+    std::span<const float> weights;  // [n_positions]; empty = all 1
+  };
+  /// Mean over positions of weight * KL(p || q), p as TrainingOps::kl_gradient has it (top-k and
+  /// tail). With `backward`, gradients of that mean go to the weights. Requires a position, k <=
+  /// vocab_size().
+  double run(std::span<const std::span<const int32_t>> sequences, const Targets& targets,
+             bool backward);
 
  private:
   /// The inside of one layer, and gradients; rows are tokens, f32.
@@ -109,7 +116,7 @@ class BackwardPass {
   std::vector<Tensor> hidden_;  // n_layers + 1 of [n, hidden]: layers' inputs, the last's output
   Activations a_;
   std::array<ScratchTensor, 18> scratch_;
-  ScratchTensor ids_memory_, log_p_memory_;
+  ScratchTensor ids_memory_, log_p_memory_, weights_memory_;
 };
 
 }  // namespace deltacome

@@ -102,9 +102,9 @@ class BackwardPassTest : public ::testing::TestWithParam<const char*> {
   }
   double run(BackwardPass& pass, const TopTargets& t, bool backward) const {
     const std::vector<std::span<const int32_t>> views(sequences_.begin(), sequences_.end());
-    return pass.run(views, t.k, t.ids, t.log_p, backward);
+    return pass.run(views, {t.k, t.ids, t.log_p, position_weights_}, backward);
   }
-  /// Mean KL(p || q) in float64, q = the base by Model::forward.
+  /// Mean of weight * KL(p || q) in float64, q = the base by Model::forward.
   double reference_loss(const TopTargets& t) const {
     const auto width = static_cast<size_t>(tiny_.model.config().vocab_size);
     const std::vector<float> logits = tiny_.logits({}, sequences_);
@@ -112,15 +112,16 @@ class BackwardPassTest : public ::testing::TestWithParam<const char*> {
     double loss = 0;
     for (size_t r = 0; r < n; ++r) {
       const auto log_q = testing::log_softmax(std::span(logits).subspan(r * width, width));
+      const auto weight = static_cast<double>(position_weights_[r]);
       double p_rest = 1, q_rest = 1;
       for (size_t i = r * k; i < (r + 1) * k; ++i) {
         const double log_p = static_cast<double>(t.log_p[i]);
         const double lq = log_q[static_cast<size_t>(t.ids[i])];
-        loss += std::exp(log_p) * (log_p - lq);
+        loss += weight * std::exp(log_p) * (log_p - lq);
         p_rest -= std::exp(log_p);
         q_rest -= std::exp(lq);
       }
-      if (k < width) loss += p_rest * std::log(p_rest / q_rest);
+      if (k < width) loss += weight * p_rest * std::log(p_rest / q_rest);
     }
     return loss / static_cast<double>(n);
   }
@@ -130,6 +131,11 @@ class BackwardPassTest : public ::testing::TestWithParam<const char*> {
   BackwardPass pass_{tiny_.model, *tiny_.stream, weights_};
   /// Of different lengths, longer and shorter than mistral's window of 16.
   std::vector<std::vector<int32_t>> sequences_ = tiny_.random_sequences({41, 1, 23, 7});
+  std::vector<float> position_weights_ = [] {  // 0.5, 0.75, ... 1.5, of mean 1 but for the rest
+    std::vector<float> out(72);
+    for (size_t i = 0; i < out.size(); ++i) out[i] = 0.5f + 0.25f * static_cast<float>(i % 5);
+    return out;
+  }();
 };
 
 TEST_P(BackwardPassTest, LossIsThatOfTheModelsOwnLogits) {
@@ -245,8 +251,12 @@ TEST_P(BackwardPassTest, PiecesOfTheHeadAndOtherBatchesBetweenChangeNothing) {
         tiny_.model, *tiny_.stream, weights,
         {.logit_rows = 11, .logit_elements = 13 * 300, .head_elements = head_rows * 64});
     const std::span<const int32_t> one(sequences_[2]);
-    pass.run({&one, 1}, t.k, std::span(t.ids).first(one.size() * 20),
-             std::span(t.log_p).first(one.size() * 20), false);
+    pass.run({&one, 1},
+             {20,
+              std::span(t.ids).first(one.size() * 20),
+              std::span(t.log_p).first(one.size() * 20),
+              {}},
+             false);
     EXPECT_NEAR(run(pass, t, true), loss, 0x1p-19);
     std::vector<double> error = doubles(weights.gradient(slot));
     for (size_t i = 0; i < want.size(); ++i) error[i] -= want[i];

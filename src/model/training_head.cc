@@ -16,41 +16,40 @@ TrainingHead::TrainingHead(Backend& backend, Stream& stream, TrainedWeights& wei
       ops_(backend.training()),
       limits_(limits) {}
 
-double TrainingHead::run(const Tensor& hidden, const Tensor& ids, const Tensor& log_p,
-                         const Tensor& d_hidden) {
+double TrainingHead::run(const Tensor& hidden, const Targets& targets, const Tensor& d_hidden) {
   const int64_t n = hidden.rows(), width = hidden.cols(), vocab = weights_.vocab_size();
-  DELTACOME_CHECK(n > 0 && ids.rows() == n && ids.cols() <= vocab);
+  DELTACOME_CHECK(n > 0 && targets.ids.rows() == n && targets.ids.cols() <= vocab);
   const int64_t most = std::clamp<int64_t>(limits_.logit_elements / vocab, 1, limits_.logit_rows);
   const int64_t n_pieces = (n + most - 1) / most;
   const int64_t rows = (n + n_pieces - 1) / n_pieces;
   const bool whole = vocab * width <= limits_.head_elements;
   const int64_t head_piece = std::clamp<int64_t>(limits_.head_elements / width, 1, vocab);
   const Tensor head = whole ? weights_.head_rows(0, vocab) : Tensor{};
-  const auto weight = static_cast<float>(1 / static_cast<double>(n));
   double loss = 0;
   for (int64_t first = 0; first < n; first += rows) {
     const int64_t count = std::min(rows, n - first);
     const auto part = [&](const Tensor& x) { return x.empty() ? x : x.slice(first, count); };
-    loss += whole ? run_whole(head, part(hidden), part(ids), part(log_p), weight, part(d_hidden))
-                  : run_in_pieces(head_piece, part(hidden), part(ids), part(log_p), weight,
-                                  part(d_hidden));
+    const Targets of{part(targets.ids), part(targets.log_p), part(targets.weights)};
+    loss += whole ? run_whole(head, part(hidden), of, part(d_hidden))
+                  : run_in_pieces(head_piece, part(hidden), of, part(d_hidden));
   }
-  return loss / static_cast<double>(n);
+  return loss;
 }
 
-double TrainingHead::run_whole(const Tensor& head, const Tensor& hidden, const Tensor& ids,
-                               const Tensor& log_p, float weight, const Tensor& d_hidden) {
+double TrainingHead::run_whole(const Tensor& head, const Tensor& hidden, const Targets& targets,
+                               const Tensor& d_hidden) {
   const Tensor logits = logits_.take(backend_, {hidden.rows(), head.rows()});
   ops_.matmul(stream_, hidden, false, head, true, 0, logits);
-  const double loss = ops_.kl_gradient(stream_, logits, head.rows(), ids, log_p, weight);
+  const double loss =
+      ops_.kl_gradient(stream_, logits, head.rows(), targets.ids, targets.log_p, targets.weights);
   if (!d_hidden.empty()) ops_.matmul(stream_, logits, false, head, false, 0, d_hidden);
   return loss;
 }
 
 // Tensors have no strides: a piece of the vocabulary is rows of the transposed logits, and products
 // with the identity transpose them. That is exact, and n / hidden_size of the head's own work.
-double TrainingHead::run_in_pieces(int64_t piece, const Tensor& hidden, const Tensor& ids,
-                                   const Tensor& log_p, float weight, const Tensor& d_hidden) {
+double TrainingHead::run_in_pieces(int64_t piece, const Tensor& hidden, const Targets& targets,
+                                   const Tensor& d_hidden) {
   const int64_t n = hidden.rows(), vocab = weights_.vocab_size();
   const Tensor logits = logits_.take(backend_, {n, vocab});
   const Tensor transposed = transposed_.take(backend_, {vocab, n});
@@ -60,7 +59,8 @@ double TrainingHead::run_in_pieces(int64_t piece, const Tensor& hidden, const Te
                 transposed.slice(first, count));
   }
   ops_.matmul(stream_, identity(n), false, transposed, true, 0, logits);
-  const double loss = ops_.kl_gradient(stream_, logits, vocab, ids, log_p, weight);
+  const double loss =
+      ops_.kl_gradient(stream_, logits, vocab, targets.ids, targets.log_p, targets.weights);
   if (d_hidden.empty()) return loss;
   ops_.matmul(stream_, logits, true, identity(n), false, 0, transposed);
   for (int64_t first = 0; first < vocab; first += piece) {

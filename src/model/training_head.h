@@ -13,17 +13,22 @@ class TrainingHead {
  public:
   TrainingHead(Backend& backend, Stream& stream, TrainedWeights& weights, const HeadLimits& limits);
 
-  /// Mean loss of hidden [n, hidden_size] (after the final norm) against ids i32, log_p f32 [n, k].
-  /// d_hidden [n, hidden_size] = its gradient; empty = not wanted. It may be `hidden`.
-  double run(const Tensor& hidden, const Tensor& ids, const Tensor& log_p, const Tensor& d_hidden);
+  /// What the rows of hidden [n, hidden_size] (after the final norm) are compared with.
+  struct Targets {
+    Tensor ids, log_p;  // [n, k] i32, f32
+    Tensor weights;     // [n] f32
+  };
+  /// Sum of weight * KL. d_hidden [n, hidden_size] = its gradient; empty = not wanted. It may be
+  /// `hidden`.
+  double run(const Tensor& hidden, const Targets& targets, const Tensor& d_hidden);
 
  private:
   /// lm_head whole: logits [rows, vocab] = hidden head^T.
-  double run_whole(const Tensor& head, const Tensor& hidden, const Tensor& ids, const Tensor& log_p,
-                   float weight, const Tensor& d_hidden);
+  double run_whole(const Tensor& head, const Tensor& hidden, const Targets& targets,
+                   const Tensor& d_hidden);
   /// lm_head in pieces of `piece` rows.
-  double run_in_pieces(int64_t piece, const Tensor& hidden, const Tensor& ids, const Tensor& log_p,
-                       float weight, const Tensor& d_hidden);
+  double run_in_pieces(int64_t piece, const Tensor& hidden, const Targets& targets,
+                       const Tensor& d_hidden);
   const Tensor& identity(int64_t n);
 
   Backend& backend_;

@@ -7,23 +7,20 @@ namespace {
 
 /// One stage of the butterflies inside a vector: a + b in the lower lane of a pair, a - b in the
 /// upper one.
-template <int kHalf>
-DELTACOME_INLINE F butterfly(F v) {
-  I32 other;
-  F sign;
-  for (int i = 0; i < kLanes; ++i) {
-    other[i] = i ^ kHalf;
-    sign[i] = (i & kHalf) == 0 ? 1.0f : -1.0f;
-  }
-  return __builtin_shuffle(v, other) + v * sign;  // a product by +-1 is exact, fused or not
+template <int kHalf, int... kLane>
+DELTACOME_INLINE F butterfly(F v, std::integer_sequence<int, kLane...>) {
+  const F sign = {((kLane & kHalf) == 0 ? 1.0f : -1.0f)...};
+  return DELTACOME_SHUFFLE(v, v, (kLane ^ kHalf)...) +
+         v * sign;  // a product by +-1 is exact, fused or not
 }
 
 void rotate_block(float* x, const float* signs, int64_t block, float by) {
+  constexpr auto lanes = std::make_integer_sequence<int, kLanes>();
   for (int64_t i = 0; i < block; i += kLanes) {
-    F v = butterfly<1>(load(x + i) * load(signs + i));
-    v = butterfly<2>(v);
-    if constexpr (kLanes >= 8) v = butterfly<4>(v);
-    if constexpr (kLanes >= 16) v = butterfly<8>(v);
+    F v = butterfly<1>(load(x + i) * load(signs + i), lanes);
+    v = butterfly<2>(v, lanes);
+    if constexpr (kLanes >= 8) v = butterfly<4>(v, lanes);
+    if constexpr (kLanes >= 16) v = butterfly<8>(v, lanes);
     store(x + i, v);
   }
   for (int64_t half = kLanes; half < block; half *= 2) {

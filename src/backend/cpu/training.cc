@@ -152,8 +152,8 @@ class CpuTrainingOps final : public TrainingOps {
   }
 
   double kl_gradient(Stream&, const Tensor& logits, int64_t n_vocab, const Tensor& ids,
-                     const Tensor& log_p, float weight) override {
-    return cpu::kl_gradient(runtime_, logits, n_vocab, ids, log_p, weight);
+                     const Tensor& log_p, const Tensor& weights) override {
+    return cpu::kl_gradient(runtime_, logits, n_vocab, ids, log_p, weights);
   }
 
   void adam(Stream&, const AdamStep& step, const Tensor& p, const Tensor& g, const Tensor& m,

@@ -76,13 +76,13 @@ double kl_row(const Kernels& kernels, std::span<float> logits, std::span<const i
 }  // namespace
 
 double kl_gradient(const Runtime& runtime, const Tensor& logits, int64_t n_vocab, const Tensor& ids,
-                   const Tensor& log_p, float weight) {
+                   const Tensor& log_p, const Tensor& weights) {
   const int64_t n = logits.rows(), width = logits.cols();
   if (n == 0) return 0;
   const int64_t k = ids.cols();
   DELTACOME_CHECK(n_vocab > 0 && n_vocab <= width && k > 0 && k <= n_vocab);
   DELTACOME_CHECK(ids.dtype == DType::kI32 && ids.rows() == n);
-  DELTACOME_CHECK(log_p.rows() == n && log_p.cols() == k);
+  DELTACOME_CHECK(log_p.rows() == n && log_p.cols() == k && weights.size() == n);
   std::vector<double> losses(static_cast<size_t>(n));
   const auto* all_ids = reinterpret_cast<const int32_t*>(bytes_of(ids));
   runtime.pool.parallel_for(
@@ -93,12 +93,13 @@ double kl_gradient(const Runtime& runtime, const Tensor& logits, int64_t n_vocab
           losses[static_cast<size_t>(r)] =
               kl_row(runtime.kernels, {row, static_cast<size_t>(n_vocab)},
                      {all_ids + r * k, static_cast<size_t>(k)},
-                     {f32(log_p) + r * k, static_cast<size_t>(k)}, weight, top);
+                     {f32(log_p) + r * k, static_cast<size_t>(k)}, f32(weights)[r], top);
           std::fill(row + n_vocab, row + width, 0.0f);
         }
       });
   double loss = 0;
-  for (const double row : losses) loss += row;
+  for (int64_t r = 0; r < n; ++r)
+    loss += static_cast<double>(f32(weights)[r]) * losses[static_cast<size_t>(r)];
   return loss;
 }
 

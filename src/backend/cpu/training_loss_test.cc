@@ -67,13 +67,14 @@ TEST_P(TrainingLossTest, LossAndGradientAgreeWithDoubleAndDifferences) {
   for (const int64_t n_vocab : {1, 2, 3, 5, 7, 17, 193, 4099}) {
     for (const int64_t k : {int64_t{1}, std::min<int64_t>(n_vocab, 5), n_vocab}) {
       const int64_t n = n_vocab > 1000 ? 2 : 3, width = n_vocab + 3;
-      const float weight = 0.25f;
+      std::vector<float> weights(static_cast<size_t>(n));
+      for (size_t i = 0; i < weights.size(); ++i) weights[i] = 0.25f * static_cast<float>(i + 1);
       const Rows rows = make(n, width, n_vocab, k);
       Guarded logits = guarded(n, width, rows.logits);
       const double loss =
           ops_.kl_gradient(*stream_, logits.tensor(), n_vocab, put_ids(n, k, rows.ids),
-                           put({n, k}, rows.log_p), weight);
-      double want_loss = 0;
+                           put({n, k}, rows.log_p), put({n}, weights));
+      double want_loss = 0, weight_sum = 0;
       Doubles want, bound, differs;
       for (int64_t r = 0; r < n; ++r) {
         const Doubles z(rows.logits.begin() + r * width, rows.logits.begin() + r * width + n_vocab);
@@ -86,7 +87,9 @@ TEST_P(TrainingLossTest, LossAndGradientAgreeWithDoubleAndDifferences) {
         }
         if (k == n_vocab)
           for (double& v : p) v /= p_sum;
-        want_loss += kl(z, ids, p);
+        const auto weight = static_cast<double>(weights[static_cast<size_t>(r)]);
+        want_loss += weight * kl(z, ids, p);
+        weight_sum += weight;
         for (size_t j = 0; j < z.size(); ++j) {
           sum += std::exp(z[j]);
           if (std::ranges::find(ids, static_cast<int32_t>(j)) == ids.end()) rest += std::exp(z[j]);
@@ -99,8 +102,8 @@ TEST_P(TrainingLossTest, LossAndGradientAgreeWithDoubleAndDifferences) {
             const auto found = std::ranges::find(ids, static_cast<int32_t>(j));
             const double target = found != ids.end() ? p[static_cast<size_t>(found - ids.begin())]
                                                      : (1 - p_sum) * std::exp(z[at]) / rest;
-            g = 0.25 * (std::exp(z[at]) / sum - target);
-            size = 0.25 * (std::exp(z[at]) / sum + target);
+            g = weight * (std::exp(z[at]) / sum - target);
+            size = weight * (std::exp(z[at]) / sum + target);
           }
           want.push_back(g);
           // exp and its sum (kernels_test.cc), in pieces of 512 / lanes terms, and two roundings.
@@ -114,7 +117,7 @@ TEST_P(TrainingLossTest, LossAndGradientAgreeWithDoubleAndDifferences) {
         }
         EXPECT_NEAR(row_sum, 0, (8e-6 + gamma_k(512 / 4 + 4)) * row_size);
         if (n_vocab <= 193) {
-          Doubles d = differences([&](const Doubles& x) { return 0.25 * kl(x, ids, p); }, z);
+          Doubles d = differences([&](const Doubles& x) { return weight * kl(x, ids, p); }, z);
           d.resize(static_cast<size_t>(width));
           differs.insert(differs.end(), d.begin(), d.end());
         }
@@ -125,7 +128,7 @@ TEST_P(TrainingLossTest, LossAndGradientAgreeWithDoubleAndDifferences) {
       }
       EXPECT_GE(loss, 0);
       // The logarithm of a sum with that relative error, per row.
-      EXPECT_NEAR(loss, want_loss, (8e-6 + gamma_k(512 / 4 + 4)) * static_cast<double>(n))
+      EXPECT_NEAR(loss, want_loss, (8e-6 + gamma_k(512 / 4 + 4)) * weight_sum)
           << n_vocab << " " << k;
       EXPECT_TRUE(logits.intact());
     }
@@ -143,7 +146,7 @@ TEST_P(TrainingLossTest, EqualDistributionsGiveNothing) {
   }
   Guarded logits = guarded(1, n_vocab, rows.logits);
   const double loss = ops_.kl_gradient(*stream_, logits.tensor(), n_vocab, put_ids(1, k, rows.ids),
-                                       put({1, k}, rows.log_p), 1);
+                                       put({1, k}, rows.log_p), put({1}, {1}));
   EXPECT_GE(loss, 0);
   EXPECT_LT(loss, 1e-9);  // second order in the rounding of log_p
   EXPECT_TRUE(within(values(logits), Doubles(static_cast<size_t>(n_vocab)), 2e-6));
@@ -162,7 +165,7 @@ TEST_P(TrainingLossTest, VanishingMassesStayFinite) {
       z[9] += top;
       Guarded logits = guarded(1, n_vocab, z);
       const double loss = ops_.kl_gradient(*stream_, logits.tensor(), n_vocab,
-                                           put_ids(1, 2, {4, 9}), put({1, 2}, lp), 1);
+                                           put_ids(1, 2, {4, 9}), put({1, 2}, lp), put({1}, {1}));
       EXPECT_TRUE(std::isfinite(loss)) << top;
       EXPECT_GE(loss, 0);
       double sum = 0;
@@ -177,9 +180,10 @@ TEST_P(TrainingLossTest, VanishingMassesStayFinite) {
 }
 
 TEST_P(TrainingLossTest, NoRowsIsNoLoss) {
-  EXPECT_EQ(ops_.kl_gradient(*stream_, backend_.allocate(DType::kF32, {0, 5}), 5, put_ids(0, 2, {}),
-                             backend_.allocate(DType::kF32, {0, 2}), 1),
-            0);
+  EXPECT_EQ(
+      ops_.kl_gradient(*stream_, backend_.allocate(DType::kF32, {0, 5}), 5, put_ids(0, 2, {}),
+                       backend_.allocate(DType::kF32, {0, 2}), backend_.allocate(DType::kF32, {0})),
+      0);
 }
 
 }  // namespace
