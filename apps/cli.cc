@@ -103,9 +103,11 @@ void add_base_dtype_option(CLI::App& command, std::string& base_dtype) {
 }
 
 void add_kv_dtype_option(CLI::App& command, std::string& kv_dtype) {
-  command.add_option("--kv-dtype", kv_dtype, "Keys and values in the cache: f32 (default) or bf16")
+  command
+      .add_option("--kv-dtype", kv_dtype,
+                  "Keys and values in the cache: f32 (default), bf16 or int8")
       ->type_name("TYPE")
-      ->check(CLI::IsMember({"f32", "bf16"}));
+      ->check(CLI::IsMember({"f32", "bf16", "int8"}));
 }
 
 void add_json_option(CLI::App& command, bool& json) {

@@ -184,7 +184,8 @@ void add_compress(CLI::App& program) {
       "FILE")
       ->allow_extra_args(false);
   c->add_option("--calib-tokens", o->compress.calibration_tokens,
-                "Calibration tokens to use; default 65536")
+                "Calibration tokens to use; default 65536, with auto twice (balanced) or four "
+                "times (best) that")
       ->type_name("N")
       ->check(integer_in(1, int64_t{1} << 40));
   c->add_option("--group", o->compress.group, "Codes that share a scale; default 128")

@@ -15,7 +15,7 @@ struct BenchOptions {
   std::optional<std::filesystem::path> base;  // a checkpoint to measure instead
   int64_t n_layers = 0;                       // of a random base, fewer than its shape has; 0 = all
   std::string base_dtype = "auto";            // auto (as stored), bf16, int8, int4
-  std::string kv_dtype = "f32";               // f32, bf16
+  std::string kv_dtype = "f32";               // f32, bf16, int8
   /// Random deltas of about `bits` a weight: come (8, 3, 2 bits, scales per group), auto (2 bits,
   /// one scale), vector, dense, lora (rank 16).
   std::string delta = "come";

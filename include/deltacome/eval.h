@@ -25,7 +25,7 @@ struct EvalOptions {
       generations;  // write {prompt, completion, ...} rows here, for all rows
   int n_threads = 0;
   std::string base_dtype = "auto";  // of the candidate's weights: auto, bf16, int8, int4
-  std::string kv_dtype = "f32";     // of the candidate's cache: f32, bf16
+  std::string kv_dtype = "f32";     // of the candidate's cache: f32, bf16, int8
 };
 
 /// Means over response tokens (the end-of-sequence token counts as one); negative = not measured.

@@ -59,6 +59,12 @@ struct SequenceChunk {
 
 inline constexpr int64_t kKvBlock = 16;  // tokens per block of the paged KV cache
 
+/// Elements of a token's keys, or values, in a cache. U8: for each head its values as int8, x =
+/// scale * code, and then the scale, f32.
+inline int64_t kv_row(DType dtype, int64_t n_kv_heads, int64_t head_dim) {
+  return n_kv_heads * (head_dim + (dtype == DType::kU8 ? 4 : 0));
+}
+
 /// Positions, block tables and lengths of a batch. Made on the host once per batch composition; it
 /// copies what it needs.
 class AttentionPlan {
@@ -142,8 +148,8 @@ class Backend {
   /// x [n, heads * head_dim], inv_freq [head_dim / 2] f32.
   virtual void rope(Stream& stream, const AttentionPlan& plan, const Tensor& x,
                     const Tensor& inv_freq) = 0;
-  /// Appends k, v [n, n_kv_heads * head_dim] to the caches [n_blocks, kKvBlock, n_kv_heads *
-  /// head_dim].
+  /// Appends k, v [n, n_kv_heads * head_dim] to the caches [n_blocks, kKvBlock, kv_row()]: F32,
+  /// BF16, or U8 (int8 codes). A token that is not finite stays so.
   virtual void store_kv(Stream& stream, const AttentionPlan& plan, const Tensor& k, const Tensor& v,
                         const Tensor& k_cache, const Tensor& v_cache) = 0;
   /// Causal attention over the block tables, softmax(q k / sqrt(head_dim)) v, after store_kv of the

@@ -29,11 +29,13 @@ inline WeightFormat parse_weight_format(const std::string& name) {
        "weights of the base as \"{}\", expected auto, bf16, int8 or int4", name);
 }
 
-/// The type of --kv-dtype: "f32" or "bf16". Throws kInvalidArgument for another name.
+/// The type of --kv-dtype: "f32", "bf16" or "int8" (a code a value and a scale a
+/// head). Throws kInvalidArgument for another name.
 inline DType parse_kv_dtype(const std::string& name) {
   if (name == "f32") return DType::kF32;
   if (name == "bf16") return DType::kBf16;
-  fail(ErrorCode::kInvalidArgument, "a KV cache of \"{}\", expected f32 or bf16", name);
+  if (name == "int8") return DType::kU8;
+  fail(ErrorCode::kInvalidArgument, "a KV cache of \"{}\", expected f32, bf16 or int8", name);
 }
 
 /// Bytes of a matrix [n_out, n_in] of `stored` type in a format. Rows of codes are padded to 4

@@ -13,6 +13,8 @@
 namespace deltacome {
 namespace {
 
+constexpr int64_t kEnoughTokens = 65536;  // more are better for distillation, but no need
+
 TokenId bos_of(const ModelConfig& config) {
   return static_cast<TokenId>(config.bos_token_id.value_or(-1));
 }
@@ -25,15 +27,16 @@ CalibrationText read_files(const CompressOptions& options, const ModelConfig& co
                            const Tokenizer& tokenizer) {
   CalibrationText text;
   text.sequences = calibration_sequences(options.calibration, tokenizer, bos_of(config),
-                                         eos_of(config), options.calibration_tokens, options.seed);
+                                         eos_of(config), calibration_tokens(options), options.seed);
   for (const auto& sequence : text.sequences)
     text.n_tokens += static_cast<int64_t>(sequence.size());
   if (text.n_tokens == 0) fail(ErrorCode::kInvalidArgument, "the calibration files hold no tokens");
-  if (text.n_tokens < options.calibration_tokens / 2) {
+  const int64_t wanted = std::min(calibration_tokens(options), kEnoughTokens);
+  if (text.n_tokens < wanted / 2) {
     text.notes.push_back(fmt::format(
-        "the calibration files hold {} of the {} tokens asked for: codes that fit so little text "
+        "the calibration files hold {} tokens, and {} are wanted: codes that fit so little text "
         "may fit other text worse",
-        text.n_tokens, options.calibration_tokens));
+        text.n_tokens, wanted));
   }
   return text;
 }
@@ -60,8 +63,8 @@ CalibrationText write_own_text(const CompressOptions& options, const CheckpointP
                                const std::function<void(const std::string&)>& on_progress) {
   const TokenId bos = bos_of(finetuned.config());
   CalibrationText text;
-  text.n_tokens =
-      self_text_tokens(products_per_token(pair), thread_count(options), options.calibration_tokens);
+  text.n_tokens = self_text_tokens(products_per_token(pair), thread_count(options),
+                                   calibration_tokens(options));
   text.sequences = self_text_sequences(
       finetuned, stream,
       {.bos = bos,

@@ -56,9 +56,9 @@ void check_options(const CompressOptions& options) {
     fail(ErrorCode::kInvalidArgument, "--group {}: expected a positive multiple of 8",
          options.group);
   }
-  if (options.calibration_tokens <= 0) {
+  if (calibration_tokens(options) <= 0) {
     fail(ErrorCode::kInvalidArgument, "--calib-tokens {}: expected a positive number",
-         options.calibration_tokens);
+         calibration_tokens(options));
   }
 }
 
@@ -74,11 +74,17 @@ std::string identity_of(const CompressOptions& options, const CheckpointPair& pa
   text += fmt::format("backend {}\nseed {}\ncalibration tokens {}\n", backend.name(), options.seed,
                       options.calibration.empty() && options.method != Method::kAuto
                           ? 0
-                          : options.calibration_tokens);
+                          : calibration_tokens(options));
   for (const std::filesystem::path& file : options.calibration) {
     text += fmt::format("calibration {}\n", sha256_hex(MappedFile::open(file)->bytes()));
   }
   return text;
+}
+
+int64_t calibration_tokens(const CompressOptions& options) {
+  if (options.calibration_tokens) return *options.calibration_tokens;
+  if (options.method != Method::kAuto) return 65536;
+  return int64_t{65536} << static_cast<int>(options.profile);  // fast, balanced, best
 }
 
 int thread_count(const CompressOptions& options) {

@@ -15,6 +15,9 @@ void check_options(const CompressOptions& options);
 /// One line per thing that the coded bytes depend on.
 std::string identity_of(const CompressOptions& options, const CheckpointPair& pair,
                         const Backend& backend);
+/// As asked for, or 65,536; of auto 131,072 (balanced) and 262,144 (best), for steps of
+/// distillation that go over their text about three times.
+int64_t calibration_tokens(const CompressOptions& options);
 int thread_count(const CompressOptions& options);
 /// Products of a forward pass, a token: of weights and of attention.
 double products_per_token(const CheckpointPair& pair);

@@ -7,7 +7,7 @@ namespace deltacome {
 
 KvCache::KvCache(Backend& backend, const ModelConfig& config, int64_t n_layers, int64_t n_blocks,
                  DType dtype, Blocks blocks) {
-  const int64_t width = config.n_kv_heads * config.head_dim;
+  const int64_t width = kv_row(dtype, config.n_kv_heads, config.head_dim);
   for (int64_t i = 0; i < n_layers; ++i) {
     keys_.push_back(backend.allocate(dtype, {n_blocks, kKvBlock, width}));
     values_.push_back(backend.allocate(dtype, {n_blocks, kKvBlock, width}));

@@ -21,7 +21,8 @@ struct Sequence {
 class KvCache {
  public:
   enum class Blocks { kHandedOut, kCountedElsewhere };
-  /// `dtype`: F32, or BF16 for half the memory. Throws kOutOfMemory.
+  /// `dtype`: F32, BF16 for half the memory, U8 (int8 codes) for about a quarter. Throws
+  /// kOutOfMemory.
   KvCache(Backend& backend, const ModelConfig& config, int64_t n_layers, int64_t n_blocks,
           DType dtype = DType::kF32, Blocks blocks = Blocks::kHandedOut);
 
@@ -38,14 +39,15 @@ class KvCache {
   /// Bytes of one block over all layers.
   static int64_t block_bytes(const ModelConfig& config, int64_t n_layers,
                              DType dtype = DType::kF32) noexcept {
-    return 2 * n_layers * kKvBlock * config.n_kv_heads * config.head_dim * dtype_bytes(dtype);
+    return 2 * n_layers * kKvBlock * kv_row(dtype, config.n_kv_heads, config.head_dim) *
+           dtype_bytes(dtype);
   }
   static int64_t blocks_for(int64_t n_tokens) noexcept {
     return (n_tokens + kKvBlock - 1) / kKvBlock;
   }
 
  private:
-  std::vector<Tensor> keys_, values_;  // per layer [n_blocks, kKvBlock, n_kv_heads * head_dim]
+  std::vector<Tensor> keys_, values_;  // per layer [n_blocks, kKvBlock, kv_row()]
   std::vector<int32_t> free_;
 };
 

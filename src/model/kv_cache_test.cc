@@ -34,6 +34,20 @@ TEST(KvCache, HandsOutDistinctBlocksTakesThemBackAndRefusesWholly) {
   EXPECT_EQ(cache.free_blocks(), 0);
 }
 
+TEST(KvCache, TakesTheMemoryThatABlockIsSaidToTake) {
+  const auto backend = create_cpu_backend(1);
+  ModelConfig config;
+  config.n_kv_heads = 2;
+  config.head_dim = 64;
+  const int64_t values = 3 * 2 * 5 * kKvBlock * 2 * 64;
+  for (const auto& [dtype, bytes] : {std::pair{DType::kF32, values * 4},
+                                     {DType::kBf16, values * 2},
+                                     {DType::kU8, values + values / 64 * 4}}) {
+    EXPECT_EQ(KvCache(*backend, config, 3, 5, dtype).bytes(), bytes);
+    EXPECT_EQ(5 * KvCache::block_bytes(config, 3, dtype), bytes);
+  }
+}
+
 TEST(KvCache, HandsOutNothingThatIsCountedElsewhere) {
   const auto backend = create_cpu_backend(1);
   ModelConfig config;

@@ -39,8 +39,8 @@ inline const CpuAttentionPlan& cpu_plan(const AttentionPlan& plan) {
 
 void rope(const Runtime& runtime, const CpuAttentionPlan& plan, const Tensor& x,
           const Tensor& inv_freq);
-void store_kv(const CpuAttentionPlan& plan, const Tensor& k, const Tensor& v, const Tensor& k_cache,
-              const Tensor& v_cache);
+void store_kv(const Runtime& runtime, const CpuAttentionPlan& plan, const Tensor& k,
+              const Tensor& v, const Tensor& k_cache, const Tensor& v_cache);
 /// Backend::attention(). A query's result depends on its position and on the keys it sees alone:
 /// the same bits for any division of a sequence into chunks.
 void attention(const Runtime& runtime, const CpuAttentionPlan& plan, const AttentionShape& shape,

@@ -49,6 +49,14 @@ class AttentionTest : public EachIsa {
                              std::vector<float>(static_cast<size_t>(element_count(cache)), nan));
   }
 
+  /// Empty caches of another type instead.
+  void make_caches(DType dtype) {
+    const Shape shape = {k_cache_.shape[0], kKvBlock,
+                         kv_row(dtype, shape_.n_kv_heads, shape_.head_dim)};
+    k_cache_ = backend_.allocate(dtype, shape);
+    v_cache_ = backend_.allocate(dtype, shape);
+  }
+
   struct Piece {
     size_t sequence;
     int64_t begin, end;
@@ -145,9 +153,42 @@ TEST_P(AttentionTest, ACacheOfBf16EqualsOneOfF32WithRoundedKeysAndValues) {
   }
   const std::vector<Piece> pieces = {{0, 0, 37}, {1, 0, 5}};
   const std::vector<float> want = step(pieces);
-  k_cache_ = backend_.allocate(DType::kBf16, k_cache_.shape);
-  v_cache_ = backend_.allocate(DType::kBf16, v_cache_.shape);
+  make_caches(DType::kBf16);
   EXPECT_EQ(step(pieces), want);
+}
+
+TEST_P(AttentionTest, ACacheOfCodesEqualsOneOfF32WithTheDecodedKeysAndValues) {
+  const AttentionShape shape{6, 2, 20, 0};
+  make(shape, {37, 5});
+  for (Sequence& s : sequences_) {
+    for (std::vector<float>* x : {&s.k, &s.v}) {
+      std::fill_n(x->begin() + 3 * 20, 20, 0.0f);  // a head that is nothing
+      for (auto head = x->begin(); head != x->end(); head += 20) {
+        // Whole numbers times a power of two, the largest 127: their codes are exact.
+        float largest = 0;
+        for (int i = 0; i < 20; ++i) largest = std::max(largest, std::abs(head[i]));
+        if (largest == 0) continue;
+        for (int i = 0; i < 20; ++i) head[i] = std::round(head[i] / largest * 127) * 0.0078125f;
+      }
+    }
+  }
+  const std::vector<Piece> pieces = {{0, 0, 37}, {1, 0, 5}};
+  const std::vector<float> want = step(pieces);
+  make_caches(DType::kU8);
+  EXPECT_EQ(step(pieces), want);
+}
+
+TEST_P(AttentionTest, CodesErrByHalfAStepOfTheirHead) {
+  for (const int64_t n : {1, 7, 16, 20, 64, 80, 128}) {
+    std::vector<float> x = random_floats(rng_, n), y(x.size());
+    std::vector<int8_t> codes(x.size());
+    const float scale = GetParam()->encode_int8(x.data(), n, codes.data());
+    GetParam()->decode_int8(codes.data(), n, scale, y.data());
+    for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(y[i], x[i], scale * 0.5001f) << n;
+    EXPECT_EQ(std::abs(*std::ranges::max_element(
+                  codes, {}, [](int8_t c) { return std::abs(static_cast<int>(c)); })),
+              127);
+  }
 }
 
 const std::vector<AttentionShape> kShapes = {{2, 2, 2, 0},  {4, 2, 16, 0}, {6, 2, 20, 0},
@@ -170,6 +211,7 @@ TEST_P(AttentionTest, FollowsTheDoubleReferenceForRaggedBatches) {
 TEST_P(AttentionTest, ChunksAndOtherSequencesDoNotChangeABit) {
   for (const AttentionShape& shape : kShapes) {
     make(shape, {53, 29});
+    if (shape.head_dim == 16) make_caches(DType::kU8);
     const std::vector<float> whole = step({{0, 0, 53}});
     for (const int64_t size : {1, 7, 16, 31}) {
       std::vector<float> pieces;
@@ -188,6 +230,7 @@ TEST_P(AttentionTest, ChunksAndOtherSequencesDoNotChangeABit) {
 TEST_P(AttentionTest, ATokenThatIsNotFiniteChangesNoQueryThatDoesNotSeeIt) {
   for (const AttentionShape& shape : kShapes) {
     make(shape, {37});
+    if (shape.head_dim == 16) make_caches(DType::kU8);
     const std::vector<float> want = step({{0, 0, 37}});
     const int64_t bad = 19, kv_width = shape.n_kv_heads * shape.head_dim;
     for (int64_t i = bad * kv_width; i < (bad + 1) * kv_width; ++i) {

@@ -104,7 +104,7 @@ void CpuBackend::rope(Stream&, const AttentionPlan& plan, const Tensor& x, const
 void CpuBackend::store_kv(Stream&, const AttentionPlan& plan, const Tensor& k, const Tensor& v,
                           const Tensor& k_cache, const Tensor& v_cache) {
   if (k.rows() == 0) return;
-  cpu::store_kv(cpu::cpu_plan(plan), k, v, k_cache, v_cache);
+  cpu::store_kv(runtime_, cpu::cpu_plan(plan), k, v, k_cache, v_cache);
 }
 
 void CpuBackend::attention(Stream&, const AttentionPlan& plan, const AttentionShape& shape,

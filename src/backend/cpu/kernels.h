@@ -111,6 +111,11 @@ struct Kernels {
   void (*rotate)(float* x, const float* signs, int64_t n, int64_t block);
   /// out[i] = in[i] as float; type kBf16 or kF16.
   void (*convert)(WeightType type, const void* in, int64_t n, float* out);
+  /// Returns the scale, largest |x[i]| / 127, of the codes of x [n]; values that are not finite
+  /// make it so.
+  float (*encode_int8)(const float* x, int64_t n, int8_t* codes);
+  /// out[i] = scale * codes[i]
+  void (*decode_int8)(const int8_t* codes, int64_t n, float scale, float* out);
   /// s[i] = exp(scale * s[i] - max), returns the sum. n >= 1.
   float (*softmax)(float* s, int64_t n, float scale);
   float (*sum_squares)(const float* x, int64_t n);

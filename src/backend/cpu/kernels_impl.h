@@ -351,6 +351,28 @@ float max(const float* x, int64_t n) {
   return largest;
 }
 
+float encode_int8(const float* x, int64_t n, int8_t* codes) {
+  // By bits: magnitudes order as integers, infinities and then NaNs above all numbers.
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bits = load_as<uint32_t>(x + i) & 0x7fffffffu;
+    largest = bits > largest ? bits : largest;
+  }
+  const float scale = load_as<float>(&largest) / 127.0f;
+  const bool usable = largest < 0x7f800000u && scale > 1e-30f;
+  const float by = usable ? 1.0f / scale : 0.0f;
+  // 1.5 * 2^23 leaves the nearest integer in the lowest bits of the sum.
+  for (int64_t i = 0; i < n; ++i) {
+    const float sum = (usable ? x[i] * by : 0.0f) + 12582912.0f;
+    codes[i] = static_cast<int8_t>(load_as<uint32_t>(&sum) & 0xffu);
+  }
+  return scale;
+}
+
+void decode_int8(const int8_t* codes, int64_t n, float scale, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = scale * static_cast<float>(codes[i]);
+}
+
 float softmax(float* s, int64_t n, float scale) {
   const F shift = splat(max(s, n) * scale);
   F sum = {};
@@ -419,6 +441,8 @@ const Kernels DELTACOME_KERNELS = {.name = DELTACOME_KERNELS_NAME,
                                    .decode = decode,
                                    .rotate = rotate,
                                    .convert = convert,
+                                   .encode_int8 = encode_int8,
+                                   .decode_int8 = decode_int8,
                                    .softmax = softmax,
                                    .sum_squares = sum_squares,
                                    .scale = scale,
