@@ -111,6 +111,8 @@ void add_bench_trace(CLI::App& bench) {
   c->add_option("--neighbour", o->trace.neighbour,
                 "Requests that one more tenant keeps going; the figures are those of the others")
       ->check(integer_in(0, 1 << 16));
+  add_path(*c, "--reload", o->trace.reloaded,
+           "Archive or adapter that is loaded over and over meanwhile");
   c->add_option("--slo", o->trace.slo_s, "Seconds to the first token; default 6")->check(positive);
   c->add_option("--seed", o->trace.workload.seed, "Default 42");
   c->add_option("--kv-gib", o->kv_gib, "Memory for keys and values; default 1")->check(positive);

@@ -37,6 +37,7 @@ void TraceRun::go() {
   start_ = Clock::now();
   for (int64_t i = 0; i < options_.flood; ++i) submit_neighbour(false);
   for (int64_t i = 0; i < options_.neighbour; ++i) submit_neighbour(true);
+  if (!options_.reloaded.empty()) load_again();
   for (size_t i = 0; i < records_.size(); ++i) {
     std::this_thread::sleep_until(
         start_ + std::chrono::duration_cast<Clock::duration>(
@@ -46,9 +47,33 @@ void TraceRun::go() {
   {
     std::unique_lock lock(mutex_);
     ended_.wait(lock, [this] { return n_open_ == 0; });
+    loading_ends_ = true;
   }
   elapsed_s_ = since_start();
   engine_.stop(false);
+  if (load_error_) throw Error(*load_error_);
+}
+
+/// One load after another takes the place of the same name, until the run ends.
+void TraceRun::load_again() {
+  const double start = since_start();
+  const auto done = [this, start](const Error* error) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (loading_ends_) return;
+      if (error != nullptr) {
+        load_error_ = *error;
+        return;
+      }
+      load_times_.push_back(since_start() - start);
+    }
+    load_again();
+  };
+  try {
+    engine_.start_load("reloaded", options_.reloaded, {.replace = true}, done);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kOverloaded) throw;  // the run is at its end
+  }
 }
 
 EngineRequest TraceRun::engine_request(const TraceRequest& r, const std::string& tenant,
@@ -179,6 +204,7 @@ nlohmann::ordered_json TraceRun::report() const {
           {"steps", stats.steps},
           {"preemptions", stats.preemptions},
           {"loads", stats.loads},
+          {"load_s", distribution(load_times_)},
           {"evictions", stats.evictions},
           {"base_bytes", stats.base_bytes},
           {"variant_bytes", stats.variant_bytes},

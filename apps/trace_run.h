@@ -4,6 +4,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -19,6 +20,7 @@ struct TraceOptions {
   int64_t flood = 0;      // requests of a neighbour, all at the start; or
   int64_t neighbour = 0;  // requests that it keeps going at any time
   double slo_s = 6;       // to the first token
+  std::string reloaded;   // an archive that is loaded over and over meanwhile; empty = none
 };
 
 /// One run of a workload through an engine, which is stopped at its end: when the workload's
@@ -46,6 +48,7 @@ class TraceRun {
   EngineRequest engine_request(const TraceRequest& request, const std::string& tenant,
                                uint64_t content) const;
   void submit(size_t i);
+  void load_again();
   /// The next request of the neighbour; with `again` another one follows when it has ended.
   void submit_neighbour(bool again);
 
@@ -58,6 +61,9 @@ class TraceRun {
   std::vector<Record> records_;
   std::mt19937_64 neighbour_rng_{7};
   int64_t neighbour_tokens_ = 0;
+  bool loading_ends_ = false;
+  std::optional<Error> load_error_;
+  std::vector<double> load_times_;  // of the variant that is loaded over and over
   Clock::time_point start_;
   double elapsed_s_ = 0;
 };

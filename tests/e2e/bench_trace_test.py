@@ -39,6 +39,14 @@ class BenchTrace(CliTest):
         self.assertGreater(report["neighbour_output_tokens"], 20)
         self.ok("bench", "trace", *brief())
 
+    def test_a_variant_is_loaded_over_and_over(self):
+        archive = self.compress("reloaded", method="bitdelta")
+        report = self.json("bench", "trace", *brief(), "--delta", archive, "--reload", archive)
+        self.assertEqual(report["finished"], report["requests"])
+        self.assertGreater(report["loads"], 2)
+        self.assertLessEqual(report["load_s"]["p50"], report["load_s"]["max"])
+        self.fails("bench", "trace", *brief(), "--reload", self.scratch / "none", says=["none"])
+
     def test_wrong_options_are_named(self):
         self.fails("bench", "trace", *brief(), "--popularity", "zipf", says=["zipf:S"], status=2)
         self.fails("bench", "trace", *brief(4, 4), says=["empty"], status=2)
