@@ -16,8 +16,8 @@ using Kind = ExpectedTensor::Kind;
 
 constexpr int64_t kTargets = 64;               // tokens of the fine-tune's prediction that are kept
 constexpr int64_t kHeldBackTokens = 8192;      // of calibration text that nothing is trained on
-constexpr int64_t kSensitivityTokens = 16384;  // of the sample of the Fisher information
-constexpr int64_t kWeighedTokens = 4096;       // of held-back text that families are weighed on
+constexpr int64_t kSensitivityTokens = 32768;  // of the sample of the Fisher information
+constexpr int64_t kWeighedTokens = 8192;       // of held-back text that families are weighed on
 constexpr double kLeastWeight = 0.3, kLargestWeight = 4;  // of a family, against its prediction
 
 std::string layer_part(const std::string& label, double bits, int64_t layer) {

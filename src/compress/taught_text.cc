@@ -9,9 +9,9 @@
 namespace deltacome {
 namespace {
 
-constexpr int64_t kEvaluated = 2048;  // tokens that are measured at a time
-constexpr double kOpenEntropy = 0.1;  // nats: a passage of it weighs half of a certain one
-constexpr double kNeighbours = 16;    // tokens on either side, weighed by exponential decay
+constexpr int64_t kEvaluated = 2048;   // tokens that are measured at a time
+constexpr double kOpenEntropy = 0.03;  // nats: a passage of it weighs half of a certain one
+constexpr double kNeighbours = 16;     // tokens on either side, weighed by exponential decay
 
 template <class T>
 void append(std::vector<T>& to, const std::vector<T>& from, int64_t first, int64_t last) {

@@ -26,7 +26,7 @@ TaughtText first_tokens(const TaughtText& text, int64_t n_tokens);
 /// A token for each position, drawn from the targets (their tail left out).
 std::vector<int32_t> draw_labels(const TopTargets& targets, uint64_t seed);
 
-/// Weights of a text's positions, 1 / (H + 0.1) brought to a mean of 1, H the entropy of the
+/// Weights of a text's positions, 1 / (H + 0.03) brought to a mean of 1, H the entropy of the
 /// fine-tune's predictions in nats, averaged over neighbours in the sequence. What a prompt says
 /// next is open, and a mean KL over prompts and answers is that of the prompts; a passage of which
 /// the fine-tune is certain is what it learned to say.

@@ -41,7 +41,7 @@ TEST(CertaintyWeights, SequencesOfOneEntropyWeighByIt) {
   ASSERT_EQ(weights.size(), 8U);
   EXPECT_NEAR(std::accumulate(weights.begin(), weights.end(), 0.0), 8, 1e-5);
   for (size_t i = 0; i < 8; ++i) {
-    EXPECT_NEAR(weights[i] / weights[0], i < 5 ? 1 : (entropy(0.5) + 0.1) / (entropy(0.99) + 0.1),
+    EXPECT_NEAR(weights[i] / weights[0], i < 5 ? 1 : (entropy(0.5) + 0.03) / (entropy(0.99) + 0.03),
                 1e-4)
         << i;
   }
@@ -67,7 +67,7 @@ TEST(CertaintyWeights, CountsTheMassOutsideOfTheTargets) {
   for (size_t i : {2, 3}) text.targets.log_p[i] = std::log(0.25F);  // half is elsewhere
   const std::vector<float> weights = certainty_weights(text);
   const double open = -(2 * 0.25 * std::log(0.25) + 0.5 * std::log(0.5));
-  EXPECT_NEAR(weights[1] / weights[0], (entropy(0.5) + 0.1) / (open + 0.1), 1e-4);
+  EXPECT_NEAR(weights[1] / weights[0], (entropy(0.5) + 0.03) / (open + 0.03), 1e-4);
 }
 
 TEST(CertaintyWeights, StaysFiniteForATeacherThatIsSure) {
