@@ -38,7 +38,8 @@ def cases_of(plan, family):
     return [("lowrank", full, ["--method", "lowrank"]), ("lowrank", half, ["--method", "lowrank"]),
             ("bitdelta", 1.01, ["--method", "bitdelta", "--distill", 2]),
             ("come", full, ["--method", "come"]), ("come", half, ["--method", "come"]),
-            ("auto, fast", full, FAST), ("auto, fast", half, FAST), ("auto", full, []), ("auto", half, [])]
+            ("auto, fast", full, FAST), ("auto, fast", half, FAST), ("auto", full, []), ("auto", half, []),
+            ("auto, best", full, ["--profile", "best"]), ("auto, best", half, ["--profile", "best"])]
 
 
 def run(*arguments):

@@ -117,17 +117,20 @@ Chart method_chart(const ReportData& data) {
     if (std::isfinite(method.all_in_bytes)) most = std::max(most, method.all_in_bytes);
   }
   const bool large = most >= 2 * std::pow(1024, 3);
+  const double unit = std::pow(1024, large ? 3 : 2);
   Chart chart{.title = "KL against size",
               .caption =
                   "Lower and further left is better. KL divergence from the fine-tune on a "
                   "logarithmic axis; bytes count everything that is stored.",
-              .x = {.label = large ? "size (GiB)" : "size (MiB)"},
+              .x = {.label = large ? "size (GiB)" : "size (MiB)",
+                    // Sizes that differ by a few bytes are equal.
+                    .reach = {0.9 * most / unit, 1.1 * most / unit}},
               .y = {.label = "KL", .log = true},
               .series = {{.name = "chosen", .style = 1, .line = false, .points = {}},
                          {.name = "tried", .style = 0, .line = false, .points = {}}}};
   for (const auto& method : data.methods) {
     chart.series[method.chosen ? 0 : 1].points.push_back(
-        {method.all_in_bytes / std::pow(1024, large ? 3 : 2), method.kl,
+        {method.all_in_bytes / unit, method.kl,
          fmt::format("{}: {} bits per weight, {}, KL {}", method.method,
                      format_number(method.bits_per_weight), bytes_text(method.all_in_bytes),
                      format_number(method.kl)),
