@@ -383,7 +383,7 @@ void AutoCompression::distil(Coded& coded, const std::string& part, bool norms) 
       coded[tensor.name] = weights.trained_norm(slots_.at(tensor.name));
   }
   findings_.curve = state.curve;
-  findings_.held_back_kl = mean_kl(pass, held_back_, certainty_weights(held_back_));
+  findings_.held_back_kl = state.best_kl;
 }
 
 }  // namespace deltacome

@@ -75,6 +75,7 @@ void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream
              const TaughtText& training, const TaughtText& held_back, const DistillOptions& options,
              DistillState& state, const std::function<void(const DistillState&)>& save) {
   DELTACOME_CHECK(!training.sequences.empty() && !held_back.sequences.empty());
+  const std::vector<float> held_back_weights = certainty_weights(held_back);
   const auto start = Clock::now();
   const auto n = static_cast<size_t>(weights.n_parameters());
   const double before = state.curve.empty() ? 0 : state.curve.back().seconds;
@@ -87,7 +88,7 @@ void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream
     state.first_moments.assign(n, 0);
     state.second_moments.assign(n, 0);
     state.best = state.values = get(backend, stream, weights.values());
-    state.best_kl = mean_kl(pass, held_back);
+    state.best_kl = mean_kl(pass, held_back, held_back_weights);
     state.curve.push_back({0, seconds(), state.best_kl, state.best_kl});
   }
   DELTACOME_CHECK(state.values.size() == n && state.first_moments.size() == n);
@@ -123,7 +124,7 @@ void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream
     }
     const bool last = over || step + 1 == options.steps;
     if (last || state.step % every == 0) {
-      const double kl = mean_kl(pass, held_back);
+      const double kl = mean_kl(pass, held_back, held_back_weights);
       state.curve.push_back({state.step, seconds(),
                              summed > 0 ? training_sum / static_cast<double>(summed) : kl, kl});
       training_sum = 0;

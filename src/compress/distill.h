@@ -24,8 +24,9 @@ struct DistillOptions {
 
 /// Trains the parameters of `weights` by Adam on KL against the fine-tune's logits, codes fixed;
 /// rate by a short warm-up, then a cosine. Ends with the parameters that were best on `held_back`,
-/// which it never trains on: before the first step, some times on the way, and at the end. Starts
-/// from `state` if it holds a step; `save` is called now and then with a state to go on from.
+/// which it never trains on, its passages weighed by certainty: before the first step, some times
+/// on the way, and at the end. Starts from `state` if it holds a step; `save` is called now and
+/// then with a state to go on from.
 /// Deterministic but for the time limit.
 void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream& stream,
              const TaughtText& training, const TaughtText& held_back, const DistillOptions& options,

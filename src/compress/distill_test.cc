@@ -39,7 +39,7 @@ class DistillTest : public test::DistillationTest {
     distill(student.weights, pass, *backend_, *stream_, training_, held_back_, options, out.state,
             [&](const DistillState& now) { out.saved.push_back(now); });
     out.values = download(student.weights.values());
-    out.kl = mean_kl(pass, held_back_);
+    out.kl = mean_kl(pass, held_back_, certainty_weights(held_back_));
     return out;
   }
 

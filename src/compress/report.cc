@@ -143,7 +143,8 @@ Chart curve_chart(const ReportData& data) {
   Chart chart{.title = "Distillation",
               .caption =
                   "KL divergence from the fine-tune on a logarithmic axis. Held-back text "
-                  "takes no part in the training.",
+                  "takes no part in the training, and its passages weigh by the fine-tune's "
+                  "certainty.",
               .x = {.label = "step", .integer = true},
               .y = {.label = "KL", .log = true},
               .series = {{.name = "training", .style = 0, .line = true, .points = {}},
