@@ -13,9 +13,9 @@
 namespace deltacome {
 
 // With as many threads as cores in a step, a loader of equal rank would take turns with them: it
-// gets a tenth of a core then, and all of what steps leave idle. Linux gives each thread a nice
+// gets a fiftieth of a core then, and all of what steps leave idle. Linux gives each thread a nice
 // value of its own, 0 being the calling one; where it is refused, loads are only less polite.
-constexpr int kLoaderNice = 10;
+constexpr int kLoaderNice = 19;
 
 void VariantStore::run_loader() {
   setpriority(PRIO_PROCESS, 0, kLoaderNice);
