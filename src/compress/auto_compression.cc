@@ -76,16 +76,13 @@ AutoCompression::Coded AutoCompression::best_of_families() {
   std::vector<Coded> tried = code({tiers, whole});
   std::vector<double> kls{measure(tiers.label, tried[0]), measure(whole.label, tried[1])};
   const auto tiers_weights = weigh(tiers, tried[0]), whole_weights = weigh(whole, tried[1]);
-  for (MatrixCurve& curve : curves_) {
-    const std::string kind = tensor_kind(curve.name);
-    curve.low_rank_weight = tiers_weights.at(kind);
-    curve.whole_weight = whole_weights.at(kind);
-  }
   for (const Mix& mix : kMixes) {
-    const std::vector<MatrixCurve> weighed = curves_;
-    for (MatrixCurve& curve : curves_) curve.low_rank_weight *= mix.tiers_weight;
+    for (MatrixCurve& curve : curves_) {
+      const std::string kind = tensor_kind(curve.name);
+      curve.low_rank_weight = tiers_weights.at(kind) * mix.tiers_weight;
+      curve.whole_weight = whole_weights.at(kind);
+    }
     tried.push_back(code_new(plan(mix.label), tried));
-    curves_ = weighed;
     kls.push_back(measure(mix.label, tried.back()));
   }
   const auto best = std::ranges::min_element(kls);

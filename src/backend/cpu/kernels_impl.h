@@ -351,13 +351,20 @@ float max(const float* x, int64_t n) {
   return largest;
 }
 
-float encode_int8(const float* x, int64_t n, int8_t* codes) {
-  // By bits: magnitudes order as integers, infinities and then NaNs above all numbers.
+/// Bits of the largest |x[i] * gains[i]|; gains null = 1. By bits, because magnitudes order as
+/// integers, infinities and then NaNs above all numbers.
+DELTACOME_INLINE uint32_t largest_magnitude(const float* x, const float* gains, int64_t n) {
   uint32_t largest = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const uint32_t bits = load_as<uint32_t>(x + i) & 0x7fffffffu;
+    const float v = gains == nullptr ? x[i] : x[i] * gains[i];
+    const uint32_t bits = load_as<uint32_t>(&v) & 0x7fffffffu;
     largest = bits > largest ? bits : largest;
   }
+  return largest;
+}
+
+float encode_int8(const float* x, int64_t n, int8_t* codes) {
+  const uint32_t largest = largest_magnitude(x, nullptr, n);
   const float scale = load_as<float>(&largest) / 127.0f;
   const bool usable = largest < 0x7f800000u && scale > 1e-30f;
   const float by = usable ? 1.0f / scale : 0.0f;

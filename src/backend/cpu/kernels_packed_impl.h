@@ -120,12 +120,7 @@ DELTACOME_INLINE int32_t quantize_one(float x, float inverse, int8_t* high, int8
 /// A group of n elements, x times gains; returns its scale. Values that are not finite give NaN.
 DELTACOME_INLINE float quantize_group(const float* x, const float* gains, int64_t n, int8_t* high,
                                       int8_t* low, float* sum) {
-  uint32_t most = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const float v = gains == nullptr ? x[i] : x[i] * gains[i];
-    const uint32_t bits = load_as<uint32_t>(&v) & 0x7fffffffu;
-    most = bits > most ? bits : most;
-  }
+  const uint32_t most = largest_magnitude(x, gains, n);
   const auto largest = load_as<float>(&most);
   const bool finite = most < 0x7f800000u;
   const float scale = !finite            ? __builtin_nanf("")
