@@ -70,24 +70,35 @@ void run(const Options& options, Measure measure) {
   }
 }
 
-CLI::App* add_measurement(CLI::App& bench, const char* name, const char* help, Measure measure,
-                          const std::shared_ptr<Options>& o) {
-  constexpr int64_t kMany = 1 << 20;
+constexpr int64_t kMany = 1 << 20;
+
+/// What is made at random.
+CLI::App* add_random(CLI::App& bench, const char* name, const char* help,
+                     const std::shared_ptr<Options>& o) {
   CLI::App* c = bench.add_subcommand(name, help);
   c->add_option("--shape", o->bench.shape, "Shape of a random base: 1b (default) or 7b")
       ->type_name("NAME");
   c->add_option("--layers", o->bench.n_layers, "Layers of the random base; 0 = all of its shape")
       ->type_name("N")
       ->check(integer_in(0, kMany));
-  add_path(*c, "--base", o->base, "Model directory to measure instead of a random base");
-  add_base_dtype_option(*c, o->bench.base_dtype);
-  add_kv_dtype_option(*c, o->bench.kv_dtype);
+  c->add_option("--vocab", o->bench.vocab_size, "Its vocabulary; 0 = that of its shape")
+      ->type_name("N")
+      ->check(integer_in(0, kMany));
   c->add_option("--delta", o->bench.delta,
                 "Random deltas: come (default), auto, vector, dense or lora")
       ->type_name("KIND");
   c->add_option("--bits", o->bench.bits, "Bits per weight of the deltas; default 1")
       ->type_name("X")
       ->check(number_in(0.1, 8));
+  return c;
+}
+
+CLI::App* add_measurement(CLI::App& bench, const char* name, const char* help, Measure measure,
+                          const std::shared_ptr<Options>& o) {
+  CLI::App* c = add_random(bench, name, help, o);
+  add_path(*c, "--base", o->base, "Model directory to measure instead of a random base");
+  add_base_dtype_option(*c, o->bench.base_dtype);
+  add_kv_dtype_option(*c, o->bench.kv_dtype);
   c->add_option("--repeats", o->bench.repeats, "Rounds, of which the fastest counts; default 10")
       ->type_name("N")
       ->check(integer_in(1, kMany));
@@ -97,10 +108,26 @@ CLI::App* add_measurement(CLI::App& bench, const char* name, const char* help, M
   return c;
 }
 
+void add_make(CLI::App& bench) {
+  const auto o = std::make_shared<Options>();
+  const auto out = std::make_shared<std::string>();
+  const auto n_models = std::make_shared<int64_t>(0);
+  o->bench.n_variants = 1;
+  CLI::App* c = add_random(
+      bench, "make", "Write a random base, deltas and whole models as files, to measure with", o);
+  add_path(*c, "OUT", *out, "Directory that gets base, delta0, ..., model0, ...")->required();
+  c->add_option("--variants", o->bench.n_variants, "Archives; default 1")
+      ->type_name("N")
+      ->check(integer_in(0, kMany));
+  c->add_option("--models", *n_models, "Whole models besides the base; default 0")
+      ->type_name("N")
+      ->check(integer_in(0, kMany));
+  c->callback([o, out, n_models] { write_synthetic(o->bench, *n_models, *out); });
+}
+
 }  // namespace
 
 void add_bench(CLI::App& program) {
-  constexpr int64_t kMany = 1 << 20;
   const auto o = std::make_shared<Options>();
   CLI::App* bench =
       program.add_subcommand("bench", "Measure speed against what the machine can do");
@@ -115,11 +142,14 @@ void add_bench(CLI::App& program) {
   decode->add_option("--context", o->bench.context, "Tokens in the cache; default 128")
       ->type_name("N")
       ->check(integer_in(0, kMany));
+  decode->add_flag("--whole-models", o->bench.whole_models,
+                   "Also as many whole models as variants, each with its own step");
   CLI::App* prefill =
       add_measurement(*bench, "prefill", "The prompt of one sequence", bench_prefill, o);
   prefill->add_option("--prompt", o->bench.prompt, "Tokens; default 512")
       ->type_name("N")
       ->check(integer_in(1, kMany));
+  add_make(*bench);
   add_bench_trace(*bench);
 }
 

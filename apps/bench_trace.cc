@@ -2,11 +2,13 @@
 // deltacome bench trace: a made-up day of traffic, run through the engine.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <limits>
+#include <map>
 #include <memory>
 
 #include "cli.h"
-#include "deltacome/engine.h"
+#include "swapped_models.h"
 #include "trace_run.h"
 
 namespace deltacome::cli {
@@ -15,8 +17,8 @@ namespace {
 struct Options {
   EngineOptions engine;
   std::string base;
-  std::vector<std::string> deltas;
-  int n_variants = 0;
+  std::vector<std::string> deltas, merged;
+  int n_variants = 0, slots = 1;
   double kv_gib = 1, variant_gib = 4;
   TraceOptions trace;
   bool json = false;
@@ -38,6 +40,37 @@ void print_table(const nlohmann::ordered_json& report) {
   }
 }
 
+/// What is measured, and the names that it knows.
+struct Served {
+  std::unique_ptr<TraceServer> server;
+  std::vector<std::string> variants;
+};
+
+Served serve_deltas(const Options& options) {
+  auto server = std::make_unique<EngineServer>(options.engine);
+  std::vector<std::string> variants;
+  if (options.deltas.empty()) variants.emplace_back();
+  const size_t n = options.deltas.empty()   ? 0
+                   : options.n_variants > 0 ? static_cast<size_t>(options.n_variants)
+                                            : options.deltas.size();
+  for (size_t i = 0; i < n; ++i) {
+    variants.push_back(fmt::format("variant{}", i));
+    server->engine().load(variants.back(), options.deltas[i % options.deltas.size()]);
+  }
+  return {std::move(server), std::move(variants)};
+}
+
+Served swap_models(const Options& options) {
+  std::map<std::string, std::filesystem::path> models;
+  std::vector<std::string> variants;
+  for (const std::string& directory : options.merged) {
+    variants.push_back(fmt::format("variant{}", variants.size()));
+    models[variants.back()] = directory;
+  }
+  const int slots = std::min(options.slots, static_cast<int>(variants.size()));
+  return {std::make_unique<SwappedModels>(options.engine, std::move(models), slots), variants};
+}
+
 void bench_trace(Options options) {
   try {
     popularity_of(options.trace.workload.popularity, 1);
@@ -48,22 +81,18 @@ void bench_trace(Options options) {
   if (w.input_low >= w.input_high || w.output_low >= w.output_high)
     throw CLI::ValidationError("a range of lengths is empty");
   const auto bytes = [](double gib) { return static_cast<int64_t>(gib * 1024 * 1024 * 1024); };
+  if (options.base.empty() == options.merged.empty())
+    throw CLI::ValidationError("expected either --base or --merged");
+  if (!options.merged.empty() && !(options.deltas.empty() && options.trace.reloaded.empty()))
+    throw CLI::ValidationError("--merged takes neither --delta nor --reload");
   options.engine.base = options.base;
   options.engine.kv_cache_bytes = bytes(options.kv_gib);
   options.engine.variant_bytes = bytes(options.variant_gib);
   options.engine.max_waiting = options.engine.max_waiting_per_tenant =
       std::numeric_limits<int32_t>::max();
-  Engine engine(options.engine);
-  std::vector<std::string> variants;
-  if (options.deltas.empty()) variants.emplace_back();
-  const size_t n = options.deltas.empty()   ? 0
-                   : options.n_variants > 0 ? static_cast<size_t>(options.n_variants)
-                                            : options.deltas.size();
-  for (size_t i = 0; i < n; ++i) {
-    variants.push_back(fmt::format("variant{}", i));
-    engine.load(variants.back(), options.deltas[i % options.deltas.size()]);
-  }
-  TraceRun run(engine, options.trace, variants);
+  const auto [server, variants] =
+      options.merged.empty() ? serve_deltas(options) : swap_models(options);
+  TraceRun run(*server, options.trace, variants);
   run.go();
   const nlohmann::ordered_json report = run.report();
   if (options.json) {
@@ -79,8 +108,12 @@ void add_bench_trace(CLI::App& bench) {
   const auto o = std::make_shared<Options>();
   CLI::App* c = bench.add_subcommand(
       "trace", "Run made-up traffic through the engine: throughput, latencies, fairness");
-  add_path(*c, "--base", o->base, "Base checkpoint")->required();
+  add_path(*c, "--base", o->base, "Base checkpoint");
   add_path(*c, "--delta", o->deltas, "Archive or LoRA adapter; repeat for more. None: the base");
+  add_path(*c, "--merged", o->merged,
+           "Instead of base and deltas a whole model; repeat for more. They are swapped: --slots");
+  c->add_option("--slots", o->slots, "Whole models in memory at a time; default 1")
+      ->check(integer_in(1, 1024));
   const auto positive = number_in(1e-6, 1e9);
   c->add_option("--variants", o->n_variants, "Load the deltas as this many variants, in turn")
       ->type_name("N")

@@ -23,8 +23,9 @@ nlohmann::ordered_json distribution(std::vector<double> values) {
 
 }  // namespace
 
-TraceRun::TraceRun(Engine& engine, const TraceOptions& options, std::vector<std::string> variants)
-    : engine_(engine), options_(options), variants_(std::move(variants)) {
+TraceRun::TraceRun(TraceServer& server, const TraceOptions& options,
+                   std::vector<std::string> variants)
+    : server_(server), options_(options), variants_(std::move(variants)) {
   for (const TraceRequest& r : make_trace(options.workload, static_cast<int>(variants_.size())))
     records_.push_back({.request = r});
 }
@@ -50,7 +51,7 @@ void TraceRun::go() {
     loading_ends_ = true;
   }
   elapsed_s_ = since_start();
-  engine_.stop(false);
+  server_.stop();
   if (load_error_) throw Error(*load_error_);
 }
 
@@ -70,7 +71,7 @@ void TraceRun::load_again() {
     load_again();
   };
   try {
-    engine_.start_load("reloaded", options_.reloaded, {.replace = true}, done);
+    server_.start_load("reloaded", options_.reloaded, done);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kOverloaded) throw;  // the run is at its end
   }
@@ -100,7 +101,7 @@ void TraceRun::submit(size_t i) {
     ++n_open_;
   }
   try {
-    engine_.submit(
+    server_.submit(
         engine_request(record.request, fmt::format("tenant{}", record.request.tenant), i + 1000),
         [this, i](const TokenEvent& event) {
           const double now = since_start();
@@ -135,7 +136,7 @@ void TraceRun::submit_neighbour(bool again) {
     content = neighbour_rng_();
   }
   try {
-    engine_.submit(engine_request(r, "neighbour", content), [this, again](const TokenEvent& event) {
+    server_.submit(engine_request(r, "neighbour", content), [this, again](const TokenEvent& event) {
       if (event.token) {
         const std::lock_guard lock(mutex_);
         ++neighbour_tokens_;
@@ -170,9 +171,9 @@ nlohmann::ordered_json TraceRun::report() const {
   }
   std::vector<double> shares;
   for (const auto& [_, tokens] : output_of_tenant) shares.push_back(tokens);
-  const EngineStats stats = engine_.stats();
+  const EngineStats stats = server_.stats();
   const WorkloadOptions& w = options_.workload;
-  return {{"device", engine_.device()},
+  return {{"device", server_.device()},
           {"variants", variants_.size()},
           {"arrivals", fmt::format("gaps ~ Gamma(1 / {0}^2, {0}^2 / {1}) s, for {2} s", w.cv,
                                    w.rate, w.duration_s)},

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "cli.h"
-#include "deltacome/engine.h"
+#include "trace_server.h"
 #include "trace_workload.h"
 
 namespace deltacome::cli {
@@ -28,7 +28,7 @@ struct TraceOptions {
 class TraceRun {
  public:
   /// `variants`: the names that the workload's indices stand for.
-  TraceRun(Engine& engine, const TraceOptions& options, std::vector<std::string> variants);
+  TraceRun(TraceServer& server, const TraceOptions& options, std::vector<std::string> variants);
   void go();
   /// Figures of all requests but the neighbour's; times in seconds.
   nlohmann::ordered_json report() const;
@@ -52,7 +52,7 @@ class TraceRun {
   /// The next request of the neighbour; with `again` another one follows when it has ended.
   void submit_neighbour(bool again);
 
-  Engine& engine_;
+  TraceServer& server_;
   const TraceOptions options_;
   const std::vector<std::string> variants_;
   std::mutex mutex_;

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <deque>
 #include <limits>
+#include <span>
 
 #include "bench/roofs.h"
 #include "bench/synthetic.h"
@@ -19,9 +20,10 @@ namespace {
 /// A step that is measured: its sequences, and what it is compared with.
 struct Case {
   std::string name;
-  std::vector<Variant> variants;    // one a sequence
-  std::vector<Sequence> sequences;  // with `context` tokens in the cache
-  size_t against = 0;               // index of the case with the base alone
+  std::vector<Variant> variants;     // one a sequence
+  std::vector<Sequence> sequences;   // with `context` tokens in the cache
+  std::vector<const Model*> models;  // one a sequence, each a step of its own; empty: the base's
+  size_t against = 0;                // index of the case with the base alone
   int64_t bytes = 0;
   double best_s = std::numeric_limits<double>::infinity();
 };
@@ -44,16 +46,15 @@ class Bench {
  public:
   explicit Bench(const BenchOptions& options)
       : options_(options),
-        config_(options.base ? read_model_config(*options.base)
-                             : synthetic_config(options.shape, options.n_layers)),
+        config_(options.base
+                    ? read_model_config(*options.base)
+                    : synthetic_config(options.shape, options.n_layers, options.vocab_size)),
         backend_(create_cpu_backend(options.n_threads)),
         stream_(backend_->create_stream()),
         roofs_(*backend_, options.n_threads) {
     const Checkpoint checkpoint =
         options.base ? Checkpoint::open(*options.base) : synthetic_checkpoint(config_);
-    model_ = std::make_unique<Model>(*backend_, checkpoint, config_,
-                                     parse_weight_format(options.base_dtype),
-                                     parse_kv_dtype(options.kv_dtype));
+    model_ = make_model(checkpoint);
     report_.device = backend_->name();
     report_.base =
         fmt::format("{}, {} layers, {}", options.base ? options.base->string() : options.shape,
@@ -68,6 +69,17 @@ class Bench {
     report_.delta_bytes = made.bytes;
     report_.delta_resident_bytes = made.device->resident_bytes();
     return {made.device, 0};
+  }
+
+  /// One sequence for each of n models of their own.
+  void add_whole_models(size_t n, size_t against) {
+    const size_t i = add_case(fmt::format("{} whole models, 1 sequence each", n),
+                              std::vector<Variant>(n), against);
+    for (size_t m = 0; m < n; ++m) {
+      whole_models_.push_back(make_model(synthetic_checkpoint(config_, m + 2)));
+      cases_[i].models.push_back(whole_models_.back().get());
+    }
+    cases_[i].bytes = static_cast<int64_t>(n) * report_.weight_bytes;
   }
 
   size_t add_case(std::string name, std::vector<Variant> variants, size_t against) {
@@ -122,6 +134,12 @@ class Bench {
   }
 
  private:
+  std::unique_ptr<Model> make_model(const Checkpoint& checkpoint) {
+    return std::make_unique<Model>(*backend_, checkpoint, config_,
+                                   parse_weight_format(options_.base_dtype),
+                                   parse_kv_dtype(options_.kv_dtype));
+  }
+
   /// Bytes of the base that a decode step reads: all but an embedding that is only looked up.
   int64_t read_bytes() const {
     const int64_t bytes = model_->weights().bytes;
@@ -139,8 +157,12 @@ class Bench {
       batch.push_back({tokens, &c.sequences[i], c.variants[i]});
     }
     const auto start = std::chrono::steady_clock::now();
-    const HiddenRows rows = model_->forward(*stream_, batch, cache);
-    model_->logits(*stream_, rows, 0, rows.hidden.rows());
+    const auto run = [&](const Model& model, std::span<const BatchItem> items) {
+      const HiddenRows rows = model.forward(*stream_, items, cache);
+      model.logits(*stream_, rows, 0, rows.hidden.rows());
+    };
+    if (c.models.empty()) run(*model_, batch);
+    for (size_t i = 0; i < c.models.size(); ++i) run(*c.models[i], {&batch[i], 1});
     stream_->synchronize();
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
@@ -151,6 +173,7 @@ class Bench {
   std::unique_ptr<Stream> stream_;
   Roofs roofs_;
   std::unique_ptr<Model> model_;
+  std::vector<std::unique_ptr<Model>> whole_models_;
   uint64_t n_variants_ = 0;
   std::vector<Case> cases_;
   BenchReport report_;
@@ -179,6 +202,7 @@ BenchReport bench_decode(const BenchOptions& options,
                  std::vector<Variant>(batch, variants[0]), many);
   if (n_variants > 1)
     bench.add_case(fmt::format("{} variants, 1 sequence each", n_variants), variants, mixed);
+  if (options.whole_models) bench.add_whole_models(n_variants, mixed);
   return bench.run(options.context, 1, on_progress);
 }
 

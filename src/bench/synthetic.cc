@@ -136,7 +136,7 @@ HostTensor random_blob(Random& random, const MatrixFormat& format) {
 
 }  // namespace
 
-ModelConfig synthetic_config(const std::string& shape, int64_t n_layers) {
+ModelConfig synthetic_config(const std::string& shape, int64_t n_layers, int64_t vocab_size) {
   ModelConfig config;
   config.model_type = "llama";
   config.architecture = "LlamaForCausalLM";
@@ -162,12 +162,13 @@ ModelConfig synthetic_config(const std::string& shape, int64_t n_layers) {
     fail(ErrorCode::kInvalidArgument, "no shape \"{}\", expected 1b or 7b", shape);
   }
   if (n_layers > 0) config.n_layers = std::min(n_layers, config.n_layers);
+  if (vocab_size > 0) config.vocab_size = vocab_size;
   return config;
 }
 
-Checkpoint synthetic_checkpoint(const ModelConfig& config) {
+Checkpoint synthetic_checkpoint(const ModelConfig& config, uint64_t seed) {
   std::map<std::string, HostTensor> tensors;
-  Random random(1);
+  Random random(seed);
   for (const ExpectedTensor& tensor : expected_tensors(config)) {
     const int64_t n = element_count(tensor.shape);
     std::vector<std::byte> bytes(static_cast<size_t>(2 * n));
@@ -197,18 +198,26 @@ MatrixFormat synthetic_format(const std::string& kind, double bits, const Shape&
   return format;
 }
 
-SyntheticVariant synthetic_variant(Backend& backend, Stream& stream, const ModelConfig& config,
-                                   const std::string& kind, double bits, uint64_t seed) {
+void make_synthetic_delta(
+    const ModelConfig& config, const std::string& kind, double bits, uint64_t seed,
+    const std::function<void(int slot, const MatrixFormat& format, HostTensor blob)>& take) {
   const std::vector<ExpectedTensor> expected = expected_tensors(config);
   Random random(seed);
-  SyntheticVariant out{backend.create_variant(static_cast<int>(expected.size()))};
   for (size_t slot = 0; slot < expected.size(); ++slot) {
     if (expected[slot].kind != ExpectedTensor::Kind::kProjection) continue;
     const MatrixFormat format = synthetic_format(kind, bits, expected[slot].shape);
-    const HostTensor blob = random_blob(random, format);
-    out.bytes += static_cast<int64_t>(blob.bytes.size());
-    out.device->set(static_cast<int>(slot), format, blob, stream);
+    take(static_cast<int>(slot), format, random_blob(random, format));
   }
+}
+
+SyntheticVariant synthetic_variant(Backend& backend, Stream& stream, const ModelConfig& config,
+                                   const std::string& kind, double bits, uint64_t seed) {
+  SyntheticVariant out{backend.create_variant(static_cast<int>(expected_tensors(config).size()))};
+  make_synthetic_delta(config, kind, bits, seed,
+                       [&](int slot, const MatrixFormat& format, const HostTensor& blob) {
+                         out.bytes += static_cast<int64_t>(blob.bytes.size());
+                         out.device->set(slot, format, blob, stream);
+                       });
   return out;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -11,19 +12,24 @@
 
 namespace deltacome {
 
-/// The configuration of a named shape: "1b" (Llama-3.2-1B) or "7b" (Llama-2-7B). n_layers 0 = all.
-/// Throws kInvalidArgument for another name.
-ModelConfig synthetic_config(const std::string& shape, int64_t n_layers);
+/// The configuration of a named shape: "1b" (Llama-3.2-1B) or "7b" (Llama-2-7B). n_layers and
+/// vocab_size 0 = those of the shape. Throws kInvalidArgument for another name.
+ModelConfig synthetic_config(const std::string& shape, int64_t n_layers, int64_t vocab_size = 0);
 
 /// Random bf16 weights of a configuration, in memory. The values do not matter but for being
 /// finite and small.
-Checkpoint synthetic_checkpoint(const ModelConfig& config);
+Checkpoint synthetic_checkpoint(const ModelConfig& config, uint64_t seed = 1);
 
 /// How a projection of a random delta is stored, at about `bits` bits a weight.
 /// Throws kInvalidArgument for an unknown kind.
 MatrixFormat synthetic_format(const std::string& kind, double bits, const Shape& shape);
 
-/// A delta of every projection, with random codes.
+/// Calls `take` with the slot, in expected_tensors(), and the random codes of every projection.
+void make_synthetic_delta(
+    const ModelConfig& config, const std::string& kind, double bits, uint64_t seed,
+    const std::function<void(int slot, const MatrixFormat& format, HostTensor blob)>& take);
+
+/// The same in memory of a backend.
 struct SyntheticVariant {
   std::shared_ptr<DeviceVariant> device;
   int64_t bytes = 0;  // of the blobs

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "swapped_models.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <utility>
+
+namespace deltacome::cli {
+namespace {
+
+void drop_from_file_cache(const std::filesystem::path& model) {
+  for (const auto& entry : std::filesystem::directory_iterator(model)) {
+    const int file = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC);
+    if (file < 0) continue;
+    ::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+    ::close(file);
+  }
+}
+
+void add(EngineStats& sum, const EngineStats& s) {
+  sum.base_bytes += s.base_bytes;
+  sum.kv_bytes += s.kv_bytes;
+  sum.steps += s.steps;
+  sum.prompt_tokens += s.prompt_tokens;
+  sum.output_tokens += s.output_tokens;
+  sum.preemptions += s.preemptions;
+  sum.prefix_queries += s.prefix_queries;
+  sum.prefix_hits += s.prefix_hits;
+}
+
+EngineOptions share_of(EngineOptions options, int slots) {
+  if (options.n_threads == 0)
+    options.n_threads = static_cast<int>(std::thread::hardware_concurrency());
+  options.n_threads = std::max(1, options.n_threads / slots);
+  options.kv_cache_bytes /= slots;
+  options.variant_bytes = 0;
+  return options;
+}
+
+}  // namespace
+
+SwappedModels::SwappedModels(EngineOptions options,
+                             std::map<std::string, std::filesystem::path> models, int slots)
+    : options_(share_of(std::move(options), slots)),
+      models_(std::move(models)),
+      slots_(static_cast<size_t>(slots)) {
+  for (const auto& [_, path] : models_) drop_from_file_cache(path);
+  auto model = models_.begin();
+  for (Slot& slot : slots_) {
+    slot.model = model++->first;
+    slot.engine = open(slot.model);
+  }
+  device_ = fmt::format("{}; {} of {} whole models in memory", slots_.front().engine->device(),
+                        slots, models_.size());
+  swapper_ = std::thread([this] { run_swapper(); });
+}
+
+SwappedModels::~SwappedModels() {
+  stop();
+}
+
+std::unique_ptr<Engine> SwappedModels::open(const std::string& model) const {
+  EngineOptions options = options_;
+  options.base = models_.at(model);
+  return std::make_unique<Engine>(options);
+}
+
+SwappedModels::Slot* SwappedModels::slot_of(const std::string& model) {
+  const auto found = std::ranges::find(slots_, model, &Slot::model);
+  return found == slots_.end() ? nullptr : &*found;
+}
+
+void SwappedModels::submit(EngineRequest request, Engine::EventHandler on_event) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) throw Error(ErrorCode::kOverloaded, "the run is at its end");
+    if (!models_.contains(request.variant))
+      throw Error(ErrorCode::kNotFound, fmt::format("no model \"{}\"", request.variant));
+    Slot* const slot = slot_of(request.variant);
+    if (slot != nullptr && slot->engine != nullptr && !slot->closing)
+      return start(*slot, {std::move(request), std::move(on_event)});
+    waiting_.push_back({std::move(request), std::move(on_event)});
+  }
+  changed_.notify_all();
+}
+
+/// Requires the mutex, which events take too, later and on another thread.
+void SwappedModels::start(Slot& slot, Waiting waiting) {
+  waiting.request.variant.clear();
+  ++slot.running;
+  slot.last_used = ++clock_;
+  const auto told = [this, &slot, on_event = std::move(waiting.on_event)](const TokenEvent& event) {
+    on_event(event);
+    if (event.finish == FinishReason::kNone) return;
+    {
+      const std::lock_guard lock(mutex_);
+      --slot.running;
+    }
+    changed_.notify_all();
+  };
+  slot.engine->submit(std::move(waiting.request), told);
+}
+
+/// Requires the mutex.
+SwappedModels::Slot* SwappedModels::free_slot() {
+  Slot* const least = &*std::ranges::min_element(
+      slots_, {}, [](const Slot& s) { return std::tuple(!s.closing, s.running, s.last_used); });
+  least->closing = true;
+  return least->running == 0 ? least : nullptr;
+}
+
+void SwappedModels::run_swapper() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    Slot* slot = nullptr;
+    changed_.wait(lock, [&] {
+      if (!stopping_ && !waiting_.empty()) slot = free_slot();
+      return stopping_ || slot != nullptr;
+    });
+    if (stopping_) return;
+    const std::string leaves = std::exchange(slot->model, waiting_.front().request.variant);
+    std::unique_ptr<Engine> engine = std::move(slot->engine);
+    lock.unlock();
+    const EngineStats stats = engine->stats();
+    engine.reset();
+    drop_from_file_cache(models_.at(leaves));
+    std::optional<Error> error;
+    try {
+      engine = open(slot->model);
+    } catch (const Error& e) {
+      error = e;
+    }
+    lock.lock();
+    if (error) return fail_waiting(std::move(lock), *error);
+    slot->engine = std::move(engine);
+    slot->closing = false;
+    add(ended_, stats);
+    ++ended_.loads;
+    std::deque<Waiting> others;
+    for (Waiting& w : waiting_)
+      w.request.variant == slot->model ? start(*slot, std::move(w))
+                                       : others.push_back(std::move(w));
+    waiting_ = std::move(others);
+  }
+}
+
+/// A model that cannot be opened ends the run.
+void SwappedModels::fail_waiting(std::unique_lock<std::mutex> lock, const Error& error) {
+  stopping_ = true;
+  std::deque<Waiting> left;
+  left.swap(waiting_);
+  lock.unlock();
+  TokenEvent event;
+  event.error = error;
+  event.finish = FinishReason::kError;
+  for (const Waiting& w : left) w.on_event(event);
+}
+
+void SwappedModels::stop() {
+  fail_waiting(std::unique_lock(mutex_), Error(ErrorCode::kOverloaded, "the run was stopped"));
+  changed_.notify_all();
+  if (swapper_.joinable()) swapper_.join();
+  for (const Slot& slot : slots_) {
+    if (slot.engine != nullptr) slot.engine->stop(false);
+  }
+}
+
+void SwappedModels::start_load(const std::string& name, const std::string& /*path*/,
+                               Engine::DoneHandler /*done*/) {
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("\"{}\": whole models are loaded by their requests only", name));
+}
+
+EngineStats SwappedModels::stats() const {
+  const std::lock_guard lock(mutex_);
+  EngineStats sum = ended_;
+  sum.base_bytes = 0;
+  for (const Slot& slot : slots_) {
+    if (slot.engine != nullptr) add(sum, slot.engine->stats());
+  }
+  sum.evictions = sum.loads;  // every model takes another one's place
+  return sum;
+}
+
+}  // namespace deltacome::cli

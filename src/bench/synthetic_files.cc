@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// Random models and archives as files, for measurements that read them from disk.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "bench/synthetic.h"
+#include "core/check.h"
+#include "deltacome/bench.h"
+#include "io/archive.h"
+#include "io/files.h"
+
+namespace deltacome {
+namespace {
+
+std::string config_json(const ModelConfig& c) {
+  const nlohmann::ordered_json config = {{"architectures", {c.architecture}},
+                                         {"model_type", c.model_type},
+                                         {"hidden_act", "silu"},
+                                         {"hidden_size", c.hidden_size},
+                                         {"intermediate_size", c.intermediate_size},
+                                         {"num_hidden_layers", c.n_layers},
+                                         {"num_attention_heads", c.n_heads},
+                                         {"num_key_value_heads", c.n_kv_heads},
+                                         {"head_dim", c.head_dim},
+                                         {"vocab_size", c.vocab_size},
+                                         {"max_position_embeddings", c.max_positions},
+                                         {"rms_norm_eps", c.rms_norm_eps},
+                                         {"rope_theta", c.rope.theta},
+                                         {"tie_word_embeddings", c.tied_embeddings},
+                                         {"torch_dtype", "bfloat16"}};
+  return config.dump(2);
+}
+
+/// Returns its content hash.
+std::string write_model(const ModelConfig& config, uint64_t seed,
+                        const std::filesystem::path& directory) {
+  const Checkpoint checkpoint = synthetic_checkpoint(config, seed);
+  std::filesystem::create_directories(directory);
+  write_file_atomically(directory / "config.json", config_json(config));
+  std::vector<TensorSpec> specs;
+  for (const auto& [name, tensor] : checkpoint.tensors())
+    specs.push_back({name, tensor.dtype, tensor.shape});
+  SafetensorsWriter writer(directory / "model.safetensors", specs, {{"format", "pt"}});
+  for (const auto& [_, tensor] : checkpoint.tensors()) writer.append(tensor.bytes);
+  writer.finish();
+  return checkpoint.content_hash();
+}
+
+void write_delta(const BenchOptions& options, const ModelConfig& config, const std::string& hash,
+                 uint64_t seed, const std::filesystem::path& base,
+                 const std::filesystem::path& directory) {
+  const std::vector<ExpectedTensor> expected = expected_tensors(config);
+  ArchiveConfig archive;
+  archive.created_by = "deltacome bench make";
+  archive.method = options.delta;
+  archive.architecture = config.architecture;
+  archive.base_name = base.filename();
+  archive.base_hash = hash;
+  archive.finetuned_name = directory.filename();
+  archive.finetuned_hash = std::string(64, '0');
+  archive.requested_bits = options.bits;
+  for (const ExpectedTensor& tensor : expected) {
+    archive.finetuned_parameters += element_count(tensor.shape);
+    if (tensor.kind == ExpectedTensor::Kind::kProjection)
+      archive.projection_weights += element_count(tensor.shape);
+  }
+  ArchiveWriter writer(archive);
+  make_synthetic_delta(config, options.delta, options.bits, seed,
+                       [&](int slot, const MatrixFormat& format, const HostTensor& blob) {
+                         writer.add(CodedTensor{expected[static_cast<size_t>(slot)].name,
+                                                format,
+                                                {blob.bytes.begin(), blob.bytes.end()},
+                                                {}});
+                       });
+  writer.write(directory, base);
+}
+
+}  // namespace
+
+void write_synthetic(const BenchOptions& options, int64_t n_models,
+                     const std::filesystem::path& out) {
+  const ModelConfig config = synthetic_config(options.shape, options.n_layers, options.vocab_size);
+  if (std::filesystem::exists(out) && !std::filesystem::is_empty(out))
+    fail(ErrorCode::kInvalidArgument, "{} exists and is not empty", out.string());
+  const std::string hash = write_model(config, 1, out / "base");
+  for (int64_t i = 0; i < options.n_variants; ++i) {
+    write_delta(options, config, hash, static_cast<uint64_t>(i + 1), out / "base",
+                out / fmt::format("delta{}", i));
+  }
+  for (int64_t i = 0; i < n_models; ++i)
+    write_model(config, static_cast<uint64_t>(i + 2), out / fmt::format("model{}", i));
+}
+
+}  // namespace deltacome
