@@ -137,7 +137,7 @@ BENCHMARK(dense_linear)
     ->UseRealTime();
 BENCHMARK(low_rank_linear)
     ->ArgNames({"threads", "rows", "n_out", "n_in", "rank", "bits"})
-    ->ArgsProduct({{1, 2}, {1, 8, 64}, {4096}, {4096}, {1024}, {2, 3}})
+    ->ArgsProduct({{1, 2}, {1, 8, 64, 256}, {4096}, {4096}, {1024}, {2, 3}})
     ->UseRealTime();
 BENCHMARK(dense_delta_linear)
     ->ArgNames({"threads", "rows", "n_out", "n_in", "bits"})

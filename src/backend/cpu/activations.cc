@@ -11,17 +11,17 @@ void QuantizedRows::reset(int64_t n_rows, int64_t n, int dim) {
   dim_ = dim;
   const int64_t unit = dim == 0 ? kActivationPadding : int64_t{kEntryBlock} * dim;
   const int64_t group = dim == 0 ? kActivationGroup : unit;
-  padded_ = ceil_div(n, unit) * unit;
+  stride_ = spread_stride(ceil_div(n, unit) * unit);
   groups_ = ceil_div(ceil_div(n, group), 16) * 16;
-  bytes_.resize(static_cast<size_t>(2 * n_rows * padded_));
+  bytes_.resize(static_cast<size_t>(2 * n_rows * stride_));
   floats_.assign(static_cast<size_t>(2 * n_rows * groups_), 0.0F);  // of groups behind the last
   rows_.resize(static_cast<size_t>(n_rows));
 }
 
 void QuantizedRows::set(const PackedKernels& kernels, int64_t r, const float* x,
                         const float* gains) {
-  int8_t* high = bytes_.data() + 2 * r * padded_;
-  int8_t* low = high + padded_;
+  int8_t* high = bytes_.data() + 2 * r * stride_;
+  int8_t* low = high + stride_;
   float* scale = floats_.data() + 2 * r * groups_;
   float* sum = scale + groups_;
   if (dim_ == 0) {

@@ -34,17 +34,19 @@ void multiply_packed(const Kernels& kernels, const PackedRows& w, int64_t first,
                      std::span<const QuantizedRow* const> x, float* const* y, int64_t y_first,
                      bool add) {
   if (x.empty() || count <= 0) return;
-  kernels.packed->dot({.shape = &w.shape(),
-                       .rows = w.row(first),
-                       .n_rows = count,
-                       .scale = w.scale,
-                       .row_scale = w.row_scale.empty() ? nullptr : w.row_scale.data() + first,
-                       .x = x.data(),
-                       .y = y,
-                       .n_tokens = static_cast<int64_t>(x.size()),
-                       .y_first = y_first,
-                       .add = add,
-                       .scratch = thread_scratch(packed_scratch(w.shape())).data()});
+  kernels.packed->dot(
+      {.shape = &w.shape(),
+       .rows = w.row(first),
+       .n_rows = count,
+       .scale = w.scale,
+       .row_scale = w.row_scale.empty() ? nullptr : w.row_scale.data() + first,
+       .x = x.data(),
+       .y = y,
+       .n_tokens = static_cast<int64_t>(x.size()),
+       .y_first = y_first,
+       .add = add,
+       .scratch =
+           thread_scratch(packed_scratch(w.shape(), static_cast<int64_t>(x.size()))).data()});
 }
 
 /// All targets of one call and the memory between its regions.

@@ -4,43 +4,11 @@
 // core of Zen 4 does two a cycle. Nothing of the standard library is used: see kernels_impl.h.
 #include "backend/cpu/packed_avx512.h"
 
-#include "backend/cpu/packed_avx512_tail.h"
+#include "backend/cpu/packed_avx512_codes.h"
+#include "backend/cpu/packed_avx512_sums.h"
 
 namespace deltacome::cpu {
 namespace {
-
-// Rows follow each other in memory, but are read a few at a time: the processor's own prefetching
-// starts again with each. Measured on a Zen 4.
-constexpr int64_t kAhead = 1024;  // bytes
-
-/// Vectors of codes of one row of a block.
-template <int kBits>
-struct Block {
-  static constexpr int kVectors = kBits == 3 ? 3 : kBits == 8 ? 2 : 1;
-  static constexpr int kGroups = static_cast<int>(packed_block_cols(kBits) / kGroup);
-  __m512i v[kVectors];
-
-  DELTACOME_INLINE void read(const uint8_t* p) {
-    for (int i = 0; i < kVectors; ++i) {
-      _mm_prefetch(p + 64 * i + kAhead, _MM_HINT_T0);
-      v[i] = load(p + 64 * i);
-    }
-  }
-  /// Columns [64 c, 64 c + 64) as bytes.
-  template <int c>
-  DELTACOME_INLINE __m512i chunk() const {
-    if constexpr (kBits == 8) return v[c];
-    if constexpr (kBits == 3) {
-      const __m512i low =
-          _mm512_and_si512(_mm512_srli_epi16(v[c / 4], 2 * (c % 4)), _mm512_set1_epi8(3));
-      const __m512i high = c < 2 ? _mm512_slli_epi16(v[2], c < 2 ? 2 - c : 0)
-                                 : _mm512_srli_epi16(v[2], c < 2 ? 0 : c - 2);
-      return _mm512_ternarylogic_epi32(low, high, _mm512_set1_epi8(4), 0xf8);  // low | (high & 4)
-    }
-    const __m512i shifted = c == 0 ? v[0] : _mm512_srli_epi16(v[0], kBits * c % 16);
-    return _mm512_and_si512(shifted, _mm512_set1_epi8((1 << kBits % 8) - 1));
-  }
-};
 
 template <int R, int T>
 struct Sums {
@@ -106,28 +74,6 @@ DELTACOME_INLINE void add_tail(const Tail<kBits>& tail, int64_t cols, const uint
   }
 }
 
-constexpr int kRowsAtOnce = 16;  // lanes of a vector of results
-using Lanes = float[kRowsAtOnce][16];
-
-/// Sums of the lanes of 16 rows, a lane a row. Each is taken in the same order.
-DELTACOME_INLINE __m512 reduce(const Lanes& rows) {
-  __m512 quads[4];
-  for (int i = 0; i < 4; ++i) {
-    const __m512 a = _mm512_load_ps(rows[4 * i]), b = _mm512_load_ps(rows[4 * i + 1]);
-    const __m512 c = _mm512_load_ps(rows[4 * i + 2]), d = _mm512_load_ps(rows[4 * i + 3]);
-    const __m512d ab =
-        _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
-    const __m512d cd =
-        _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
-    quads[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
-                             _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
-  }
-  const auto halve = [](__m512 u, __m512 v) {
-    return _mm512_add_ps(_mm512_shuffle_f32x4(u, v, 0x88), _mm512_shuffle_f32x4(u, v, 0xdd));
-  };
-  return halve(halve(quads[0], quads[1]), halve(quads[2], quads[3]));
-}
-
 /// R rows against T tokens: sums that are still in lanes, of products and of what the center of
 /// the codes is multiplied with (grouped scales only).
 template <int kBits, int R, int T>
@@ -142,21 +88,11 @@ DELTACOME_INLINE void dot_tile(const PackedDotArgs& a, const Tail<kBits>& tail, 
   int64_t scale_stride = 0;
   for (int r = 0; r < R; ++r) rows[r] = a.rows + (row + r) * shape.row_bytes;
   if (shape.scale == PackedScale::kGroup) {
-    scale_stride = (shape.n_groups + 15) / 16 * 16;
+    scale_stride = scale_stride_of(shape);
     for (int r = 0; r < R; ++r) {
-      __m512 sum[T];
-      for (int t = 0; t < T; ++t) sum[t] = _mm512_setzero_ps();
-      const uint8_t* stored = rows[r] + shape.code_bytes;
-      for (int64_t g = 0; g < shape.n_groups; g += 16) {
-        const __m512 s = _mm512_cvtph_ps(
-            _mm256_maskz_loadu_epi16(first_floats(shape.n_groups - g), stored + 2 * g));
-        for (int t = 0; t < T; ++t) {
-          float* out = a.scratch + (t * R + r) * scale_stride + g;
-          _mm512_storeu_ps(out, _mm512_mul_ps(s, _mm512_loadu_ps(x[t]->scale + g)));
-          sum[t] = _mm512_fmadd_ps(s, _mm512_loadu_ps(x[t]->sum + g), sum[t]);
-        }
-      }
-      for (int t = 0; t < T; ++t) _mm512_store_ps(centers[t][lane + r], sum[t]);
+      for (int t = 0; t < T; ++t)
+        scale_groups(shape, rows[r], *x[t], a.scratch + (t * R + r) * scale_stride,
+                     centers[t][lane + r]);
     }
     for (int t = 0; t < T; ++t) scales[t] = a.scratch + t * R * scale_stride;
   } else {
@@ -199,25 +135,7 @@ DELTACOME_INLINE void dot_lanes(const PackedDotArgs& a, const Tail<kBits>& tail,
   }
   for (; lane < n; ++lane)
     dot_tile<kBits, 1, T>(a, tail, row + lane, token, products, centers, lane);
-  const __mmask16 valid = first_floats(n);
-  const bool grouped = a.shape->scale == PackedScale::kGroup;
-  for (; lane < kRowsAtOnce; ++lane) {
-    for (int t = 0; t < T; ++t) {
-      _mm512_store_ps(products[t][lane], _mm512_setzero_ps());
-      _mm512_store_ps(centers[t][lane], _mm512_setzero_ps());
-    }
-  }
-  const __m512 center = _mm512_set1_ps(-0.5f * static_cast<float>((1 << kBits) - 1));
-  __m512 by = _mm512_set1_ps(a.scale);
-  if (a.row_scale != nullptr)
-    by = _mm512_mul_ps(by, _mm512_maskz_loadu_ps(valid, a.row_scale + row));
-  for (int t = 0; t < T; ++t) {
-    const __m512 around = grouped ? reduce(centers[t]) : _mm512_set1_ps(a.x[token + t]->total);
-    __m512 v = _mm512_mul_ps(by, _mm512_fmadd_ps(center, around, reduce(products[t])));
-    float* y = a.y[token + t] + a.y_first + row;
-    if (a.add) v = _mm512_add_ps(_mm512_maskz_loadu_ps(valid, y), v);
-    _mm512_mask_storeu_ps(y, valid, v);
-  }
+  finish<kBits, T>(a, row, n, token, products, centers);
 }
 
 template <int kBits, int T>
@@ -231,7 +149,7 @@ void dot_rows(const PackedDotArgs& a, const Tail<kBits>& tail, int64_t token) {
 template <int kBits>
 void dot_bits(const PackedDotArgs& a) {
   const Tail<kBits> tail(*a.shape);
-  int64_t token = 0;
+  int64_t token = dot_many_avx512(a);
   for (; token + 4 <= a.n_tokens; token += 4) dot_rows<kBits, 4>(a, tail, token);
   switch (a.n_tokens - token) {
     case 1:

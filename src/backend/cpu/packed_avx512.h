@@ -15,6 +15,8 @@ namespace deltacome::cpu {
 void quantize_avx512(const QuantizeArgs& a);
 void quantize_entries_avx512(const EntryQuantizeArgs& a);
 void entry_dot_avx512(const EntryDotArgs& a);
+/// dot() for the first tokens of a call with many of them, as many as it returns.
+int64_t dot_many_avx512(const PackedDotArgs& a);
 
 namespace {
 
@@ -26,6 +28,11 @@ DELTACOME_INLINE __m512i load(const void* p) {
 /// Keeps a vector that several instructions read in a register: GCC would load it again for each.
 DELTACOME_INLINE void keep(__m512i& v) {
   asm("" : "+v"(v));
+}
+/// sum += products of unsigned and signed bytes, by fours. GCC 12 copies the sums of the intrinsic
+/// to and fro in a loop.
+DELTACOME_INLINE void add_products(__m512i& sum, __m512i codes, __m512i x) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));
 }
 DELTACOME_INLINE __mmask64 first_bytes(int64_t n) {
   return n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1;

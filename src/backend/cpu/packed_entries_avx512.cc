@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products of vector codes for AVX-512 with VNNI and VBMI: per 64 weights and token 2 vpdpbusd, and
-// 2 permutations and a blend that all tokens share.
+// 2 permutations and a blend that all tokens of a tile share, or all of a call if they are many.
 #include "backend/cpu/packed_avx512.h"
 
 namespace deltacome::cpu {
@@ -9,8 +9,35 @@ namespace {
 // Measured on a Zen 4; further than packed_avx512.cc as rows have fewer bytes.
 constexpr int64_t kAhead = 4096;
 
-/// R rows against T tokens. Looks entries up by element: 256 bytes in four registers, chosen by two
-/// permutations and the top bit of the code.
+/// Element p of 64 entries: 256 bytes in four registers, chosen by two permutations and the top bit
+/// of the code.
+struct Plane {
+  __m512i p[4];
+
+  DELTACOME_INLINE explicit Plane(const uint8_t* plane) {
+    for (int i = 0; i < 4; ++i) {
+      p[i] = load(plane + 64 * i);
+      keep(p[i]);
+    }
+  }
+  DELTACOME_INLINE __m512i of(__m512i codes, __mmask64 upper) const {
+    return _mm512_mask_blend_epi8(upper, _mm512_permutex2var_epi8(p[0], codes, p[1]),
+                                  _mm512_permutex2var_epi8(p[2], codes, p[3]));
+  }
+};
+
+DELTACOME_INLINE __m512 add_block(__m512 sum, __m512i high, __m512i low, float scale) {
+  const __m512i acc = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_set1_ps(scale), sum);
+}
+
+DELTACOME_INLINE void finish(const EntryDotArgs& a, int64_t row, int64_t token, __m512 sum) {
+  const float by = a.row_scale[row] * 0.03125f;
+  a.y[token][a.y_first + row] +=
+      by * __builtin_fmaf(-128.0f, a.x[token]->total, _mm512_reduce_add_ps(sum));
+}
+
+/// R rows against T tokens.
 template <int R, int T>
 void entry_tile(const EntryDotArgs& a, int64_t row, int64_t token) {
   const QuantizedRow* const* x = a.x + token;
@@ -31,14 +58,8 @@ void entry_tile(const EntryDotArgs& a, int64_t row, int64_t token) {
       for (int t = 0; t < T; ++t) high[r][t] = low[r][t] = _mm512_setzero_si512();
     }
     for (int p = 0; p < a.dim; ++p) {
-      const uint8_t* plane = a.planes + 256 * p;
-      __m512i p0 = load(plane), p1 = load(plane + 64);
-      __m512i p2 = load(plane + 128), p3 = load(plane + 192);
+      const Plane plane(a.planes + 256 * p);
       __m512i high_x[T], low_x[T];
-      keep(p0);
-      keep(p1);
-      keep(p2);
-      keep(p3);
 #pragma GCC unroll 4
       for (int t = 0; t < T; ++t) {
         high_x[t] = load(x[t]->high + b * block + p * kEntryBlock);
@@ -48,9 +69,7 @@ void entry_tile(const EntryDotArgs& a, int64_t row, int64_t token) {
       }
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
-        const __m512i values =
-            _mm512_mask_blend_epi8(upper[r], _mm512_permutex2var_epi8(p0, codes[r], p1),
-                                   _mm512_permutex2var_epi8(p2, codes[r], p3));
+        const __m512i values = plane.of(codes[r], upper[r]);
 #pragma GCC unroll 4
         for (int t = 0; t < T; ++t) {
           high[r][t] = _mm512_dpbusd_epi32(high[r][t], values, high_x[t]);
@@ -61,19 +80,12 @@ void entry_tile(const EntryDotArgs& a, int64_t row, int64_t token) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-      for (int t = 0; t < T; ++t) {
-        const __m512i acc = _mm512_add_epi32(_mm512_slli_epi32(high[r][t], 8), low[r][t]);
-        sums[r][t] =
-            _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_set1_ps(x[t]->scale[b]), sums[r][t]);
-      }
+      for (int t = 0; t < T; ++t)
+        sums[r][t] = add_block(sums[r][t], high[r][t], low[r][t], x[t]->scale[b]);
     }
   }
   for (int r = 0; r < R; ++r) {
-    const float by = a.row_scale[row + r] * 0.03125f;
-    for (int t = 0; t < T; ++t) {
-      float* y = a.y[token + t] + a.y_first + row + r;
-      *y += by * __builtin_fmaf(-128.0f, x[t]->total, _mm512_reduce_add_ps(sums[r][t]));
-    }
+    for (int t = 0; t < T; ++t) finish(a, row + r, token + t, sums[r][t]);
   }
 }
 
@@ -84,10 +96,109 @@ void entry_rows(const EntryDotArgs& a, int64_t token) {
   for (; row < a.n_rows; ++row) entry_tile<1, T>(a, row, token);
 }
 
+// Of many tokens: entries are looked up once for all of them.
+constexpr int kManyTokens = kPackedTileTokens;  // of a tile
+constexpr int kManyRows = 2;
+constexpr int64_t kPieceCols = 1024;  // of 4 tokens 8 KiB, beside 8 KiB of sums
+
+/// The entries of a row, in the order of its input: 64 elements 0, 64 elements 1, ...
+void expand_entries(const EntryDotArgs& a, const uint8_t* row, uint8_t* out) {
+  for (int p = 0; p < a.dim; ++p) {
+    const Plane plane(a.planes + 256 * p);
+    for (int64_t b = 0; b * kEntryBlock < a.n_codes; ++b) {
+      const __m512i codes =
+          _mm512_maskz_loadu_epi8(first_bytes(a.n_codes - b * kEntryBlock), row + b * kEntryBlock);
+      _mm512_storeu_si512(out + (b * a.dim + p) * kEntryBlock,
+                          plane.of(codes, _mm512_movepi8_mask(codes)));
+    }
+  }
+}
+
+/// Blocks [first, first + n) of R rows against a tile of tokens, whose sums are `stride` apart.
+template <int R>
+[[gnu::noinline]] void multiply_entries(const EntryDotArgs& a, const uint8_t* values,
+                                        int64_t row_bytes, int64_t first, int64_t n, int64_t token,
+                                        float* sums) {
+  constexpr int T = kManyTokens;
+  const QuantizedRow* const* x = a.x + token;
+  for (int64_t b = first; b < first + n; ++b) {
+    __m512i high[R][T], low[R][T];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) high[r][t] = low[r][t] = _mm512_setzero_si512();
+    }
+    for (int p = 0; p < a.dim; ++p) {
+      const int64_t at = (b * a.dim + p) * kEntryBlock;
+      __m512i v[R];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        v[r] = load(values + r * row_bytes + at);
+        keep(v[r]);
+      }
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) {
+        __m512i high_x = load(x[t]->high + at), low_x = load(x[t]->low + at);
+        keep(high_x);
+        keep(low_x);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+          add_products(high[r][t], v[r], high_x);
+          add_products(low[r][t], v[r], low_x);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) {
+        float* const sum = sums + 16 * (r * T + t);
+        _mm512_store_ps(sum, add_block(_mm512_load_ps(sum), high[r][t], low[r][t], x[t]->scale[b]));
+      }
+    }
+  }
+}
+
+/// The first tokens of a call with many of them; returns how many.
+int64_t entry_many(const EntryDotArgs& a) {
+  if (a.n_tokens < kPackedManyTokens) return 0;
+  const int64_t n_tokens = a.n_tokens / kManyTokens * kManyTokens;
+  const int64_t n_blocks = (a.n_codes + kEntryBlock - 1) / kEntryBlock;
+  const int64_t row_bytes = spread_stride(n_blocks * kEntryBlock * a.dim);
+  const int64_t at_once = kPieceCols / (kEntryBlock * a.dim);  // dim <= 16
+  float* const sums = a.scratch;
+  auto* const values =
+      reinterpret_cast<uint8_t*>(a.scratch + int64_t{kPackedManyRows} * kManyTokens * 16);
+  for (int64_t row = 0; row < a.n_rows; row += kPackedManyRows) {
+    const int64_t n = a.n_rows - row < kPackedManyRows ? a.n_rows - row : kPackedManyRows;
+    for (int64_t r = 0; r < n; ++r)
+      expand_entries(a, a.codes + (row + r) * a.n_codes, values + r * row_bytes);
+    for (int64_t token = 0; token < n_tokens; token += kManyTokens) {
+      for (int64_t i = 0; i < n * kManyTokens; ++i)
+        _mm512_store_ps(sums + 16 * i, _mm512_setzero_ps());
+      for (int64_t b = 0; b < n_blocks; b += at_once) {
+        const int64_t count = n_blocks - b < at_once ? n_blocks - b : at_once;
+        for (int64_t r = 0; r < n; r += kManyRows) {
+          const uint8_t* from = values + r * row_bytes;
+          float* to = sums + 16 * r * kManyTokens;
+          if (r + kManyRows <= n) {
+            multiply_entries<kManyRows>(a, from, row_bytes, b, count, token, to);
+          } else {
+            multiply_entries<1>(a, from, row_bytes, b, count, token, to);
+          }
+        }
+      }
+      for (int64_t i = 0; i < n * kManyTokens; ++i)
+        finish(a, row + i / kManyTokens, token + i % kManyTokens, _mm512_load_ps(sums + 16 * i));
+    }
+  }
+  return n_tokens;
+}
+
 }  // namespace
 
 void entry_dot_avx512(const EntryDotArgs& a) {
-  int64_t token = 0;
+  int64_t token = entry_many(a);
   for (; token + 4 <= a.n_tokens; token += 4) entry_rows<2, 4>(a, token);
   for (; token + 2 <= a.n_tokens; token += 2) entry_rows<4, 2>(a, token);
   if (token < a.n_tokens) entry_rows<3, 1>(a, token);

@@ -55,13 +55,18 @@ struct PackedDotArgs {
   int64_t n_tokens = 0;
   int64_t y_first = 0;
   bool add = false;
-  float* scratch = nullptr;  // packed_scratch(shape) floats
+  float* scratch = nullptr;  // packed_scratch() floats
 };
 inline constexpr int kPackedTileRows = 2;
 inline constexpr int kPackedTileTokens = 4;
-inline int64_t packed_scratch(const PackedShape& shape) {  // scales of a tile, or unpacked codes
-  return kPackedTileRows * kPackedTileTokens * ((shape.n_groups + 15) / 16 * 16) +
-         (shape.cols + 3) / 4;
+inline constexpr int kPackedManyTokens = 8;  // from so many on codes become bytes once for all
+inline constexpr int kPackedManyRows = 64;   // that are bytes at a time
+/// Scales of a tile, and unpacked codes.
+inline int64_t packed_scratch(const PackedShape& shape, int64_t n_tokens) {
+  const bool many = n_tokens >= kPackedManyTokens;
+  const int64_t n_scales = (shape.n_groups + 15) / 16 * 16;
+  return (many ? 16 : kPackedTileRows) * kPackedTileTokens * n_scales +
+         (many ? kPackedManyRows : 1) * spread_stride(shape.n_groups * kActivationGroup) / 4;
 }
 
 inline constexpr int kEntryBlock = 64;  // vector codes that are looked up at a time
@@ -80,7 +85,15 @@ struct EntryDotArgs {
   float* const* y = nullptr;               // [n_tokens]
   int64_t n_tokens = 0;
   int64_t y_first = 0;
+  float* scratch = nullptr;  // entry_scratch() floats
 };
+/// Elements of codes that were looked up, and sums of a tile.
+inline int64_t entry_scratch(int64_t n_codes, int dim, int64_t n_tokens) {
+  if (n_tokens < kPackedManyTokens) return 0;
+  const int64_t n_blocks = (n_codes + kEntryBlock - 1) / kEntryBlock;
+  return kPackedManyRows *
+         (spread_stride(n_blocks * kEntryBlock * dim) / 4 + kPackedTileTokens * 16);
+}
 
 /// y[t][y_first + o] = sum over k of w[o, k] * x[t][k], both bf16, in f32.
 struct Bf16DotArgs {

@@ -47,6 +47,7 @@ VectorRows::VectorRows(const MatrixFormat& format, const BlobLayout& layout, con
 void VectorRows::multiply(const PackedKernels& kernels, int64_t first, int64_t count,
                           std::span<const QuantizedRow* const> x, float* const* y) const {
   const ByteBook& book = byte_book(dim_);
+  const auto n_tokens = static_cast<int64_t>(x.size());
   kernels.entry_dot({.dim = dim_,
                      .codes = codes_ + first * row_bytes_,
                      .n_codes = row_bytes_,
@@ -56,8 +57,9 @@ void VectorRows::multiply(const PackedKernels& kernels, int64_t first, int64_t c
                      .row_scale = row_scale_.data() + first,
                      .x = x.data(),
                      .y = y,
-                     .n_tokens = static_cast<int64_t>(x.size()),
-                     .y_first = first});
+                     .n_tokens = n_tokens,
+                     .y_first = first,
+                     .scratch = thread_scratch(entry_scratch(row_bytes_, dim_, n_tokens)).data()});
 }
 
 }  // namespace deltacome::cpu
