@@ -13,25 +13,24 @@ void QuantizedRows::reset(int64_t n_rows, int64_t n, int dim) {
   const int64_t group = dim == 0 ? kActivationGroup : unit;
   stride_ = spread_stride(ceil_div(n, unit) * unit);
   groups_ = ceil_div(ceil_div(n, group), 16) * 16;
-  bytes_.resize(static_cast<size_t>(2 * n_rows * stride_));
+  bytes_.resize(static_cast<size_t>(n_rows * stride_));
   floats_.assign(static_cast<size_t>(2 * n_rows * groups_), 0.0F);  // of groups behind the last
   rows_.resize(static_cast<size_t>(n_rows));
 }
 
 void QuantizedRows::set(const PackedKernels& kernels, int64_t r, const float* x,
                         const float* gains) {
-  int8_t* high = bytes_.data() + 2 * r * stride_;
-  int8_t* low = high + stride_;
+  int8_t* bytes = bytes_.data() + r * stride_;
   float* scale = floats_.data() + 2 * r * groups_;
   float* sum = scale + groups_;
   if (dim_ == 0) {
-    kernels.quantize({x, gains, n_, high, low, scale, sum});
+    kernels.quantize({x, gains, n_, bytes, scale, sum});
   } else {
-    kernels.quantize_entries({x, n_, dim_, high, low, scale, sum});
+    kernels.quantize_entries({x, n_, dim_, bytes, scale, sum});
   }
   float total = 0;
   for (int64_t g = 0; g < groups_; ++g) total += sum[g];
-  rows_[static_cast<size_t>(r)] = {high, low, scale, sum, total};
+  rows_[static_cast<size_t>(r)] = {bytes, scale, sum, total};
 }
 
 }  // namespace deltacome::cpu

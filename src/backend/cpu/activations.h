@@ -11,8 +11,8 @@ namespace deltacome::cpu {
 
 struct PackedKernels;
 
-inline constexpr int64_t kActivationGroup = 128;    // inputs that share a scale
-inline constexpr float kActivationLevels = 32512;   // 127 * 256: the high byte stays in [-127, 127]
+inline constexpr int64_t kActivationGroup = 128;  // inputs that share a scale
+inline constexpr float kActivationLevels = 127;
 inline constexpr int64_t kActivationPadding = 512;  // whole blocks of codes of every width
 
 /// Distance of rows that are read side by side: `bytes`, to an odd multiple of 512, so that lines
@@ -22,17 +22,16 @@ static constexpr int64_t spread_stride(int64_t bytes) {
   return ((bytes + 511) / 512 | 1) * 512;
 }
 
-/// A row of activations as 16-bit integers in two bytes, so that products with codes are exact in
-/// 32 bits: x[i] = scale[i / group] * (256 * high[i] + low[i]), within half a scale of the input.
-/// Rows are padded to whole blocks. Of the bytes behind n, those that a kernel reads are zeros that
-/// its own quantize() wrote or are multiplied with zeros; the padding of `scale` and `sum` is
-/// zeros.
+/// A row of activations as bytes, so that sums of products with codes are exact in 32 bits, and
+/// those of a group in a float: x[i] = scale[i / group] * bytes[i], within half a scale of the
+/// input. Rows are padded to whole blocks. Of the bytes behind n, those that a kernel reads are
+/// zeros that its own quantize() wrote or are multiplied with zeros; the padding of `scale` and
+/// `sum` is zeros.
 struct QuantizedRow {
-  const int8_t* high = nullptr;  // [padded n]
-  const int8_t* low = nullptr;
-  const float* scale = nullptr;  // [groups], to a multiple of 16
-  const float* sum = nullptr;    // [groups] sums of the group's values
-  float total = 0;               // of all values, in the order of groups
+  const int8_t* bytes = nullptr;  // [padded n]
+  const float* scale = nullptr;   // [groups], to a multiple of 16
+  const float* sum = nullptr;     // [groups] sums of the group's values
+  float total = 0;                // of all values, in the order of groups
 };
 
 /// Where quantize() writes; the members as in QuantizedRow.
@@ -40,8 +39,7 @@ struct QuantizeArgs {
   const float* x = nullptr;      // [n]
   const float* gains = nullptr;  // [n] or null: x[i] * gains[i] is quantized
   int64_t n = 0;
-  int8_t* high = nullptr;
-  int8_t* low = nullptr;
+  int8_t* bytes = nullptr;
   float* scale = nullptr;
   float* sum = nullptr;
 };
@@ -52,8 +50,7 @@ struct EntryQuantizeArgs {
   const float* x = nullptr;  // [n]
   int64_t n = 0;
   int dim = 0;
-  int8_t* high = nullptr;
-  int8_t* low = nullptr;
+  int8_t* bytes = nullptr;
   float* scale = nullptr;
   float* sum = nullptr;
 };
@@ -75,7 +72,7 @@ class QuantizedRows {
  private:
   int64_t n_ = 0;
   int dim_ = 0;
-  int64_t stride_ = 0;  // of high and low bytes
+  int64_t stride_ = 0;  // of bytes
   int64_t groups_ = 0;  // padded to a multiple of 16
   AlignedVector<int8_t> bytes_;
   AlignedVector<float> floats_;

@@ -60,19 +60,12 @@ void unpack_codes(const PackedShape& shape, const uint8_t* row, uint8_t* codes) 
   }
 }
 
-// Products of 8 bits and a quantized activation of which any sum fits 32 bits: 256 * 255 * 32512 <
-// 2^31.
-constexpr int64_t kExactProducts = 256;
-
-/// Sum of codes[i] * (256 * high[i] + low[i]), n <= kExactProducts.
-DELTACOME_INLINE int32_t sum_of_products(const uint8_t* codes, const int8_t* high,
-                                         const int8_t* low, int64_t n) {
-  int32_t upper = 0, lower = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    upper += static_cast<int16_t>(codes[i]) * static_cast<int16_t>(high[i]);
-    lower += static_cast<int16_t>(codes[i]) * static_cast<int16_t>(low[i]);
-  }
-  return upper * 256 + lower;
+/// Sum of codes[i] * x[i]; any that a kernel takes fits 32 bits.
+DELTACOME_INLINE int32_t sum_of_products(const uint8_t* codes, const int8_t* x, int64_t n) {
+  int32_t sum = 0;
+  for (int64_t i = 0; i < n; ++i)
+    sum += static_cast<int16_t>(codes[i]) * static_cast<int16_t>(x[i]);
+  return sum;
 }
 
 void packed_dot(const PackedDotArgs& a) {
@@ -93,8 +86,7 @@ void packed_dot(const PackedDotArgs& a) {
       for (int64_t g = 0; g < shape.n_groups; ++g) {
         const int64_t at = g * kActivationGroup;
         const int64_t n = smaller(kActivationGroup, shape.cols - at);
-        const auto products =
-            static_cast<float>(sum_of_products(codes + at, x.high + at, x.low + at, n));
+        const auto products = static_cast<float>(sum_of_products(codes + at, x.bytes + at, n));
         const float scale = grouped ? scales[g] : 1.0f;
         sum += products * (scale * x.scale[g]);
         if (grouped) centers += scale * x.sum[g];
@@ -106,20 +98,10 @@ void packed_dot(const PackedDotArgs& a) {
   }
 }
 
-/// One element of the input as 16 bits in two bytes; returns them as one number.
-DELTACOME_INLINE int32_t quantize_one(float x, float inverse, int8_t* high, int8_t* low) {
-  constexpr float kMagic = 0x1.8p23f;  // adding it rounds to the nearest integer
-  const float shifted = x * inverse + kMagic;
-  const auto q = static_cast<int32_t>(shifted - kMagic);
-  const int32_t upper = (q + 128) >> 8;
-  *high = static_cast<int8_t>(upper);
-  *low = static_cast<int8_t>(q - upper * 256);
-  return q;
-}
-
 /// A group of n elements, x times gains; returns its scale. Values that are not finite give NaN.
-DELTACOME_INLINE float quantize_group(const float* x, const float* gains, int64_t n, int8_t* high,
-                                      int8_t* low, float* sum) {
+DELTACOME_INLINE float quantize_group(const float* x, const float* gains, int64_t n, int8_t* bytes,
+                                      float* sum) {
+  constexpr float kMagic = 0x1.8p23f;  // adding it rounds to the nearest integer
   const uint32_t most = largest_magnitude(x, gains, n);
   const auto largest = load_as<float>(&most);
   const bool finite = most < 0x7f800000u;
@@ -130,7 +112,10 @@ DELTACOME_INLINE float quantize_group(const float* x, const float* gains, int64_
   int32_t total = 0;
   for (int64_t i = 0; i < n; ++i) {
     const float v = gains == nullptr ? x[i] : x[i] * gains[i];
-    total += quantize_one(finite ? v : 0.0f, inverse, high + i, low + i);
+    const float shifted = (finite ? v : 0.0f) * inverse + kMagic;
+    const auto q = static_cast<int32_t>(shifted - kMagic);
+    bytes[i] = static_cast<int8_t>(q);
+    total += q;
   }
   *sum = scale * static_cast<float>(total);
   return scale;
@@ -139,9 +124,8 @@ DELTACOME_INLINE float quantize_group(const float* x, const float* gains, int64_
 void quantize_codes_input(const QuantizeArgs& a) {
   for (int64_t g = 0; g * kActivationGroup < a.n; ++g) {
     const int64_t at = g * kActivationGroup;
-    a.scale[g] =
-        quantize_group(a.x + at, a.gains == nullptr ? nullptr : a.gains + at,
-                       smaller(kActivationGroup, a.n - at), a.high + at, a.low + at, a.sum + g);
+    a.scale[g] = quantize_group(a.x + at, a.gains == nullptr ? nullptr : a.gains + at,
+                                smaller(kActivationGroup, a.n - at), a.bytes + at, a.sum + g);
   }
 }
 
@@ -150,11 +134,11 @@ void quantize_entries_input(const EntryQuantizeArgs& a) {
   const int64_t block = int64_t{kEntryBlock} * a.dim;
   for (int64_t g = 0; g * block < a.n; ++g) {
     a.scale[g] = quantize_group(a.x + g * block, nullptr, smaller(block, a.n - g * block),
-                                a.high + g * block, a.low + g * block, a.sum + g);
+                                a.bytes + g * block, a.sum + g);
   }
 }
 
-static_assert(kActivationGroup <= kExactProducts);
+static_assert(int64_t{kEntryBlock} * 16 * 255 * 127 < (int64_t{1} << 31));
 
 template <int kDim>
 void entry_dot_of(const EntryDotArgs& a) {
@@ -167,13 +151,8 @@ void entry_dot_of(const EntryDotArgs& a) {
         __builtin_memcpy(values + j * kDim, a.entries + codes[first + j] * kDim, kDim);
       for (int64_t t = 0; t < a.n_tokens; ++t) {
         const QuantizedRow& x = *a.x[t];
-        int64_t products = 0;
-        for (int64_t i = 0; i < n * kDim; i += kExactProducts) {
-          const int64_t at = first * kDim + i;
-          products += sum_of_products(values + i, x.high + at, x.low + at,
-                                      smaller(kExactProducts, n * kDim - i));
-        }
-        const auto sum = static_cast<float>(products);
+        const auto sum =
+            static_cast<float>(sum_of_products(values, x.bytes + first * kDim, n * kDim));
         a.y[t][a.y_first + r] += a.row_scale[r] * 0.03125f * (sum * x.scale[b] - 128 * x.sum[b]);
       }
     }

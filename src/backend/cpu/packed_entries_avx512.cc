@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of vector codes for AVX-512 with VNNI and VBMI: per 64 weights and token 2 vpdpbusd, and
+// Products of vector codes for AVX-512 with VNNI and VBMI: per 64 weights and token a vpdpbusd, and
 // 2 permutations and a blend that all tokens of a tile share, or all of a call if they are many.
 #include "backend/cpu/packed_avx512.h"
 
@@ -9,26 +9,16 @@ namespace {
 // Measured on a Zen 4; further than packed_avx512.cc as rows have fewer bytes.
 constexpr int64_t kAhead = 4096;
 
-/// Element p of 64 entries: 256 bytes in four registers, chosen by two permutations and the top bit
-/// of the code.
-struct Plane {
-  __m512i p[4];
+/// An element of 64 entries from the plane of 256 that p0 to p3 hold: two permutations, and the top
+/// bit of the code chooses. (A struct of the four would be written to memory, over and over.)
+DELTACOME_INLINE __m512i look_up(__m512i codes, __mmask64 upper, __m512i p0, __m512i p1, __m512i p2,
+                                 __m512i p3) {
+  return _mm512_mask_blend_epi8(upper, _mm512_permutex2var_epi8(p0, codes, p1),
+                                _mm512_permutex2var_epi8(p2, codes, p3));
+}
 
-  DELTACOME_INLINE explicit Plane(const uint8_t* plane) {
-    for (int i = 0; i < 4; ++i) {
-      p[i] = load(plane + 64 * i);
-      keep(p[i]);
-    }
-  }
-  DELTACOME_INLINE __m512i of(__m512i codes, __mmask64 upper) const {
-    return _mm512_mask_blend_epi8(upper, _mm512_permutex2var_epi8(p[0], codes, p[1]),
-                                  _mm512_permutex2var_epi8(p[2], codes, p[3]));
-  }
-};
-
-DELTACOME_INLINE __m512 add_block(__m512 sum, __m512i high, __m512i low, float scale) {
-  const __m512i acc = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
-  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_set1_ps(scale), sum);
+DELTACOME_INLINE __m512 add_block(__m512 sum, __m512i products, float scale) {
+  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), _mm512_set1_ps(scale), sum);
 }
 
 DELTACOME_INLINE void finish(const EntryDotArgs& a, int64_t row, int64_t token, __m512 sum) {
@@ -47,7 +37,7 @@ void entry_tile(const EntryDotArgs& a, int64_t row, int64_t token) {
   }
   const int64_t block = int64_t{kEntryBlock} * a.dim;
   for (int64_t b = 0; b * kEntryBlock < a.n_codes; ++b) {
-    __m512i codes[R], high[R][T], low[R][T];
+    __m512i codes[R], products[R][T];
     __mmask64 upper[R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
@@ -55,33 +45,34 @@ void entry_tile(const EntryDotArgs& a, int64_t row, int64_t token) {
       _mm_prefetch(at + kAhead, _MM_HINT_T0);
       codes[r] = _mm512_maskz_loadu_epi8(first_bytes(a.n_codes - b * kEntryBlock), at);
       upper[r] = _mm512_movepi8_mask(codes[r]);
-      for (int t = 0; t < T; ++t) high[r][t] = low[r][t] = _mm512_setzero_si512();
+      for (int t = 0; t < T; ++t) products[r][t] = _mm512_setzero_si512();
     }
     for (int p = 0; p < a.dim; ++p) {
-      const Plane plane(a.planes + 256 * p);
-      __m512i high_x[T], low_x[T];
+      const uint8_t* plane = a.planes + 256 * p;
+      __m512i p0 = load(plane), p1 = load(plane + 64);
+      __m512i p2 = load(plane + 128), p3 = load(plane + 192);
+      keep(p0);
+      keep(p1);
+      keep(p2);
+      keep(p3);
+      __m512i xs[T];
 #pragma GCC unroll 4
       for (int t = 0; t < T; ++t) {
-        high_x[t] = load(x[t]->high + b * block + p * kEntryBlock);
-        low_x[t] = load(x[t]->low + b * block + p * kEntryBlock);
-        if (R * T <= 4) keep(high_x[t]);
-        if (R * T <= 4) keep(low_x[t]);
+        xs[t] = load(x[t]->bytes + b * block + p * kEntryBlock);
+        keep(xs[t]);
       }
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
-        const __m512i values = plane.of(codes[r], upper[r]);
+        const __m512i values = look_up(codes[r], upper[r], p0, p1, p2, p3);
 #pragma GCC unroll 4
-        for (int t = 0; t < T; ++t) {
-          high[r][t] = _mm512_dpbusd_epi32(high[r][t], values, high_x[t]);
-          low[r][t] = _mm512_dpbusd_epi32(low[r][t], values, low_x[t]);
-        }
+        for (int t = 0; t < T; ++t) add_products(products[r][t], values, xs[t]);
       }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
       for (int t = 0; t < T; ++t)
-        sums[r][t] = add_block(sums[r][t], high[r][t], low[r][t], x[t]->scale[b]);
+        sums[r][t] = add_block(sums[r][t], products[r][t], x[t]->scale[b]);
     }
   }
   for (int r = 0; r < R; ++r) {
@@ -104,12 +95,18 @@ constexpr int64_t kPieceCols = 1024;  // of 4 tokens 8 KiB, beside 8 KiB of sums
 /// The entries of a row, in the order of its input: 64 elements 0, 64 elements 1, ...
 void expand_entries(const EntryDotArgs& a, const uint8_t* row, uint8_t* out) {
   for (int p = 0; p < a.dim; ++p) {
-    const Plane plane(a.planes + 256 * p);
+    const uint8_t* plane = a.planes + 256 * p;
+    __m512i p0 = load(plane), p1 = load(plane + 64);
+    __m512i p2 = load(plane + 128), p3 = load(plane + 192);
+    keep(p0);
+    keep(p1);
+    keep(p2);
+    keep(p3);
     for (int64_t b = 0; b * kEntryBlock < a.n_codes; ++b) {
       const __m512i codes =
           _mm512_maskz_loadu_epi8(first_bytes(a.n_codes - b * kEntryBlock), row + b * kEntryBlock);
       _mm512_storeu_si512(out + (b * a.dim + p) * kEntryBlock,
-                          plane.of(codes, _mm512_movepi8_mask(codes)));
+                          look_up(codes, _mm512_movepi8_mask(codes), p0, p1, p2, p3));
     }
   }
 }
@@ -122,11 +119,11 @@ template <int R>
   constexpr int T = kManyTokens;
   const QuantizedRow* const* x = a.x + token;
   for (int64_t b = first; b < first + n; ++b) {
-    __m512i high[R][T], low[R][T];
+    __m512i products[R][T];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-      for (int t = 0; t < T; ++t) high[r][t] = low[r][t] = _mm512_setzero_si512();
+      for (int t = 0; t < T; ++t) products[r][t] = _mm512_setzero_si512();
     }
     for (int p = 0; p < a.dim; ++p) {
       const int64_t at = (b * a.dim + p) * kEntryBlock;
@@ -138,14 +135,10 @@ template <int R>
       }
 #pragma GCC unroll 4
       for (int t = 0; t < T; ++t) {
-        __m512i high_x = load(x[t]->high + at), low_x = load(x[t]->low + at);
-        keep(high_x);
-        keep(low_x);
+        __m512i xs = load(x[t]->bytes + at);
+        keep(xs);
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) {
-          add_products(high[r][t], v[r], high_x);
-          add_products(low[r][t], v[r], low_x);
-        }
+        for (int r = 0; r < R; ++r) add_products(products[r][t], v[r], xs);
       }
     }
 #pragma GCC unroll 4
@@ -153,7 +146,7 @@ template <int R>
 #pragma GCC unroll 4
       for (int t = 0; t < T; ++t) {
         float* const sum = sums + 16 * (r * T + t);
-        _mm512_store_ps(sum, add_block(_mm512_load_ps(sum), high[r][t], low[r][t], x[t]->scale[b]));
+        _mm512_store_ps(sum, add_block(_mm512_load_ps(sum), products[r][t], x[t]->scale[b]));
       }
     }
   }
@@ -201,7 +194,7 @@ void entry_dot_avx512(const EntryDotArgs& a) {
   int64_t token = entry_many(a);
   for (; token + 4 <= a.n_tokens; token += 4) entry_rows<2, 4>(a, token);
   for (; token + 2 <= a.n_tokens; token += 2) entry_rows<4, 2>(a, token);
-  if (token < a.n_tokens) entry_rows<3, 1>(a, token);
+  if (token < a.n_tokens) entry_rows<4, 1>(a, token);
 }
 
 }  // namespace deltacome::cpu

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Activations as 16 bits in two bytes, for AVX-512.
+// Activations as bytes, for AVX-512.
 #include "backend/cpu/packed_avx512.h"
 
 namespace deltacome::cpu {
@@ -13,16 +13,11 @@ DELTACOME_INLINE float scale_of(uint32_t bits) {
   return largest < 1e-30f ? 0.0f : largest / kActivationLevels;
 }
 
-struct Bytes {
-  __m128i high, low;
-};
-/// q = 256 * high + low of 16 values; adds them to `sum`.
-DELTACOME_INLINE Bytes quantize16(__m512 x, __m512 inverse, __m512i& sum) {
+/// 16 values; adds them to `sum`.
+DELTACOME_INLINE __m128i quantize16(__m512 x, __m512 inverse, __m512i& sum) {
   const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
   sum = _mm512_add_epi32(sum, q);
-  const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
-  const __m512i low = _mm512_sub_epi32(q, _mm512_slli_epi32(high, 8));
-  return {_mm512_cvtepi32_epi8(high), _mm512_cvtepi32_epi8(low)};
+  return _mm512_cvtepi32_epi8(q);
 }
 /// Of inputs that are not finite, q is not their multiple: the scale says it all.
 DELTACOME_INLINE float total_of(__m512i sum, float scale) {
@@ -48,9 +43,8 @@ void quantize_avx512(const QuantizeArgs& a) {
     const float scale = scale_of(_mm512_reduce_max_epu32(most));
     const __m512 inverse = _mm512_set1_ps(scale > 0 ? 1 / scale : 0.0f);
     for (int i = 0; i < 8; ++i) {
-      const Bytes bytes = quantize16(x[i], inverse, sum);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(a.high + g * kGroup + 16 * i), bytes.high);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(a.low + g * kGroup + 16 * i), bytes.low);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(a.bytes + g * kGroup + 16 * i),
+                       quantize16(x[i], inverse, sum));
     }
     a.scale[g] = scale;
     a.sum[g] = scale * total_of(sum, scale);
@@ -76,10 +70,8 @@ void quantize_entries_avx512(const EntryQuantizeArgs& a) {
         const __m512i at = _mm512_add_epi32(lanes, _mm512_set1_epi32(j * a.dim + p));
         const __mmask16 mask = _mm512_cmplt_epi32_mask(at, _mm512_set1_epi32(static_cast<int>(n)));
         const __m512 v = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, at, x, 4);
-        const Bytes bytes = quantize16(v, inverse, sum);
-        const int64_t to = g * block + p * kEntryBlock + j;
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(a.high + to), bytes.high);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(a.low + to), bytes.low);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(a.bytes + g * block + p * kEntryBlock + j),
+                         quantize16(v, inverse, sum));
       }
     }
     a.scale[g] = scale;

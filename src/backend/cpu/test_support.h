@@ -7,9 +7,11 @@
 #include <cmath>
 #include <ostream>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "backend/cpu/activations.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/cpu_memory.h"
 #include "quant/codes.h"
@@ -33,6 +35,50 @@ inline double gamma_k(int64_t k) {
   return static_cast<double>(k) * u / (1 - static_cast<double>(k) * u);
 }
 
+/// Numbers that products with codes multiply, and how far each may be off.
+struct Activations {
+  std::vector<double> values, errors;
+
+  static Activations exact(std::span<const float> x) {
+    return {{x.begin(), x.end()}, std::vector<double>(x.size(), 0)};
+  }
+};
+/// What is left of them in whole steps of each group's scale: off by a step where it is open which
+/// one is nearest.
+inline Activations quantized(const Activations& x, int64_t group = kActivationGroup) {
+  Activations out;
+  for (size_t first = 0; first < x.values.size(); first += static_cast<size_t>(group)) {
+    const size_t end = std::min(first + static_cast<size_t>(group), x.values.size());
+    double largest = 0, error = 0;
+    for (size_t i = first; i < end; ++i) {
+      largest = std::max(largest, std::abs(x.values[i]));
+      error = std::max(error, x.errors[i]);
+    }
+    const double step = largest / 127;
+    for (size_t i = first; i < end; ++i) {
+      const double steps = step > 0 ? x.values[i] / step : 0;
+      const double off =
+          step > 0 ? (x.errors[i] + error) / step + 127 * gamma_k(4) : 0;  // of `steps`
+      const bool open = std::abs(steps - std::floor(steps) - 0.5) <= off;
+      out.values.push_back(std::nearbyint(steps) * step);
+      out.errors.push_back(error + (open ? step : 0));
+    }
+  }
+  return out;
+}
+inline Activations quantized(std::span<const float> x, int64_t group = kActivationGroup) {
+  return quantized(Activations::exact(x), group);
+}
+
+/// Bound of the error of sum of codes times activations, for weights scale * (code - center) of a
+/// range scale * (2^bits - 1): codes and center are summed apart, in float, and activations may be
+/// off by their errors.
+inline double code_slack(const Activations& x, double range) {
+  double sum = 0, error = 0;
+  for (const double v : x.values) sum += std::abs(v);
+  for (const double e : x.errors) error += e;
+  return range * (gamma_k(2 * static_cast<int64_t>(x.values.size()) + 32) * sum + error);
+}
 using Rng = std::mt19937;
 
 inline std::vector<float> random_floats(Rng& rng, int64_t n, float scale = 1) {

@@ -113,17 +113,12 @@ TEST_P(WeightTest, ProductsAreThoseOfTheDecodedCodes) {
         double range = 0;  // of the codes, at most twice the largest magnitude and a step
         for (const float v : row) range = std::max(range, 2.3 * std::abs(static_cast<double>(v)));
         for (int64_t t = 0; t < n; ++t) {
-          double want = 0, sum = 0, largest = 0;
-          for (int64_t i = 0; i < n_in; ++i) {
-            const auto v = static_cast<double>(x[static_cast<size_t>(t * n_in + i)]);
-            want += static_cast<double>(row[static_cast<size_t>(i)]) * v;
-            sum += std::abs(v);
-            largest = std::max(largest, std::abs(v));
-          }
-          // Codes are summed apart from their center, activations have 16 bits.
-          const double step = largest / 65024;
-          EXPECT_NEAR(y[static_cast<size_t>(t * n_out + o)], want,
-                      range * (gamma_k(2 * n_in + 32) * sum + static_cast<double>(n_in) * step));
+          const Activations input = quantized({x.data() + t * n_in, static_cast<size_t>(n_in)});
+          double want = 0;
+          for (int64_t i = 0; i < n_in; ++i)
+            want += static_cast<double>(row[static_cast<size_t>(i)]) *
+                    input.values[static_cast<size_t>(i)];
+          EXPECT_NEAR(y[static_cast<size_t>(t * n_out + o)], want, code_slack(input, range));
         }
       }
     }
