@@ -23,6 +23,7 @@ struct Block {
     for (int i = 0; i < kVectors; ++i) {
       _mm_prefetch(p + 64 * i + kAhead, _MM_HINT_T0);
       v[i] = load(p + 64 * i);
+      keep(v[i]);
     }
   }
   /// Columns [64 c, 64 c + 64) as bytes.
