@@ -8,16 +8,33 @@
 namespace deltacome::cpu {
 namespace {
 
-/// codes [n] |= the field of a run of n columns of kBits, shifted.
+using U16x16 [[gnu::vector_size(32)]] = uint16_t;
+using I32x8 [[gnu::vector_size(32)]] = int32_t;
+
+/// out [n] |= the fields of a run of n columns of kBits, shifted.
 template <int kBits>
-DELTACOME_INLINE void unpack_run(const uint8_t* run, int64_t n, int shift, uint8_t* codes) {
+DELTACOME_INLINE void unpack_run(const uint8_t* run, int64_t n, int shift, uint8_t* out) {
   const int64_t stride = packed_run_bytes(kBits, n);
-  for (int field = 0; field < 8 / kBits; ++field) {
-    uint8_t* out = codes + field * stride;
-    const int64_t count = smaller(stride, n - field * stride);
-    for (int64_t j = 0; j < count; ++j) {
+  for (int field = 0; field < 8 / kBits; ++field, out += stride, n -= stride) {
+    for (int64_t j = 0; j < smaller(stride, n); ++j) {
       const int code = (run[j] >> (kBits * field)) & ((1 << kBits) - 1);
       out[j] = static_cast<uint8_t>(out[j] | code << shift);
+    }
+  }
+}
+
+/// The same for a run of kBytes whole vectors, which overwrites its columns if kShift is 0.
+template <int kBits, int kBytes, int kShift>
+DELTACOME_INLINE void unpack_vectors(const uint8_t* run, uint8_t* out) {
+  constexpr uint16_t kMask = ((1 << kBits) - 1) * 0x101;
+  for (int j = 0; j < kBytes; j += 32) {
+    const auto v = load_as<U16x16>(run + j);
+#pragma GCC unroll 8
+    for (int field = 0; field < 8 / kBits; ++field) {
+      U16x16 codes = (v >> (kBits * field) & kMask) << kShift;
+      uint8_t* to = out + field * kBytes + j;
+      if constexpr (kShift != 0) codes |= load_as<U16x16>(to);
+      __builtin_memcpy(to, &codes, sizeof codes);
     }
   }
 }
@@ -25,23 +42,25 @@ DELTACOME_INLINE void unpack_run(const uint8_t* run, int64_t n, int shift, uint8
 template <int kBits>
 void unpack(const PackedShape& shape, const uint8_t* row, uint8_t* codes) {
   constexpr int64_t kBlock = packed_block_cols(kBits);
-  __builtin_memset(codes, 0, static_cast<size_t>(shape.cols));
-  int64_t at = 0;
-  while (at < shape.cols) {
-    const bool whole = at < shape.n_blocks * kBlock;
-    const int64_t n = whole ? kBlock : smaller(kActivationGroup, shape.cols - at);
-    if constexpr (kBits != 3) {
-      unpack_run<kBits>(row, n, 0, codes + at);
-    } else if (whole) {
-      unpack_run<2>(row, 256, 0, codes + at);
-      unpack_run<2>(row + 64, 256, 0, codes + at + 256);
-      unpack_run<1>(row + 128, 512, 2, codes + at);
+  for (int64_t b = 0; b < shape.n_blocks; ++b, codes += kBlock) {
+    if constexpr (kBits == 8) {
+      __builtin_memcpy(codes, row, kBlock);
+    } else if constexpr (kBits == 3) {
+      unpack_vectors<2, 64, 0>(row, codes);
+      unpack_vectors<2, 64, 0>(row + 64, codes + 256);
+      unpack_vectors<1, 64, 2>(row + 128, codes);
     } else {
-      unpack_run<2>(row, n, 0, codes + at);
-      unpack_run<1>(row + packed_run_bytes(2, n), n, 2, codes + at);
+      unpack_vectors<kBits, 64, 0>(row, codes);
     }
+    row += packed_run_bytes(kBits, kBlock);
+  }
+  for (int64_t left = shape.cols - shape.n_blocks * kBlock; left > 0; left -= kActivationGroup) {
+    const int64_t n = smaller(kActivationGroup, left);
+    __builtin_memset(codes, 0, kActivationGroup);
+    unpack_run<kBits == 3 ? 2 : kBits>(row, n, 0, codes);
+    if constexpr (kBits == 3) unpack_run<1>(row + packed_run_bytes(2, n), n, 2, codes);
     row += packed_run_bytes(kBits, n);
-    at += n;
+    codes += kActivationGroup;
   }
 }
 
@@ -60,19 +79,47 @@ void unpack_codes(const PackedShape& shape, const uint8_t* row, uint8_t* codes) 
   }
 }
 
-/// Sum of codes[i] * x[i]; any that a kernel takes fits 32 bits.
-DELTACOME_INLINE int32_t sum_of_products(const uint8_t* codes, const int8_t* x, int64_t n) {
+/// Sum of codes[i] * x[i]; any that a kernel takes fits 32 bits. n is a multiple of 64, for codes
+/// of few bits of 128.
+DELTACOME_INLINE int32_t sum_of_products(const uint8_t* codes, const int8_t* x, int64_t n,
+                                         [[maybe_unused]] int bits) {
+#if defined(__AVX2__)
+  const auto bytes = [](const void* p) { return load_as<__m256i>(p); };
+  __m256i sum = _mm256_setzero_si256();
+  if (bits <= 4) {  // 8 products of at most 15 * 128 fit 16 bits
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int64_t i = 0; i < n; i += kActivationGroup) {
+      __m256i products = _mm256_maddubs_epi16(bytes(codes + i), bytes(x + i));
+#pragma GCC unroll 3
+      for (int64_t j = i + 32; j < i + kActivationGroup; j += 32)
+        products = _mm256_add_epi16(products, _mm256_maddubs_epi16(bytes(codes + j), bytes(x + j)));
+      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, ones));
+    }
+  } else {
+    const auto half = [](const void* p) { return load_as<__m128i>(p); };
+    for (int64_t i = 0; i < n; i += 16) {
+      const __m256i products = _mm256_madd_epi16(_mm256_cvtepu8_epi16(half(codes + i)),
+                                                 _mm256_cvtepi8_epi16(half(x + i)));
+      sum = _mm256_add_epi32(sum, products);
+    }
+  }
+  I32x8 lanes = reinterpret_cast<I32x8>(sum);
+  int32_t total = 0;
+  for (int i = 0; i < 8; ++i) total += lanes[i];
+  return total;
+#else
   int32_t sum = 0;
   for (int64_t i = 0; i < n; ++i)
     sum += static_cast<int16_t>(codes[i]) * static_cast<int16_t>(x[i]);
   return sum;
+#endif
 }
 
 void packed_dot(const PackedDotArgs& a) {
   const PackedShape& shape = *a.shape;
   const float center = 0.5f * static_cast<float>((1 << shape.bits) - 1);
   auto* codes = reinterpret_cast<uint8_t*>(a.scratch);
-  float* scales = a.scratch + (shape.cols + 3) / 4;
+  float* scales = a.scratch + shape.n_groups * kActivationGroup / 4;
   for (int64_t r = 0; r < a.n_rows; ++r) {
     const uint8_t* row = a.rows + r * shape.row_bytes;
     unpack_codes(shape, row, codes);
@@ -85,8 +132,8 @@ void packed_dot(const PackedDotArgs& a) {
       float sum = 0, centers = grouped ? 0 : x.total;
       for (int64_t g = 0; g < shape.n_groups; ++g) {
         const int64_t at = g * kActivationGroup;
-        const int64_t n = smaller(kActivationGroup, shape.cols - at);
-        const auto products = static_cast<float>(sum_of_products(codes + at, x.bytes + at, n));
+        const auto products = static_cast<float>(
+            sum_of_products(codes + at, x.bytes + at, kActivationGroup, shape.bits));
         const float scale = grouped ? scales[g] : 1.0f;
         sum += products * (scale * x.scale[g]);
         if (grouped) centers += scale * x.sum[g];
@@ -149,10 +196,11 @@ void entry_dot_of(const EntryDotArgs& a) {
       const int64_t first = b * kEntryBlock, n = smaller(kEntryBlock, a.n_codes - first);
       for (int64_t j = 0; j < n; ++j)
         __builtin_memcpy(values + j * kDim, a.entries + codes[first + j] * kDim, kDim);
+      __builtin_memset(values + n * kDim, 0, static_cast<size_t>((kEntryBlock - n) * kDim));
       for (int64_t t = 0; t < a.n_tokens; ++t) {
         const QuantizedRow& x = *a.x[t];
-        const auto sum =
-            static_cast<float>(sum_of_products(values, x.bytes + first * kDim, n * kDim));
+        const auto sum = static_cast<float>(
+            sum_of_products(values, x.bytes + first * kDim, kEntryBlock * kDim, 8));
         a.y[t][a.y_first + r] += a.row_scale[r] * 0.03125f * (sum * x.scale[b] - 128 * x.sum[b]);
       }
     }
