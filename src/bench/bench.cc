@@ -8,6 +8,7 @@
 #include <deque>
 #include <limits>
 #include <span>
+#include <thread>
 
 #include "bench/roofs.h"
 #include "bench/synthetic.h"
@@ -73,8 +74,9 @@ class Bench {
 
   /// One sequence for each of n models of their own.
   void add_whole_models(size_t n, size_t against) {
-    const size_t i = add_case(fmt::format("{} whole models, 1 sequence each", n),
-                              std::vector<Variant>(n), against);
+    const size_t i =
+        add_case(fmt::format("{} whole model{}, 1 sequence each", n, n == 1 ? "" : "s"),
+                 std::vector<Variant>(n), against);
     for (size_t m = 0; m < n; ++m) {
       whole_models_.push_back(make_model(synthetic_checkpoint(config_, m + 2)));
       cases_[i].models.push_back(whole_models_.back().get());
@@ -108,15 +110,16 @@ class Bench {
     }
     KvCache cache(*backend_, config_, config_.n_layers,
                   n_sequences * KvCache::blocks_for(context + n_tokens), model_->kv_dtype());
+    measure_gemm();
     for (int round = 0; round <= options_.repeats; ++round) {  // the first one warms up
       roofs_.measure_read();
-      roofs_.measure_gemm(*stream_);
       for (Case& c : cases_) {
         const double seconds = step(c, context, n_tokens, cache);
         if (round > 0) c.best_s = std::min(c.best_s, seconds);
       }
       if (on_progress) on_progress(round, options_.repeats);
     }
+    measure_gemm();
     report_.read_gb_per_s = roofs_.read_gb_per_s();
     report_.gemm_gflop_per_s = roofs_.gemm_gflop_per_s();
     for (const Case& c : cases_) {
@@ -138,6 +141,13 @@ class Bench {
     return std::make_unique<Model>(*backend_, checkpoint, config_,
                                    parse_weight_format(options_.base_dtype),
                                    parse_kv_dtype(options_.kv_dtype));
+  }
+
+  /// Apart from the steps: threads of the BLAS library look for work for a while after a product,
+  /// and would take turns with those of a step.
+  void measure_gemm() {
+    for (int i = 0; i < 3; ++i) roofs_.measure_gemm(*stream_);
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
   }
 
   /// Bytes of the base that a decode step reads: all but an embedding that is only looked up.
@@ -190,16 +200,19 @@ BenchReport bench_decode(const BenchOptions& options,
   std::vector<Variant> variants;
   for (size_t i = 0; i < n_variants; ++i) variants.push_back(bench.add_variant());
   const size_t one = bench.add_case("base, 1 sequence", {{}}, 0);
-  const size_t many =
-      bench.add_case(fmt::format("base, {} sequences", batch), std::vector<Variant>(batch), 1);
+  const size_t many = batch == 1 ? one
+                                 : bench.add_case(fmt::format("base, {} sequences", batch),
+                                                  std::vector<Variant>(batch), 1);
   size_t mixed = n_variants == 1 ? one : many;
   if (n_variants != 1 && n_variants != batch) {
     mixed = bench.add_case(fmt::format("base, {} sequences", n_variants),
-                           std::vector<Variant>(n_variants), 2);
+                           std::vector<Variant>(n_variants), many + 1);
   }
   bench.add_case("1 variant, 1 sequence", {variants[0]}, one);
-  bench.add_case(fmt::format("1 variant, {} sequences", batch),
-                 std::vector<Variant>(batch, variants[0]), many);
+  if (batch > 1) {
+    bench.add_case(fmt::format("1 variant, {} sequences", batch),
+                   std::vector<Variant>(batch, variants[0]), many);
+  }
   if (n_variants > 1)
     bench.add_case(fmt::format("{} variants, 1 sequence each", n_variants), variants, mixed);
   if (options.whole_models) bench.add_whole_models(n_variants, mixed);
