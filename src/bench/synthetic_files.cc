@@ -2,7 +2,8 @@
 // Random models and archives as files, for measurements that read them from disk.
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
 
 #include "bench/synthetic.h"
 #include "core/check.h"
@@ -14,22 +15,27 @@ namespace deltacome {
 namespace {
 
 std::string config_json(const ModelConfig& c) {
-  const nlohmann::ordered_json config = {{"architectures", {c.architecture}},
-                                         {"model_type", c.model_type},
-                                         {"hidden_act", "silu"},
-                                         {"hidden_size", c.hidden_size},
-                                         {"intermediate_size", c.intermediate_size},
-                                         {"num_hidden_layers", c.n_layers},
-                                         {"num_attention_heads", c.n_heads},
-                                         {"num_key_value_heads", c.n_kv_heads},
-                                         {"head_dim", c.head_dim},
-                                         {"vocab_size", c.vocab_size},
-                                         {"max_position_embeddings", c.max_positions},
-                                         {"rms_norm_eps", c.rms_norm_eps},
-                                         {"rope_theta", c.rope.theta},
-                                         {"tie_word_embeddings", c.tied_embeddings},
-                                         {"torch_dtype", "bfloat16"}};
-  return config.dump(2);
+  const auto text = [](const std::string& v) { return fmt::format("\"{}\"", v); };
+  const std::pair<const char*, std::string> fields[] = {
+      {"architectures", fmt::format("[{}]", text(c.architecture))},
+      {"model_type", text(c.model_type)},
+      {"hidden_act", text("silu")},
+      {"hidden_size", std::to_string(c.hidden_size)},
+      {"intermediate_size", std::to_string(c.intermediate_size)},
+      {"num_hidden_layers", std::to_string(c.n_layers)},
+      {"num_attention_heads", std::to_string(c.n_heads)},
+      {"num_key_value_heads", std::to_string(c.n_kv_heads)},
+      {"head_dim", std::to_string(c.head_dim)},
+      {"vocab_size", std::to_string(c.vocab_size)},
+      {"max_position_embeddings", std::to_string(c.max_positions)},
+      {"rms_norm_eps", fmt::format("{}", c.rms_norm_eps)},
+      {"rope_theta", fmt::format("{}", c.rope.theta)},
+      {"tie_word_embeddings", c.tied_embeddings ? "true" : "false"},
+      {"torch_dtype", text("bfloat16")}};
+  std::string out;
+  for (const auto& [name, value] : fields)
+    out += fmt::format("{}\n  \"{}\": {}", out.empty() ? "{" : ",", name, value);
+  return out + "\n}\n";
 }
 
 /// Returns its content hash.
