@@ -45,9 +45,7 @@ struct Block {
 /// How the bytes of a run of n <= 128 columns of `bits` bits become columns in order: byte `index`
 /// of the run, shifted right.
 struct RunMap {
-  __m512i index[2], shift[2];  // of columns [0, 64) and [64, 128)
-  __mmask64 valid[2];
-  __mmask64 bytes;
+  __m512i index[2], shift[2];  // of columns [0, 64) and [64, 128); those behind n are any
 
   DELTACOME_INLINE void make(int bits, int64_t n) {
     alignas(64) uint8_t from[128] = {}, by[128] = {};
@@ -58,17 +56,14 @@ struct RunMap {
         by[k] = static_cast<uint8_t>(8 * (k % 8) + bits * field);  // of the byte in its 8 bytes
       }
     }
-    bytes = first_bytes(stride);
     for (int i = 0; i < 2; ++i) {
       index[i] = load(from + 64 * i);
       shift[i] = load(by + 64 * i);
-      valid[i] = first_bytes(n - 64 * i < 0 ? 0 : n - 64 * i);
     }
   }
   template <int kMask>
   DELTACOME_INLINE __m512i codes(const uint8_t* p, int i) const {
-    const __m512i raw = _mm512_maskz_loadu_epi8(bytes, p);
-    const __m512i placed = _mm512_maskz_permutexvar_epi8(valid[i], index[i], raw);
+    const __m512i placed = _mm512_permutexvar_epi8(index[i], load(p));
     return _mm512_and_si512(_mm512_multishift_epi64_epi8(shift[i], placed),
                             _mm512_set1_epi8(kMask));
   }

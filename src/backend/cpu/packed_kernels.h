@@ -29,6 +29,8 @@ struct PackedShape {
   PackedScale scale = PackedScale::kArray;
 };
 
+inline constexpr int64_t kPackedSlack = 64;  // bytes behind the last row that kernels may read
+
 /// Columns of a block: those of one vector of 64 bytes, or the least that is whole groups. Static:
 /// units of several instruction sets call it, and each needs a copy of its own (kernels_impl.h).
 static constexpr int64_t packed_block_cols(int bits) {

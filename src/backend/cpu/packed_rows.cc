@@ -123,7 +123,9 @@ void unpack_row(const PackedShape& shape, const uint8_t* row, uint8_t* codes) {
 }
 
 PackedRows::PackedRows(PackedShape shape, int64_t n_rows)
-    : shape_(shape), n_rows_(n_rows), bytes_(static_cast<size_t>(n_rows * shape.row_bytes)) {}
+    : shape_(shape),
+      n_rows_(n_rows),
+      bytes_(static_cast<size_t>(n_rows * shape.row_bytes + kPackedSlack)) {}
 
 bool PackedRows::can_hold(const ArrayFormat& f) {
   const bool by_row = f.scale_rows == 1 && (f.scale_cols == 0 || f.scale_cols == kActivationGroup);
@@ -199,8 +201,8 @@ PackedRows PackedRows::transpose_of(const ArrayFormat& format, int64_t rank, int
 }
 
 int64_t PackedRows::bytes() const noexcept {
-  return static_cast<int64_t>(bytes_.size() +
-                              sizeof(float) * (row_scale.size() + column_scale.size()));
+  return n_rows_ * shape_.row_bytes +
+         static_cast<int64_t>(sizeof(float) * (row_scale.size() + column_scale.size()));
 }
 
 void PackedRows::decode_row(int64_t r, float* out) const {

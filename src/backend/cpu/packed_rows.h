@@ -38,7 +38,7 @@ class PackedRows {
   bool empty() const noexcept { return n_rows_ == 0; }
   int64_t rows() const noexcept { return n_rows_; }
   int64_t cols() const noexcept { return shape_.cols; }
-  int64_t bytes() const noexcept;
+  int64_t bytes() const noexcept;  // without kPackedSlack
   const PackedShape& shape() const noexcept { return shape_; }
   uint8_t* row(int64_t r) { return bytes_.data() + r * shape_.row_bytes; }
   const uint8_t* row(int64_t r) const { return bytes_.data() + r * shape_.row_bytes; }
