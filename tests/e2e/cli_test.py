@@ -209,7 +209,9 @@ class Archives(CliTest):
         worst, where = read_archive.compare(read_archive.Archive(self.archive), BASE, merged)
         self.assertLessEqual(worst, 1, where)
         result = self.json("eval", "--base", BASE, "--delta", self.archive, "--reference", merged, "--data", self.data)
-        self.assertLess(result["kl"], 2e-4)
+        # Rounding (inputs of 8 bits, the merged weights to bf16) is little beside what compressing lost.
+        lost = self.json("eval", "--base", BASE, "--delta", self.archive, "--reference", FINETUNED, "--data", self.data)
+        self.assertLess(result["kl"], lost["kl"] / 100)
         self.assertGreater(result["top1"], 0.98)
         again = self.json("eval", "--base", BASE, "--model", merged, "--data", self.data)
         self.assertAlmostEqual(again["nll"], result["nll"], delta=0.01)
