@@ -78,31 +78,19 @@ DELTACOME_INLINE void dot_tile(const Bf16DotArgs& a, Piece piece, int64_t token,
     for (int t = 0; t < T; ++t) sum[t][r] = _mm512_setzero_ps();
   }
   for (int t = 0; t < T; ++t) x[t] = a.x[token + t] + piece.first;
-  const int64_t whole = piece.n / kLanes * kLanes;
-  if constexpr (T <= 2) {  // these wait for memory, which is read fastest row by row
+  int64_t i = 0;
+  for (; i + kLanes <= piece.n; i += kLanes) {
+    __m512bh xs[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) xs[t] = as_bf16(_mm512_loadu_si512(x[t] + i));
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      for (int64_t i = 0; i < whole; i += kLanes) {
-        const __m512bh ws = as_bf16(_mm512_loadu_si512(w[r] + i));
-#pragma GCC unroll 2
-        for (int t = 0; t < T; ++t)
-          sum[t][r] = _mm512_dpbf16_ps(sum[t][r], as_bf16(_mm512_loadu_si512(x[t] + i)), ws);
-      }
-    }
-  } else {
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      __m512bh xs[T];
+      const __m512bh ws = as_bf16(_mm512_loadu_si512(w[r] + i));
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) xs[t] = as_bf16(_mm512_loadu_si512(x[t] + i));
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const __m512bh ws = as_bf16(_mm512_loadu_si512(w[r] + i));
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) sum[t][r] = _mm512_dpbf16_ps(sum[t][r], xs[t], ws);
-      }
+      for (int t = 0; t < T; ++t) sum[t][r] = _mm512_dpbf16_ps(sum[t][r], xs[t], ws);
     }
   }
-  if (whole < piece.n) {
-    const int64_t i = whole;
+  if (i < piece.n) {
     const __mmask32 mask = first(piece.n - i);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
