@@ -22,9 +22,8 @@ void drop_from_file_cache(const std::filesystem::path& model) {
   }
 }
 
+/// What an engine has counted.
 void add(EngineStats& sum, const EngineStats& s) {
-  sum.base_bytes += s.base_bytes;
-  sum.kv_bytes += s.kv_bytes;
   sum.steps += s.steps;
   sum.prompt_tokens += s.prompt_tokens;
   sum.output_tokens += s.output_tokens;
@@ -70,19 +69,14 @@ std::unique_ptr<Engine> SwappedModels::open(const std::string& model) const {
   return std::make_unique<Engine>(options);
 }
 
-SwappedModels::Slot* SwappedModels::slot_of(const std::string& model) {
-  const auto found = std::ranges::find(slots_, model, &Slot::model);
-  return found == slots_.end() ? nullptr : &*found;
-}
-
 void SwappedModels::submit(EngineRequest request, Engine::EventHandler on_event) {
   {
     const std::lock_guard lock(mutex_);
     if (stopping_) throw Error(ErrorCode::kOverloaded, "the run is at its end");
     if (!models_.contains(request.variant))
       throw Error(ErrorCode::kNotFound, fmt::format("no model \"{}\"", request.variant));
-    Slot* const slot = slot_of(request.variant);
-    if (slot != nullptr && slot->engine != nullptr && !slot->closing)
+    const auto slot = std::ranges::find(slots_, request.variant, &Slot::model);
+    if (slot != slots_.end() && !slot->closing)
       return start(*slot, {std::move(request), std::move(on_event)});
     waiting_.push_back({std::move(request), std::move(on_event)});
   }
@@ -179,9 +173,12 @@ void SwappedModels::start_load(const std::string& name, const std::string& /*pat
 EngineStats SwappedModels::stats() const {
   const std::lock_guard lock(mutex_);
   EngineStats sum = ended_;
-  sum.base_bytes = 0;
   for (const Slot& slot : slots_) {
-    if (slot.engine != nullptr) add(sum, slot.engine->stats());
+    if (slot.engine == nullptr) continue;
+    const EngineStats s = slot.engine->stats();
+    add(sum, s);
+    sum.base_bytes += s.base_bytes;
+    sum.kv_bytes += s.kv_bytes;
   }
   sum.evictions = sum.loads;  // every model takes another one's place
   return sum;

@@ -46,14 +46,13 @@ class SwappedModels : public TraceServer {
     std::unique_ptr<Engine> engine;  // null while it is swapped
     int64_t running = 0;
     uint64_t last_used = 0;
-    bool closing = false;
+    bool closing = false;  // until it has another model
   };
 
   void run_swapper();
   std::unique_ptr<Engine> open(const std::string& model) const;
-  /// The slot for another model, or null if all are busy; then one of them is closing.
+  /// The slot for another model, which takes no requests from now on; null while it has some left.
   Slot* free_slot();
-  Slot* slot_of(const std::string& model);
   void start(Slot& slot, Waiting waiting);
   void fail_waiting(std::unique_lock<std::mutex> lock, const Error& error);
 

@@ -52,8 +52,8 @@ struct BenchReport {
 
 /// One token a sequence: the base with 1 sequence and with `batch`, one sequence with a delta, a
 /// batch of one variant, a batch of `n_variants` distinct ones, and if asked for as many whole
-/// models, one after another. The steps of a round run one
-/// after another, so that ratios hold on a machine that is disturbed. Throws Error.
+/// models, one after another. The steps of a round run one after another, so that ratios hold on a
+/// machine that is disturbed. Throws Error.
 BenchReport bench_decode(const BenchOptions& options,
                          const std::function<void(int64_t, int64_t)>& on_progress = {});
 /// A prompt of one sequence: the base alone, and with a delta.

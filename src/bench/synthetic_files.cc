@@ -38,10 +38,8 @@ std::string config_json(const ModelConfig& c) {
   return out + "\n}\n";
 }
 
-/// Returns its content hash.
-std::string write_model(const ModelConfig& config, uint64_t seed,
-                        const std::filesystem::path& directory) {
-  const Checkpoint checkpoint = synthetic_checkpoint(config, seed);
+void write_model(const ModelConfig& config, const Checkpoint& checkpoint,
+                 const std::filesystem::path& directory) {
   std::filesystem::create_directories(directory);
   write_file_atomically(directory / "config.json", config_json(config));
   std::vector<TensorSpec> specs;
@@ -50,7 +48,6 @@ std::string write_model(const ModelConfig& config, uint64_t seed,
   SafetensorsWriter writer(directory / "model.safetensors", specs, {{"format", "pt"}});
   for (const auto& [_, tensor] : checkpoint.tensors()) writer.append(tensor.bytes);
   writer.finish();
-  return checkpoint.content_hash();
 }
 
 void write_delta(const BenchOptions& options, const ModelConfig& config, const std::string& hash,
@@ -89,13 +86,17 @@ void write_synthetic(const BenchOptions& options, int64_t n_models,
   const ModelConfig config = synthetic_config(options.shape, options.n_layers, options.vocab_size);
   if (std::filesystem::exists(out) && !std::filesystem::is_empty(out))
     fail(ErrorCode::kInvalidArgument, "{} exists and is not empty", out.string());
-  const std::string hash = write_model(config, 1, out / "base");
+  const Checkpoint base = synthetic_checkpoint(config);
+  write_model(config, base, out / "base");
+  const std::string hash = options.n_variants > 0 ? base.content_hash() : "";
   for (int64_t i = 0; i < options.n_variants; ++i) {
     write_delta(options, config, hash, static_cast<uint64_t>(i + 1), out / "base",
                 out / fmt::format("delta{}", i));
   }
-  for (int64_t i = 0; i < n_models; ++i)
-    write_model(config, static_cast<uint64_t>(i + 2), out / fmt::format("model{}", i));
+  for (int64_t i = 0; i < n_models; ++i) {
+    write_model(config, synthetic_checkpoint(config, static_cast<uint64_t>(i + 2)),
+                out / fmt::format("model{}", i));
+  }
 }
 
 }  // namespace deltacome

@@ -64,21 +64,6 @@ void unpack(const PackedShape& shape, const uint8_t* row, uint8_t* codes) {
   }
 }
 
-void unpack_codes(const PackedShape& shape, const uint8_t* row, uint8_t* codes) {
-  switch (shape.bits) {
-    case 1:
-      return unpack<1>(shape, row, codes);
-    case 2:
-      return unpack<2>(shape, row, codes);
-    case 3:
-      return unpack<3>(shape, row, codes);
-    case 4:
-      return unpack<4>(shape, row, codes);
-    default:
-      return unpack<8>(shape, row, codes);
-  }
-}
-
 /// Sum of codes[i] * x[i]; any that a kernel takes fits 32 bits. n is a multiple of 64, for codes
 /// of few bits of 128.
 DELTACOME_INLINE int32_t sum_of_products(const uint8_t* codes, const int8_t* x, int64_t n,
@@ -122,7 +107,8 @@ void packed_dot(const PackedDotArgs& a) {
   float* scales = a.scratch + shape.n_groups * kActivationGroup / 4;
   for (int64_t r = 0; r < a.n_rows; ++r) {
     const uint8_t* row = a.rows + r * shape.row_bytes;
-    unpack_codes(shape, row, codes);
+    visit_packed_bits(shape.bits,
+                      [&](auto bits) { unpack<decltype(bits)::value>(shape, row, codes); });
     const bool grouped = shape.scale == PackedScale::kGroup;
     if (grouped)
       convert_typed(reinterpret_cast<const Half*>(row + shape.code_bytes), shape.n_groups, scales);

@@ -6,8 +6,8 @@
 #include <cmath>
 #include <vector>
 
-#include "backend/cpu/packed_rows.h"
 #include "backend/cpu/test_support.h"
+#include "backend/cpu/variant.h"
 
 namespace deltacome::cpu::testing {
 
@@ -45,19 +45,10 @@ inline double range_of(const ArrayFormat& format) {
   return format.bits == 16 ? 0 : 0.1001 * ((1 << format.bits) - 1);
 }
 
-/// Whether the backend multiplies codes as they are, and so with quantized activations.
-inline bool is_packed(const MatrixFormat& format) {
-  if (format.codec == Codec::kDense) return PackedRows::can_hold(format.dense);
-  return std::ranges::all_of(format.tiers, [](const TierFormat& tier) {
-    return PackedRows::can_hold(tier.v) && PackedRows::can_hold_transposed(tier.u);
-  });
-}
-
 inline void add_dense(Oracle& oracle, const MatrixFormat& format, const DecodedDelta& d,
                       const float* x) {
   const auto n_in = static_cast<size_t>(format.n_in());
-  const Activations input =
-      is_packed(format) ? quantized({x, n_in}) : Activations::exact({x, n_in});
+  const Activations input = can_pack(format) ? quantized({x, n_in}) : Activations::exact({x, n_in});
   for (size_t o = 0; o < static_cast<size_t>(format.base_rows); ++o) {
     for (size_t i = 0; i < n_in; ++i)
       oracle.add(o, static_cast<double>(d.v[o * n_in + i]) * input.values[i]);
@@ -108,7 +99,7 @@ inline void add_low_rank(Oracle& oracle, const Entry& e, const DecodedDelta& d, 
   const BlobLayout layout = layout_of(format);
   const std::vector<float> col_gain = decode_gains(e.blob.bytes, layout.col_gain);
   const std::vector<float> row_gain = decode_gains(e.blob.bytes, layout.row_gain);
-  const bool packed = is_packed(format);
+  const bool packed = can_pack(format);
   // d.v has the gains; the backend multiplies its input by them before it is quantized.
   Activations input = Activations::exact({x, n_in});
   if (packed && !col_gain.empty()) {

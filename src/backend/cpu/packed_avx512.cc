@@ -35,11 +35,8 @@ DELTACOME_INLINE void block_group(const Block<kBits> (&block)[R], const Quantize
     }
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      __m512i acc = _mm512_setzero_si512();
-      add_products(acc, codes[r][0], x0);
-      add_products(acc, codes[r][1], x1);
-      const float* scale = scales[t] + r * scale_stride + group + g;
-      sums.f[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_set1_ps(*scale), sums.f[r][t]);
+      sums.f[r][t] = add_group(sums.f[r][t], codes[r][0], codes[r][1], x0, x1,
+                               scales[t][r * scale_stride + group + g]);
     }
   }
 }
@@ -52,16 +49,12 @@ DELTACOME_INLINE void add_tail(const Tail<kBits>& tail, int64_t cols, const uint
   for (int64_t at = tail.first; at < cols; at += kGroup) {
     const int64_t n = cols - at < kGroup ? cols - at : kGroup;
     for (int r = 0; r < R; ++r) {
-      const bool two = n > 64;
       const __m512i c0 = tail.codes(rows[r] + offset, n, 0);
-      const __m512i c1 = two ? tail.codes(rows[r] + offset, n, 1) : _mm512_setzero_si512();
+      const __m512i c1 = tail.codes(rows[r] + offset, n, 1);
       for (int t = 0; t < T; ++t) {
-        __m512i acc = _mm512_setzero_si512();
-        add_products(acc, c0, load(x[t]->bytes + at));
-        if (two) add_products(acc, c1, load(x[t]->bytes + at + 64));
-        const float* scale = scales[t] + r * scale_stride + at / kGroup;
-        sums.f[r][t] =
-            _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_set1_ps(*scale), sums.f[r][t]);
+        const int8_t* bytes = x[t]->bytes + at;
+        sums.f[r][t] = add_group(sums.f[r][t], c0, c1, load(bytes), load(bytes + 64),
+                                 scales[t][r * scale_stride + at / kGroup]);
       }
     }
     offset += packed_run_bytes(kBits, n);
@@ -82,7 +75,7 @@ DELTACOME_INLINE void dot_tile(const PackedDotArgs& a, const Tail<kBits>& tail, 
   int64_t scale_stride = 0;
   for (int r = 0; r < R; ++r) rows[r] = a.rows + (row + r) * shape.row_bytes;
   if (shape.scale == PackedScale::kGroup) {
-    scale_stride = scale_stride_of(shape);
+    scale_stride = packed_scale_stride(shape);
     for (int r = 0; r < R; ++r) {
       for (int t = 0; t < T; ++t)
         scale_groups(shape, rows[r], *x[t], a.scratch + (t * R + r) * scale_stride,
@@ -134,16 +127,16 @@ DELTACOME_INLINE void dot_lanes(const PackedDotArgs& a, const Tail<kBits>& tail,
 
 template <int kBits, int T>
 void dot_rows(const PackedDotArgs& a, const Tail<kBits>& tail, int64_t token) {
-  for (int64_t row = 0; row < a.n_rows; row += kRowsAtOnce) {
+  for (int64_t row = 0; row < a.n_rows; row += kPackedLaneRows) {
     const int64_t left = a.n_rows - row;
-    dot_lanes<kBits, T>(a, tail, row, left < kRowsAtOnce ? left : kRowsAtOnce, token);
+    dot_lanes<kBits, T>(a, tail, row, left < kPackedLaneRows ? left : kPackedLaneRows, token);
   }
 }
 
+/// Tokens from `token` on.
 template <int kBits>
-void dot_bits(const PackedDotArgs& a) {
+void dot_bits(const PackedDotArgs& a, int64_t token) {
   const Tail<kBits> tail(*a.shape);
-  int64_t token = dot_many_avx512(a);
   for (; token + 4 <= a.n_tokens; token += 4) dot_rows<kBits, 4>(a, tail, token);
   switch (a.n_tokens - token) {
     case 1:
@@ -158,18 +151,9 @@ void dot_bits(const PackedDotArgs& a) {
 }
 
 void dot(const PackedDotArgs& a) {
-  switch (a.shape->bits) {
-    case 1:
-      return dot_bits<1>(a);
-    case 2:
-      return dot_bits<2>(a);
-    case 3:
-      return dot_bits<3>(a);
-    case 4:
-      return dot_bits<4>(a);
-    default:
-      return dot_bits<8>(a);
-  }
+  const int64_t done = dot_many_avx512(a);
+  if (done == a.n_tokens) return;
+  visit_packed_bits(a.shape->bits, [&](auto bits) { dot_bits<decltype(bits)::value>(a, done); });
 }
 
 }  // namespace

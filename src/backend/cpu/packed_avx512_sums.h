@@ -7,8 +7,7 @@
 namespace deltacome::cpu {
 namespace {
 
-constexpr int kRowsAtOnce = 16;  // lanes of a vector of results
-using Lanes = float[kRowsAtOnce][16];
+using Lanes = float[kPackedLaneRows][16];
 
 /// Sums of the lanes of 16 rows, a lane a row. Each is taken in the same order.
 DELTACOME_INLINE __m512 reduce(const Lanes& rows) {
@@ -29,8 +28,13 @@ DELTACOME_INLINE __m512 reduce(const Lanes& rows) {
   return halve(halve(quads[0], quads[1]), halve(quads[2], quads[3]));
 }
 
-inline int64_t scale_stride_of(const PackedShape& shape) {
-  return (shape.n_groups + 15) / 16 * 16;
+/// sum + scale times the products of the codes of a group and its activations.
+DELTACOME_INLINE __m512 add_group(__m512 sum, __m512i c0, __m512i c1, __m512i x0, __m512i x1,
+                                  float scale) {
+  __m512i products = _mm512_setzero_si512();
+  add_products(products, c0, x0);
+  add_products(products, c1, x1);
+  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), _mm512_set1_ps(scale), sum);
 }
 
 /// Of grouped scales: what a group's integers are multiplied with, to out [scale stride], and the
@@ -52,7 +56,7 @@ DELTACOME_INLINE void scale_groups(const PackedShape& shape, const uint8_t* row,
 template <int kBits, int T>
 DELTACOME_INLINE void finish(const PackedDotArgs& a, int64_t row, int64_t n, int64_t token,
                              Lanes (&products)[T], Lanes (&centers)[T]) {
-  for (int64_t lane = n; lane < kRowsAtOnce; ++lane) {
+  for (int64_t lane = n; lane < kPackedLaneRows; ++lane) {
     for (int t = 0; t < T; ++t) {
       _mm512_store_ps(products[t][lane], _mm512_setzero_ps());
       _mm512_store_ps(centers[t][lane], _mm512_setzero_ps());

@@ -9,8 +9,17 @@ namespace {
 // Measured on a Zen 4; further than packed_avx512.cc as rows have fewer bytes.
 constexpr int64_t kAhead = 4096;
 
-/// An element of 64 entries from the plane of 256 that p0 to p3 hold: two permutations, and the top
-/// bit of the code chooses. (A struct of the four would be written to memory, over and over.)
+/// A plane of 256 elements in four registers. (A struct of them would be written to memory, over
+/// and over.)
+DELTACOME_INLINE void load_plane(const uint8_t* plane, __m512i& p0, __m512i& p1, __m512i& p2,
+                                 __m512i& p3) {
+  keep(p0 = load(plane));
+  keep(p1 = load(plane + 64));
+  keep(p2 = load(plane + 128));
+  keep(p3 = load(plane + 192));
+}
+
+/// An element of 64 entries: two permutations, and the top bit of the code chooses.
 DELTACOME_INLINE __m512i look_up(__m512i codes, __mmask64 upper, __m512i p0, __m512i p1, __m512i p2,
                                  __m512i p3) {
   return _mm512_mask_blend_epi8(upper, _mm512_permutex2var_epi8(p0, codes, p1),
@@ -48,13 +57,8 @@ void entry_tile(const EntryDotArgs& a, int64_t row, int64_t token) {
       for (int t = 0; t < T; ++t) products[r][t] = _mm512_setzero_si512();
     }
     for (int p = 0; p < a.dim; ++p) {
-      const uint8_t* plane = a.planes + 256 * p;
-      __m512i p0 = load(plane), p1 = load(plane + 64);
-      __m512i p2 = load(plane + 128), p3 = load(plane + 192);
-      keep(p0);
-      keep(p1);
-      keep(p2);
-      keep(p3);
+      __m512i p0, p1, p2, p3;
+      load_plane(a.planes + 256 * p, p0, p1, p2, p3);
       __m512i xs[T];
 #pragma GCC unroll 4
       for (int t = 0; t < T; ++t) {
@@ -95,13 +99,8 @@ constexpr int64_t kPieceCols = 1024;  // of 4 tokens 8 KiB, beside 8 KiB of sums
 /// The entries of a row, in the order of its input: 64 elements 0, 64 elements 1, ...
 void expand_entries(const EntryDotArgs& a, const uint8_t* row, uint8_t* out) {
   for (int p = 0; p < a.dim; ++p) {
-    const uint8_t* plane = a.planes + 256 * p;
-    __m512i p0 = load(plane), p1 = load(plane + 64);
-    __m512i p2 = load(plane + 128), p3 = load(plane + 192);
-    keep(p0);
-    keep(p1);
-    keep(p2);
-    keep(p3);
+    __m512i p0, p1, p2, p3;
+    load_plane(a.planes + 256 * p, p0, p1, p2, p3);
     for (int64_t b = 0; b * kEntryBlock < a.n_codes; ++b) {
       const __m512i codes =
           _mm512_maskz_loadu_epi8(first_bytes(a.n_codes - b * kEntryBlock), row + b * kEntryBlock);
@@ -111,7 +110,7 @@ void expand_entries(const EntryDotArgs& a, const uint8_t* row, uint8_t* out) {
   }
 }
 
-/// Blocks [first, first + n) of R rows against a tile of tokens, whose sums are `stride` apart.
+/// Blocks [first, first + n) of R rows against a tile of tokens; sums [R, tokens, 16 lanes].
 template <int R>
 [[gnu::noinline]] void multiply_entries(const EntryDotArgs& a, const uint8_t* values,
                                         int64_t row_bytes, int64_t first, int64_t n, int64_t token,
@@ -158,7 +157,7 @@ int64_t entry_many(const EntryDotArgs& a) {
   const int64_t n_tokens = a.n_tokens / kManyTokens * kManyTokens;
   const int64_t n_blocks = (a.n_codes + kEntryBlock - 1) / kEntryBlock;
   const int64_t row_bytes = spread_stride(n_blocks * kEntryBlock * a.dim);
-  const int64_t at_once = kPieceCols / (kEntryBlock * a.dim);  // dim <= 16
+  const int64_t at_once = kPieceCols / (kEntryBlock * a.dim);  // at least one: dim <= 16
   float* const sums = a.scratch;
   auto* const values =
       reinterpret_cast<uint8_t*>(a.scratch + int64_t{kPackedManyRows} * kManyTokens * 16);

@@ -29,6 +29,27 @@ struct PackedShape {
   PackedScale scale = PackedScale::kArray;
 };
 
+template <int kBits>
+struct PackedBits {
+  static constexpr int value = kBits;
+};
+/// Calls visit(PackedBits<bits>()). Visitors are lambdas, so that each file has its own instance.
+template <class Visit>
+void visit_packed_bits(int bits, const Visit& visit) {
+  switch (bits) {
+    case 1:
+      return visit(PackedBits<1>());
+    case 2:
+      return visit(PackedBits<2>());
+    case 3:
+      return visit(PackedBits<3>());
+    case 4:
+      return visit(PackedBits<4>());
+    default:
+      return visit(PackedBits<8>());
+  }
+}
+
 inline constexpr int64_t kPackedSlack = 64;  // bytes behind the last row that kernels may read
 
 /// Columns of a block: those of one vector of 64 bytes, or the least that is whole groups. Static:
@@ -60,14 +81,19 @@ struct PackedDotArgs {
   float* scratch = nullptr;  // packed_scratch() floats
 };
 inline constexpr int kPackedTileRows = 2;
+inline constexpr int kPackedLaneRows = 16;  // lanes of a vector of results
 inline constexpr int kPackedTileTokens = 4;
 inline constexpr int kPackedManyTokens = 8;  // from so many on codes become bytes once for all
 inline constexpr int kPackedManyRows = 64;   // that are bytes at a time
+/// Floats of the scales of a row, to whole vectors of 16. Static as packed_run_bytes().
+static constexpr int64_t packed_scale_stride(const PackedShape& shape) {
+  return (shape.n_groups + 15) / 16 * 16;
+}
 /// Scales of a tile, and unpacked codes.
 inline int64_t packed_scratch(const PackedShape& shape, int64_t n_tokens) {
   const bool many = n_tokens >= kPackedManyTokens;
-  const int64_t n_scales = (shape.n_groups + 15) / 16 * 16;
-  return (many ? 16 : kPackedTileRows) * kPackedTileTokens * n_scales +
+  return (many ? kPackedLaneRows : kPackedTileRows) * kPackedTileTokens *
+             packed_scale_stride(shape) +
          (many ? kPackedManyRows : 1) * spread_stride(shape.n_groups * kActivationGroup) / 4;
 }
 

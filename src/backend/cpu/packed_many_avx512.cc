@@ -17,7 +17,8 @@ constexpr int kRows = 4;
 constexpr int64_t kPieceGroups = 8;
 static_assert(kTokens == kPackedTileTokens);
 
-/// The codes of a row as bytes, and zeros up to a whole group.
+/// The codes of a row as bytes, to whole groups. Those behind the last column are any: they are
+/// multiplied with zeros.
 template <int kBits>
 void expand(const PackedShape& shape, const Tail<kBits>& tail, const uint8_t* row, uint8_t* out) {
   constexpr int64_t kCols = packed_block_cols(kBits), kBytes = packed_run_bytes(kBits, kCols);
@@ -34,7 +35,7 @@ void expand(const PackedShape& shape, const Tail<kBits>& tail, const uint8_t* ro
   for (int64_t at = tail.first; at < shape.cols; at += kGroup, out += kGroup) {
     const int64_t n = shape.cols - at < kGroup ? shape.cols - at : kGroup;
     _mm512_storeu_si512(out, tail.codes(row, n, 0));
-    _mm512_storeu_si512(out + 64, n > 64 ? tail.codes(row, n, 1) : _mm512_setzero_si512());
+    _mm512_storeu_si512(out + 64, tail.codes(row, n, 1));
     row += packed_run_bytes(kBits, n);
   }
 }
@@ -68,11 +69,8 @@ template <int R, int T>
       keep(x1);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
-        __m512i acc = _mm512_setzero_si512();
-        add_products(acc, c[r][0], x0);
-        add_products(acc, c[r][1], x1);
-        sums[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc),
-                                     _mm512_set1_ps(scales[t][r * scale_stride + g]), sums[r][t]);
+        sums[r][t] =
+            add_group(sums[r][t], c[r][0], c[r][1], x0, x1, scales[t][r * scale_stride + g]);
       }
     }
   }
@@ -92,9 +90,9 @@ void dot_tile(const PackedDotArgs& a, const uint8_t* codes, int64_t stride, int6
   alignas(64) Lanes products[kTokens] = {}, centers[kTokens];
   const float* scales[kTokens];
   const bool grouped = shape.scale == PackedScale::kGroup;
-  const int64_t scale_stride = grouped ? scale_stride_of(shape) : 0;
+  const int64_t scale_stride = grouped ? packed_scale_stride(shape) : 0;
   for (int t = 0; t < kTokens; ++t) {
-    float* const own = scratch + t * kRowsAtOnce * scale_stride;
+    float* const own = scratch + t * kPackedLaneRows * scale_stride;
     scales[t] = grouped ? own : x[t]->scale;
     for (int64_t r = 0; grouped && r < n; ++r)
       scale_groups(shape, a.rows + (row + r) * shape.row_bytes, *x[t], own + r * scale_stride,
@@ -102,17 +100,16 @@ void dot_tile(const PackedDotArgs& a, const uint8_t* codes, int64_t stride, int6
   }
   for (int64_t g = 0; g < shape.n_groups; g += kPieceGroups) {
     const int64_t n_groups = shape.n_groups - g < kPieceGroups ? shape.n_groups - g : kPieceGroups;
-    for (int64_t r = 0; r < n;) {
+    for (int64_t r = 0, at_once = 0; r < n; r += at_once) {
       const float* at[kTokens];
       for (int t = 0; t < kTokens; ++t) at[t] = scales[t] + r * scale_stride;
       const uint8_t* const from = codes + r * stride;
-      const bool whole = r + kRows <= n;
-      if (whole) {
+      at_once = r + kRows <= n ? kRows : 1;
+      if (at_once == kRows) {
         multiply<kRows, kTokens>(from, stride, x, at, scale_stride, g, n_groups, products, r);
       } else {
         multiply<1, kTokens>(from, stride, x, at, scale_stride, g, n_groups, products, r);
       }
-      r += whole ? kRows : 1;
     }
   }
   finish<kBits, kTokens>(a, row, n, token, products, centers);
@@ -125,15 +122,15 @@ void dot_many(const PackedDotArgs& a, int64_t n_tokens) {
   const int64_t stride = spread_stride(shape.n_groups * kGroup);
   float* const scales = a.scratch;
   auto* const codes =
-      reinterpret_cast<uint8_t*>(scales + kRowsAtOnce * kTokens * scale_stride_of(shape));
+      reinterpret_cast<uint8_t*>(scales + kPackedLaneRows * kTokens * packed_scale_stride(shape));
   for (int64_t first = 0; first < a.n_rows; first += kPackedManyRows) {
     const int64_t n = a.n_rows - first < kPackedManyRows ? a.n_rows - first : kPackedManyRows;
     for (int64_t r = 0; r < n; ++r)
       expand<kBits>(shape, tail, a.rows + (first + r) * shape.row_bytes, codes + r * stride);
     for (int64_t token = 0; token < n_tokens; token += kTokens) {
-      for (int64_t r = 0; r < n; r += kRowsAtOnce) {
+      for (int64_t r = 0; r < n; r += kPackedLaneRows) {
         dot_tile<kBits>(a, codes + r * stride, stride, first + r,
-                        n - r < kRowsAtOnce ? n - r : kRowsAtOnce, token, scales);
+                        n - r < kPackedLaneRows ? n - r : kPackedLaneRows, token, scales);
       }
     }
   }
@@ -144,22 +141,8 @@ void dot_many(const PackedDotArgs& a, int64_t n_tokens) {
 int64_t dot_many_avx512(const PackedDotArgs& a) {
   if (a.n_tokens < kPackedManyTokens) return 0;
   const int64_t n_tokens = a.n_tokens / kTokens * kTokens;
-  switch (a.shape->bits) {
-    case 1:
-      dot_many<1>(a, n_tokens);
-      break;
-    case 2:
-      dot_many<2>(a, n_tokens);
-      break;
-    case 3:
-      dot_many<3>(a, n_tokens);
-      break;
-    case 4:
-      dot_many<4>(a, n_tokens);
-      break;
-    default:
-      dot_many<8>(a, n_tokens);
-  }
+  visit_packed_bits(a.shape->bits,
+                    [&](auto bits) { dot_many<decltype(bits)::value>(a, n_tokens); });
   return n_tokens;
 }
 

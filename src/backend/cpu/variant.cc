@@ -18,14 +18,6 @@ HostTensor keep(const HostTensor& blob) {
                         std::vector<std::byte>(blob.bytes.begin(), blob.bytes.end()));
 }
 
-bool can_pack(const MatrixFormat& format) {
-  if (format.codec == Codec::kDense) return PackedRows::can_hold(format.dense);
-  return format.codec == Codec::kLowRank &&
-         std::ranges::all_of(format.tiers, [](const TierFormat& tier) {
-           return PackedRows::can_hold(tier.v) && PackedRows::can_hold_transposed(tier.u);
-         });
-}
-
 /// factors[i], times what the rows have already.
 void scale_rows(PackedRows& rows, std::span<const float> factors) {
   if (factors.empty()) return;
@@ -116,6 +108,14 @@ std::unique_ptr<VariantTensor> make_tensor(const MatrixFormat& format, const Hos
 }
 
 }  // namespace
+
+bool can_pack(const MatrixFormat& format) {
+  if (format.codec == Codec::kDense) return PackedRows::can_hold(format.dense);
+  return format.codec == Codec::kLowRank &&
+         std::ranges::all_of(format.tiers, [](const TierFormat& tier) {
+           return PackedRows::can_hold(tier.v) && PackedRows::can_hold_transposed(tier.u);
+         });
+}
 
 int64_t VariantTensor::own_bytes() const noexcept {
   const size_t floats = values.size() + s.size() + row_gain.size() + col_gain.size();
