@@ -266,9 +266,8 @@ TEST_F(FitTest, IsDeterministicAndAnInputServesAllOfItsMatrices) {
   const Values d = decaying(shape, 1, 21, 40), c = correlated(48, 22);
   InputFit shared(*backend_, *stream_, put(c, {48, 48}), 48);
   std::vector<MatrixFormat> formats = formats_of(shape);
-  std::stable_partition(formats.begin(), formats.end(), [](const MatrixFormat& format) {
-    return format.codec != Codec::kVector;
-  });
+  std::stable_partition(formats.begin(), formats.end(),
+                        [](const MatrixFormat& format) { return format.codec != Codec::kVector; });
   for (const MatrixFormat& format : formats) {
     const CodedTensor with = encode_fit(*backend_, *stream_, "w", format, put(d, shape), shared);
     EXPECT_EQ(with.blob, encode(format, d, c).blob);
