@@ -204,9 +204,10 @@ void AutomatonBuilder::find_plain_chars() {
     }
   }
   for (size_t s = 0; s < n; ++s) {
-    out_.info_[s].plain_chars = depth[s] == kUnknown ? Automaton::kEverything
-                                                     : static_cast<uint8_t>(std::min(
-                                                           depth[s], Automaton::kEverything - 1u));
+    out_.info_[s].plain_chars =
+        depth[s] == kUnknown
+            ? Automaton::kEverything
+            : static_cast<uint8_t>(std::min(depth[s], Automaton::kEverything - 1u));
   }
 }
 

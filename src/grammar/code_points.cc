@@ -126,7 +126,8 @@ bool CodePoints::contains(char32_t c) const {
 
 void read_code_points(Nfa& nfa, NfaState from, const CodePoints& set, Spelling spelling,
                       NfaState to) {
-  if (spelling == Spelling::kPlain) return read_utf8(nfa, from, set.intersection(CodePoints::all()), to);
+  if (spelling == Spelling::kPlain)
+    return read_utf8(nfa, from, set.intersection(CodePoints::all()), to);
   static const CodePoints kEscaped{{0, 0x1F}, {'"', '"'}, {'\\', '\\'}};
   read_utf8(nfa, from, set.intersection(kEscaped.complement()), to);
   const CodePoints escaped = set.intersection(kEscaped);

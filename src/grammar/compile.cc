@@ -44,9 +44,8 @@ Automaton compile_json_object() {
 
 Automaton compile_regex(std::string_view pattern) {
   const Regex regex = Regex::parse(pattern, "regex");
-  return compile([&](Nfa& nfa, NfaState start) {
-    return regex.read_match(nfa, start, Spelling::kPlain);
-  });
+  return compile(
+      [&](Nfa& nfa, NfaState start) { return regex.read_match(nfa, start, Spelling::kPlain); });
 }
 
 Automaton compile_choice(std::span<const std::string> choices) {
@@ -85,8 +84,7 @@ Automaton compile_tool_calls(const ToolCalls& calls) {
   return compile([&](Nfa& nfa, NfaState start) {
     JsonText text(nfa);
     const NfaState call_start = nfa.add_state();
-    const NfaState open =
-        text.space(nfa.literal(nfa.literal(call_start, calls.begin), "{"));
+    const NfaState open = text.space(nfa.literal(nfa.literal(call_start, calls.begin), "{"));
     const NfaState name = text.colon(text.constant(open, "name"));
     const NfaState named = nfa.add_state();
     for (const Tool& tool : calls.tools) {
@@ -95,8 +93,8 @@ Automaton compile_tool_calls(const ToolCalls& calls) {
       if (tool.parameters.empty()) {
         at = text.any_object(at);
       } else {
-        SchemaDocument document(tool.parameters, fmt::format("the parameters of tool {}",
-                                                             shown(tool.name)));
+        SchemaDocument document(tool.parameters,
+                                fmt::format("the parameters of tool {}", shown(tool.name)));
         at = SchemaCompiler(document, text).read_root(at);
       }
       nfa.epsilon(at, named);

@@ -30,7 +30,7 @@ struct Tool {
 struct ToolCalls {
   std::vector<Tool> tools;  // at least one; the call is of any of them
   std::string arguments_key = "arguments";
-  std::string begin, end, separator;
+  std::string begin = {}, end = {}, separator = {};
   int max_calls = 1;
 };
 Automaton compile_tool_calls(const ToolCalls& calls);

@@ -9,12 +9,12 @@ namespace {
 // Each describes texts that every validator of the format takes, not all of them: no leap seconds,
 // no year 0, seconds with at most 6 digits after the point (RFC 3339), no quoted or long local
 // parts (RFC 5321).
-#define DELTACOME_DATE                                                                  \
+#define DELTACOME_DATE                                                                        \
   "((000[1-9]|00[1-9]\\d|0[1-9]\\d\\d|[1-9]\\d{3})-((0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])|" \
-  "(0[469]|11)-(0[1-9]|[12]\\d|30)|02-(0[1-9]|1\\d|2[0-8]))|"                           \
+  "(0[469]|11)-(0[1-9]|[12]\\d|30)|02-(0[1-9]|1\\d|2[0-8]))|"                                 \
   "(\\d\\d(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)-02-29)"
-#define DELTACOME_TIME                                                 \
-  "([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,6})?"                   \
+#define DELTACOME_TIME                               \
+  "([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,6})?" \
   "(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)"
 #define DELTACOME_LABEL "[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?"
 #define DELTACOME_HEX "[0-9A-Fa-f]"

@@ -79,8 +79,8 @@ TEST(JsonSchema, Strings) {
       {R"({"type":"string","pattern":"^\"\\\\n$"})", {R"("\"\\n")"}, {R"("\"\n")"}},
       {R"({"type":"string","format":"date"})",
        {R"("2024-02-29")", R"("2000-02-29")", R"("1999-12-31")", R"("0004-02-29")"},
-       {R"("2023-02-29")", R"("1900-02-29")", R"("2024-04-31")", R"("2024-13-01")",
-        R"("2024-1-1")", R"("0000-01-01")"}},
+       {R"("2023-02-29")", R"("1900-02-29")", R"("2024-04-31")", R"("2024-13-01")", R"("2024-1-1")",
+        R"("0000-01-01")"}},
       {R"({"type":"string","format":"time"})",
        {R"("23:59:59Z")", R"("00:00:00.123456+05:30")"},
        {R"("24:00:00Z")", R"("12:00")", R"("12:00:60Z")"}},
@@ -165,7 +165,8 @@ TEST(JsonSchema, Objects) {
        {"{}", R"({"ab":1,"a":"x","abc":"y","":"z"})", R"({"é\"":null,"é":"x"})", R"({"\n":"x"})"},
        {R"({"ab":"x"})", R"({"a":1})", R"({"\u0061b":"x"})", R"({"é\"":"x"})",
         R"({"a":"x","ab":1})"}},
-      {R"({"type":"object","properties":{"a":false,"b":true}})", {"{}", R"({"b":0})"},
+      {R"({"type":"object","properties":{"a":false,"b":true}})",
+       {"{}", R"({"b":0})"},
        {R"({"a":1})"}},
       {R"({"type":"object","properties":{"a":{"type":"object","properties":
            {"b":{"type":"integer"}},"required":["b"]}},"required":["a"]})",
@@ -224,8 +225,7 @@ TEST(JsonSchema, References) {
            "items":{"anyOf":[{"type":"integer"},{"$ref":"#/definitions/a~1b~0"}]}}}})",
        {"[]", "[1,[2,[[]]]]"},
        {"1", R"([["a"]])"}},
-      {R"({"anyOf":[{"type":"integer"},{"type":"string"}],"$ref":"#/anyOf/0"})", {"1"},
-       {R"("a")"}},
+      {R"({"anyOf":[{"type":"integer"},{"type":"string"}],"$ref":"#/anyOf/0"})", {"1"}, {R"("a")"}},
       // Two that need each other.
       {R"({"$ref":"#/$defs/tree","$defs":{
            "tree":{"type":"object","properties":{"value":{"type":"integer"},
@@ -270,7 +270,8 @@ TEST(JsonSchema, Combinations) {
        {R"({"a":1})", R"({"b":null})", R"({"a":1,"b":null})"},
        {"{}"}},
       {R"({"anyOf":[false,{"type":"null"}]})", {"null"}, {"1"}},
-      {R"({"allOf":[{"type":["integer","string"]},{"type":["number","null"]}]})", {"1"},
+      {R"({"allOf":[{"type":["integer","string"]},{"type":["number","null"]}]})",
+       {"1"},
        {"1.5", "null", R"("a")"}},
   });
 }
@@ -318,7 +319,8 @@ TEST(JsonSchema, RefusesWhatItDoesNotKnow) {
       {"[]", R"(at "#": a schema must be an object or a boolean, got array)"},
       {"false", "allows no text"},
       {R"({"type":"strin"})", "type must be one or a list of"},
-      {R"({"properties":{"a":{"not":{}}}})", R"(at "#/properties/a": the keyword "not" is not supported)"},
+      {R"({"properties":{"a":{"not":{}}}})",
+       R"(at "#/properties/a": the keyword "not" is not supported)"},
       {R"({"if":{}})", R"(the keyword "if")"},
       {R"({"patternProperties":{}})", R"(the keyword "patternProperties")"},
       {R"({"uniqueItems":true})", R"(the keyword "uniqueItems")"},
@@ -327,7 +329,8 @@ TEST(JsonSchema, RefusesWhatItDoesNotKnow) {
       {R"({"type":"string","format":"color"})", R"(format is "color", supported are date, time)"},
       {R"({"type":"string","pattern":"a","maxLength":3})", "pattern together with minLength"},
       {R"({"type":"string","format":"date","minLength":3})", "format together with"},
-      {R"({"type":"string","pattern":"(?=a)"})", R"(pattern "(?=a)": regular expression, byte 2)"},
+      {R"-({"type":"string","pattern":"(?=a)"})-",
+       R"-(pattern "(?=a)": regular expression, byte 2)-"},
       {R"({"type":"string","pattern":1})", "pattern must be a string"},
       {R"({"type":"string","minLength":-1})", "minLength must be a non-negative integer"},
       {R"({"type":"string","minLength":1.5})", "minLength must be a non-negative integer"},
@@ -408,7 +411,8 @@ TEST(ToolCalls, AreObjectsWithNameAndArguments) {
   EXPECT_TRUE(matches(automaton, weather + '\n' + now));
   EXPECT_FALSE(matches(automaton, weather + now));
   EXPECT_FALSE(matches(automaton, now + '\n' + now + '\n' + now));
-  EXPECT_FALSE(matches(automaton, "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {}}\n</tool_call>"));
+  EXPECT_FALSE(matches(
+      automaton, "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {}}\n</tool_call>"));
   calls = {.tools = {{"f", "true"}}, .arguments_key = "parameters"};
   EXPECT_TRUE(matches(compile_tool_calls(calls), R"({"name":"f","parameters":1})"));
   calls.tools[0].parameters = R"({"not":{}})";
@@ -422,8 +426,7 @@ TEST(ToolCalls, AreObjectsWithNameAndArguments) {
   test::expect_error(ErrorCode::kInvalidArgument, "at most 0 calls",
                      [&] { compile_tool_calls(calls); });
   calls = {.tools = {{"f", ""}}, .begin = "\xFF"};
-  test::expect_error(ErrorCode::kInvalidArgument, "not UTF-8",
-                     [&] { compile_tool_calls(calls); });
+  test::expect_error(ErrorCode::kInvalidArgument, "not UTF-8", [&] { compile_tool_calls(calls); });
 }
 
 }  // namespace

@@ -7,8 +7,7 @@
 namespace deltacome::grammar {
 namespace {
 
-const ByteSet kHex =
-    ByteSet::range('0', '9') | ByteSet::range('a', 'f') | ByteSet::range('A', 'F');
+const ByteSet kHex = ByteSet::range('0', '9') | ByteSet::range('a', 'f') | ByteSet::range('A', 'F');
 
 }  // namespace
 
@@ -59,8 +58,8 @@ RuleId JsonText::escape() {
   last_two(nfa_.bytes(nfa_.bytes(u, not_d), kHex));
   const NfaState after_d = nfa_.bytes(u, d);
   last_two(nfa_.bytes(after_d, ByteSet::range('0', '7')));
-  NfaState high = nfa_.bytes(after_d, ByteSet::range('8', '9') | ByteSet::range('a', 'b') |
-                                          ByteSet::range('A', 'B'));
+  NfaState high = nfa_.bytes(
+      after_d, ByteSet::range('8', '9') | ByteSet::range('a', 'b') | ByteSet::range('A', 'B'));
   high = nfa_.literal(nfa_.bytes(nfa_.bytes(high, kHex), kHex), "\\u");
   last_two(nfa_.bytes(nfa_.bytes(high, d), ByteSet::range('c', 'f') | ByteSet::range('C', 'F')));
   return *(escape_ = nfa_.add_rule(start));

@@ -9,10 +9,10 @@ namespace deltacome::grammar {
 
 inline constexpr size_t kMaxSourceBytes = 256 << 10;  // a schema, all choices, all tools together
 inline constexpr size_t kMaxRegexBytes = 16 << 10;
-inline constexpr int kMaxJsonDepth = 64;       // of a schema's text
-inline constexpr int kMaxRegexDepth = 64;      // of groups
-inline constexpr int kMaxRepeat = 2048;        // counts in schemas and regular expressions
-inline constexpr size_t kMaxChoices = 4096;    // of `choice`
+inline constexpr int kMaxJsonDepth = 64;            // of a schema's text
+inline constexpr int kMaxRegexDepth = 64;           // of groups
+inline constexpr int kMaxRepeat = 2048;             // counts in schemas and regular expressions
+inline constexpr size_t kMaxChoices = 4096;         // of `choice`
 inline constexpr size_t kMaxSchemaSteps = 100'000;  // schemas visited while one is compiled
 inline constexpr size_t kMaxNfaStates = 1 << 20;
 inline constexpr size_t kMaxStates = 65'535;    // of the automaton, so that a state has 16 bits

@@ -22,8 +22,8 @@ void same_length(Nfa& nfa, NfaState from, const std::string& first, const std::s
   if (i == first.size()) return nfa.epsilon(from, to);
   char a = tight_first ? first[i] : '0', b = tight_last ? last[i] : '9';
   const auto go_on = [&](char c, char d, bool at_first, bool at_last) {
-    const NfaState next = nfa.bytes(from, ByteSet::range(static_cast<uint8_t>(c),
-                                                         static_cast<uint8_t>(d)));
+    const NfaState next =
+        nfa.bytes(from, ByteSet::range(static_cast<uint8_t>(c), static_cast<uint8_t>(d)));
     same_length(nfa, next, first, last, i + 1, at_first, at_last, to);
   };
   if (tight_first && tight_last && a == b) return go_on(a, b, true, true);

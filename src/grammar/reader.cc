@@ -25,8 +25,9 @@ uint32_t Reader::push(Automaton::State return_to, uint32_t below) {
   return static_cast<uint32_t>(frames_.size() - 1);
 }
 
-/// Adds a thread, and those that it becomes by calls and returns. One that would need a deeper stack
-/// than there may be is left out: what is left can always be finished (docs/grammar.md, "Depth").
+/// Adds a thread, and those that it becomes by calls and returns. One that would need a deeper
+/// stack than there may be is left out: what is left can always be finished (docs/grammar.md,
+/// "Depth").
 void Reader::add(Automaton::State state, uint32_t stack, Place& place) {
   const int depth = frames_[stack].depth, needed = depth + automaton_.need(state);
   deepest = std::max(deepest, needed);
@@ -86,7 +87,8 @@ Reader::Place Reader::load(const Position& position) {
   return {0, threads_.size(), position.may_end};
 }
 
-/// Frames in the order in which threads need them, from the bottom: few different forms of the same.
+/// Frames in the order in which threads need them, from the bottom: few different forms of the
+/// same.
 Position Reader::save(const Place& place) const {
   Position out;
   out.may_end = place.may_end;

@@ -11,8 +11,7 @@ NfaState Regex::read(Nfa& nfa, NfaState from, size_t index, Spelling spelling) c
       return from;
     case Node::Kind::kEither: {
       const NfaState to = nfa.add_state();
-      for (const size_t child : node.children)
-        nfa.epsilon(read(nfa, from, child, spelling), to);
+      for (const size_t child : node.children) nfa.epsilon(read(nfa, from, child, spelling), to);
       return to;
     }
     case Node::Kind::kCharacter: {

@@ -103,8 +103,7 @@ class RegexParser {
       if (++n_repeats > 1) bad("a repetition of a repetition; put the inner one into a group");
       if (take('+')) bad("possessive repetition is not supported");
       take('?');  // a lazy repetition matches the same texts
-      node = add(
-          {.kind = Node::Kind::kRepeat, .children = {node}, .least = least, .most = most});
+      node = add({.kind = Node::Kind::kRepeat, .children = {node}, .least = least, .most = most});
     }
     return node;
   }
@@ -154,8 +153,8 @@ class RegexParser {
     while (!take(']')) {
       if (!more()) bad("a class that does not end with ]");
       const CodePoints first = parse_class_item();
-      const bool range = more() && text_[at_] == '-' && at_ + 1 < text_.size() &&
-                         text_[at_ + 1] != ']';
+      const bool range =
+          more() && text_[at_] == '-' && at_ + 1 < text_.size() && text_[at_ + 1] != ']';
       if (!range) {
         set.add(first);
         continue;

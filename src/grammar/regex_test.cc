@@ -73,12 +73,13 @@ TEST(Regex, ReadsEveryCharacterOfUtf8AndNothingElse) {
     const CodePoints real = set.intersection(CodePoints::all());
     if (real.empty()) continue;
     const Automaton automaton(nfa, start);
-    for (const char32_t c : {a, a + 1, b, b - 1, a - 1, b + 1, (a + b) / 2, char32_t{0x7F},
-                             char32_t{0x800}, char32_t{0xFFFF}, char32_t{0x10000}}) {
+    for (const uint32_t c : {a + 0u, a + 1u, b + 0u, b - 1u, a - 1u, b + 1u, (a + b) / 2u, 0x7Fu,
+                             0x800u, 0xFFFFu, 0x10000u}) {
       if (!scalar(c)) continue;
       std::string text;
       append_utf8(c, text);
-      EXPECT_EQ(matches(automaton, text), real.contains(c)) << std::hex << a << '-' << b << ' ' << c;
+      EXPECT_EQ(matches(automaton, text), real.contains(c))
+          << std::hex << uint32_t{a} << '-' << uint32_t{b} << ' ' << c;
     }
   }
   for (const char* invalid : {"\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80",
@@ -125,9 +126,8 @@ TEST(Regex, RefusesWhatItDoesNotKnow) {
   };
   for (const auto& [pattern, part] : cases)
     test::expect_error(ErrorCode::kInvalidArgument, part, [&, p = pattern] { compile_regex(p); });
-  test::expect_error(ErrorCode::kInvalidArgument, "nested more than", [] {
-    compile_regex(std::string(65, '(') + "a" + std::string(65, ')'));
-  });
+  test::expect_error(ErrorCode::kInvalidArgument, "nested more than",
+                     [] { compile_regex(std::string(65, '(') + "a" + std::string(65, ')')); });
   test::expect_error(ErrorCode::kInvalidArgument, "at most 16384 are read",
                      [] { compile_regex(std::string(20000, 'a')); });
 }

@@ -104,8 +104,9 @@ NfaState SchemaCompiler::read_string(NfaState from, const Conjunction& c) {
   const Json* format = c.single("format");
   if (int{least || most} + int{pattern != nullptr} + int{format != nullptr} > 1) {
     const char* first = pattern != nullptr ? "pattern" : "format";
-    c.bad(first, "together with minLength, maxLength or another of pattern and format is not "
-                 "supported");
+    c.bad(first,
+          "together with minLength, maxLength or another of pattern and format is not "
+          "supported");
   }
   if (pattern == nullptr && format == nullptr) {
     if (least && *least > kMaxRepeat)
@@ -145,8 +146,7 @@ NfaState SchemaCompiler::read_number(NfaState from, const Conjunction& c, bool i
         if (!found->is_number()) c.bad(keyword, "must be a number");
         const auto given = found->get<double>();
         const bool excludes = keyword == exclusive;
-        if (!value || (below ? given > *value : given < *value) ||
-            (given == *value && excludes)) {
+        if (!value || (below ? given > *value : given < *value) || (given == *value && excludes)) {
           value = given;
           excluded = excludes;
         }

@@ -73,7 +73,8 @@ NfaState SchemaCompiler::read_array(NfaState from, const Conjunction& c) {
   return to;
 }
 
-/// After the {. Before each property either nothing was written yet (`empty`), or some were (`some`).
+/// After the {. Before each property either nothing was written yet (`empty`), or some were
+/// (`some`).
 void SchemaCompiler::write_object(NfaState start, const Conjunction& c) {
   constexpr NfaState kNone = -1;
   NfaState empty = text_.space(start), some = kNone;
@@ -175,10 +176,11 @@ void SchemaCompiler::write_array(NfaState start, const Conjunction& c) {
   if (items != nullptr && items->is_array())
     c.bad("items", "must be a schema; a list of them is called prefixItems");
   for (const Json* schema : c.schemas()) {
-    if (first_items != nullptr && items != nullptr && schema->contains("items") !=
-                                                          schema->contains("prefixItems"))
-      c.bad("prefixItems", "and items in different schemas that must hold together is not "
-                           "supported");
+    if (first_items != nullptr && items != nullptr &&
+        schema->contains("items") != schema->contains("prefixItems"))
+      c.bad("prefixItems",
+            "and items in different schemas that must hold together is not "
+            "supported");
   }
   const auto n_first = static_cast<int64_t>(first_items == nullptr ? 0 : first_items->size());
   const bool more = items != nullptr || first_items == nullptr;

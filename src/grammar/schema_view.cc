@@ -16,16 +16,15 @@ constexpr int kMaxReferences = 64;     // one after another
 constexpr size_t kMaxWays = 1024;      // of anyOf, multiplied by allOf
 constexpr size_t kMaxShownBytes = 64;  // of untrusted text in a message
 
-constexpr std::array kAnnotations = {
-    "title",    "description", "default",   "examples", "example", "deprecated",    "readOnly",
-    "writeOnly", "$comment",   "$schema",   "$id",      "$anchor", "discriminator", "$defs",
-    "definitions"};
+constexpr std::array kAnnotations = {"title",         "description", "default",    "examples",
+                                     "example",       "deprecated",  "readOnly",   "writeOnly",
+                                     "$comment",      "$schema",     "$id",        "$anchor",
+                                     "discriminator", "$defs",       "definitions"};
 constexpr std::array kCombining = {"$ref", "allOf", "anyOf", "oneOf"};
 constexpr std::array kConstraints = {
-    "type",     "enum",          "const",     "properties",       "required",
-    "additionalProperties",      "items",     "prefixItems",      "minItems",
-    "maxItems", "minLength",     "maxLength", "pattern",          "format",
-    "minimum",  "maximum",       "exclusiveMinimum",              "exclusiveMaximum"};
+    "type",    "enum",        "const",    "properties", "required",         "additionalProperties",
+    "items",   "prefixItems", "minItems", "maxItems",   "minLength",        "maxLength",
+    "pattern", "format",      "minimum",  "maximum",    "exclusiveMinimum", "exclusiveMaximum"};
 
 template <class List>
 bool is_in(const List& list, std::string_view key) {
@@ -64,8 +63,8 @@ bool find_pointer(const Json& value, const Json* part, std::string& pointer) {
 
 std::string shown(std::string_view text) {
   const bool cut = text.size() > kMaxShownBytes;
-  std::string out =
-      Json(std::string(text.substr(0, kMaxShownBytes))).dump(-1, ' ', true, Json::error_handler_t::replace);
+  std::string out = Json(std::string(text.substr(0, kMaxShownBytes)))
+                        .dump(-1, ' ', true, Json::error_handler_t::replace);
   if (cut) out.replace(out.size() - 1, 1, "...\"");
   return out;
 }
@@ -173,6 +172,11 @@ void SchemaDocument::conjoin(const Json& schema, std::vector<Schemas>& ways, int
   if (const Json* all = list("allOf")) {
     for (const Json& part : *all) conjoin(part, ways, n_references);
   }
+  // After what it builds on, before its variants: the order of properties.
+  const bool constrains = std::ranges::any_of(
+      schema.items(), [](const auto& e) { return is_in(kConstraints, e.key()); });
+  for (Schemas& way : ways)
+    if (constrains && std::ranges::find(way, &schema) == way.end()) way.push_back(&schema);
   for (const char* key : {"anyOf", "oneOf"}) {
     const Json* any = list(key);
     if (any == nullptr) continue;
@@ -186,11 +190,6 @@ void SchemaDocument::conjoin(const Json& schema, std::vector<Schemas>& ways, int
     }
     ways = std::move(all_ways);
   }
-  const bool constrains =
-      std::ranges::any_of(schema.items(), [](const auto& e) { return is_in(kConstraints, e.key()); });
-  if (!constrains) return;
-  for (Schemas& way : ways)
-    if (std::ranges::find(way, &schema) == way.end()) way.push_back(&schema);
 }
 
 std::vector<Schemas> SchemaDocument::alternatives(const Schemas& schemas) {
@@ -261,8 +260,9 @@ std::vector<std::string> Conjunction::types() const {
     std::set<std::string> these;
     for (const Json& name : found->is_array() ? *found : Json::array({*found})) {
       if (!name.is_string() || !is_in(kTypes, name.get_ref<const std::string&>()))
-        document_.bad(*schema, "type must be one or a list of object, array, string, number, "
-                               "integer, boolean, null");
+        document_.bad(*schema,
+                      "type must be one or a list of object, array, string, number, "
+                      "integer, boolean, null");
       these.insert(name.get<std::string>());
     }
     if (allowed) {
@@ -279,9 +279,9 @@ std::vector<std::string> Conjunction::types() const {
   if (!allowed && !implied.empty()) allowed = std::move(implied);
   std::vector<std::string> out;
   for (const char* type : kTypes) {
-    if (std::string_view(type) == "integer" ? allowed && allowed->contains(type) &&
-                                                  !allowed->contains("number")
-                                            : !allowed || allowed->contains(type))
+    if (std::string_view(type) == "integer"
+            ? allowed && allowed->contains(type) && !allowed->contains("number")
+            : !allowed || allowed->contains(type))
       out.emplace_back(type);
   }
   return out;
@@ -301,7 +301,8 @@ std::optional<Schemas> Conjunction::values() const {
   for (const Json* schema : schemas_) {
     if (const auto found = schema->find("const"); found != schema->end()) keep({&*found});
     if (const auto found = schema->find("enum"); found != schema->end()) {
-      if (!found->is_array() || found->empty()) document_.bad(*schema, "enum must be a list of values");
+      if (!found->is_array() || found->empty())
+        document_.bad(*schema, "enum must be a list of values");
       Schemas these;
       for (const Json& value : *found) these.push_back(&value);
       keep(these);

@@ -27,17 +27,33 @@ inline bool matches(const Automaton& automaton, std::string_view text) {
 inline std::vector<std::optional<std::string>> adversarial_tokens(uint32_t seed) {
   std::vector<std::optional<std::string>> out;
   for (int b = 0; b < 256; ++b) out.emplace_back(std::string(1, static_cast<char>(b)));
-  for (const char* piece :
-       {"\"",     "\":",    "\": ",    "\":\"", "\",",    "\", \"",   "\",\"", "{\"",   "\"}",
-        "\"}}",   "\"]}",   "},{\"",   "[[",    "]]",     "[{\"",     "}]",    "}]}",   "{}",
-        "[]",     "[],",    "\\",      "\\n",   "\\\"",   "\\\\\"",   "\\u",   "\\u00", "\\ud83d",
-        "\\udc",  "u12",    "0",       "00",    "000",    "12",       "-",     "-1",    ".5",
-        ".0",     "e1",     "E+",      "1,",    "1}",     "1]",       "true",  "fals",  "e,",
-        "null",   "nul",    "l}",      " ",     "  ",     "    ",     "\n",    "\n  ",  ",\n    \"",
-        "{\n\"",  "\n}",    "\t",      "\xC3",  "\xC3\xA9", "\xA9",   "\xE2\x82", "\xAC\"",
-        "\xE2\x82\xAC", "\xF0\x9F", "\x98\x80", "\xF0\x9F\x98\x80", "a\xE2", "name", "\"name",
-        "me\":",  "ab",     "abc\"",   "x\",\"y", "</tool", "<tool_call>", "é\":", "\xED\xA0",
-        "\x80\x80", "\xF4\x90", "a",    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"})
+  for (const char* piece : {"\"",       "\":",      "\": ",
+                            "\":\"",    "\",",      "\", \"",
+                            "\",\"",    "{\"",      "\"}",
+                            "\"}}",     "\"]}",     "},{\"",
+                            "[[",       "]]",       "[{\"",
+                            "}]",       "}]}",      "{}",
+                            "[]",       "[],",      "\\",
+                            "\\n",      "\\\"",     "\\\\\"",
+                            "\\u",      "\\u00",    "\\ud83d",
+                            "\\udc",    "u12",      "0",
+                            "00",       "000",      "12",
+                            "-",        "-1",       ".5",
+                            ".0",       "e1",       "E+",
+                            "1,",       "1}",       "1]",
+                            "true",     "fals",     "e,",
+                            "null",     "nul",      "l}",
+                            " ",        "  ",       "    ",
+                            "\n",       "\n  ",     ",\n    \"",
+                            "{\n\"",    "\n}",      "\t",
+                            "\xC3",     "\xC3\xA9", "\xA9",
+                            "\xE2\x82", "\xAC\"",   "\xE2\x82\xAC",
+                            "\xF0\x9F", "\x98\x80", "\xF0\x9F\x98\x80",
+                            "a\xE2",    "name",     "\"name",
+                            "me\":",    "ab",       "abc\"",
+                            "x\",\"y",  "</tool",   "<tool_call>",
+                            "é\":",     "\xED\xA0", "\x80\x80",
+                            "\xF4\x90", "a",        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"})
     out.emplace_back(piece);
   std::mt19937 rng(seed);
   const std::string_view kAlphabet = "{}[]\":,\\ \n019.-eEatrufnls\xC3\xA9\xE2\x82\xAC";
@@ -47,7 +63,7 @@ inline std::vector<std::optional<std::string>> adversarial_tokens(uint32_t seed)
     for (size_t n = length(rng); n > 0; --n) token += kAlphabet[letter(rng)];
     out.emplace_back(std::move(token));
   }
-  out.emplace_back();   // a special token
+  out.emplace_back();    // a special token
   out.emplace_back("");  // and one that stands for nothing
   out.emplace_back(std::string(300, 'a'));
   return out;

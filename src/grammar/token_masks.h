@@ -17,7 +17,8 @@ namespace deltacome::grammar {
 using Mask = std::vector<uint32_t>;  // bit i of word i / 32: token i
 
 /// Which tokens an automaton allows where. What a state allows by itself is found once, then only
-/// what comes after the end of its rule depends on the stack; whole masks are kept too. Thread-safe.
+/// what comes after the end of its rule depends on the stack; whole masks are kept too.
+/// Thread-safe.
 class TokenMasks {
  public:
   TokenMasks(std::shared_ptr<const Automaton> automaton, std::shared_ptr<const TokenSet> tokens);
@@ -78,7 +79,7 @@ class TokenMasks {
   size_t local_bytes_ = 0, mask_bytes_ = 0;
 
   struct Level {
-    Thread single;        // the only thread, if `is_single`; `place` is not filled in then
+    Thread single;  // the only thread, if `is_single`; `place` is not filled in then
     Reader::Place place;
     Reader::Mark mark;
     bool is_single;
@@ -91,7 +92,8 @@ inline void set_bit(Mask& mask, TokenId id) noexcept {
 }
 inline bool has_bit(std::span<const uint32_t> mask, TokenId id) noexcept {
   const auto word = static_cast<size_t>(id) / 32;
-  return id >= 0 && word < mask.size() && ((mask[word] >> (static_cast<uint32_t>(id) % 32)) & 1) != 0;
+  return id >= 0 && word < mask.size() &&
+         ((mask[word] >> (static_cast<uint32_t>(id) % 32)) & 1) != 0;
 }
 
 /// Where one answer stands. One thread; copies are cheap.

@@ -35,9 +35,8 @@ class TokenTrie {
   /// The most characters of a token at or below the node; kNotPlain if one is not plain.
   uint8_t plain_chars(Node node) const noexcept { return nodes_[node].plain_chars; }
   std::span<const TokenId> tokens(Node node) const noexcept {
-    return std::span(tokens_).subspan(nodes_[node].first_token,
-                                      nodes_[node + size_t{1}].first_token -
-                                          nodes_[node].first_token);
+    return std::span(tokens_).subspan(
+        nodes_[node].first_token, nodes_[node + size_t{1}].first_token - nodes_[node].first_token);
   }
   bool has_children(Node node) const noexcept { return end(node) > node + 1; }
   std::optional<Node> child(Node node, uint8_t byte) const noexcept;
@@ -58,8 +57,8 @@ class TokenTrie {
 class TokenSet {
  public:
   /// By id; absent or empty: never allowed (special tokens above all). Tokens of more than
-  /// kMaxTokenBytes bytes are never allowed either. `drops_first_space`: a text loses the space that
-  /// its first token begins with.
+  /// kMaxTokenBytes bytes are never allowed either. `drops_first_space`: a text loses the space
+  /// that its first token begins with.
   TokenSet(std::vector<std::optional<std::string>> tokens, bool drops_first_space);
 
   size_t size() const noexcept { return tokens_.size(); }
