@@ -140,7 +140,7 @@ const char* const kSchemas[] = {
     R"({"type":"string"})",
     R"({"type":"string","maxLength":7,"minLength":3})",
     R"({"type":"string","pattern":"^[a-f\"]{2,5}(é)?x*$"})",
-    R"({"type":"string","pattern":"na"})",
+    R"({"type":"string","pattern":"[{}a-z]\\d?"})",
     R"({"type":"string","format":"date"})",
     R"({"type":"number"})",
     R"({"type":"number","minimum":-3,"exclusiveMaximum":17})",
