@@ -3,13 +3,13 @@
 //
 //   grammar_bench [TIKTOKEN_FILE]
 //
-// Without a file the vocabulary is made up: all bytes, digits, JSON punctuation, and random words with
-// and without a space before them. A file has a line "base64 rank" for each token.
+// Without a file the vocabulary is made up: all bytes, digits, JSON punctuation, and random words
+// with and without a space before them. A file has a line "base64 rank" for each token.
 //
-// Each document is cut into the longest tokens and followed: mask, check, accept, as the engine does
-// for each token. "first": the first document of a constraint, nothing is known; "next": another
-// document; "again": the documents once more. Of a token's times in several rounds the least counts:
-// other programs of the machine are not measured.
+// Each document is cut into the longest tokens and followed: mask, check, accept, as the engine
+// does for each token. "first": the first document of a constraint, nothing is known; "next":
+// another document; "again": the documents once more. Of a token's times in several rounds the
+// least counts: other programs of the machine are not measured.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -148,21 +148,25 @@ const char* const kTree = R"({"$ref":"#/$defs/node","$defs":{"node":{"type":"obj
 
 std::vector<Work> all_work() {
   return {
-      {"person", [] { return compile_json_schema(kPerson); },
+      {"person",
+       [] { return compile_json_schema(kPerson); },
        {R"({"name": "Ada Lovelace", "age": 36, "email": "ada.l@example.org", "tags": ["math", )"
         R"("poetical science", "engines"], "address": {"street": "12 St James's Square", "city": )"
         R"("London", "zip": "10115"}, "kind": "customer", "score": 9.75})",
         R"({"name":"José García","age":7,"tags":["niño"],"address":{"street":"Calle \"Sol\" 3",)"
         R"("city":"Sevilla","zip":"41001"},"kind":"both"})"}},
-      {"tree", [] { return compile_json_schema(kTree); },
+      {"tree",
+       [] { return compile_json_schema(kTree); },
        {R"({"value": "root of it all", "children": [{"value": "left", "children": []}, {"value": )"
         R"("right, with more below", "children": [{"value": "leaf", "children": []}]}]})",
         R"({"value":"a","children":[{"value":"b","children":[{"value":"c","children":[{"value":"d",)"
         R"("children":[]}]}]}]})"}},
-      {"json_object", [] { return compile_json_object(); },
+      {"json_object",
+       [] { return compile_json_object(); },
        {R"({"title": "A list of things", "items": [1, 2.5, true, null, {"nested": {"deeply": )"
         R"(["yes", "no"]}}], "escaped": "tab\t and \u00e9", "done": false})",
-        "{\n  \"a\": [\n    {\n      \"b\": \"text that is somewhat longer than the others\"\n    }\n"
+        "{\n  \"a\": [\n    {\n      \"b\": \"text that is somewhat longer than the others\"\n    "
+        "}\n"
         "  ],\n  \"c\": 3\n}"}},
       {"tool call",
        [] {
@@ -174,11 +178,13 @@ std::vector<Work> all_work() {
               .begin = "<tool_call>\n",
               .end = "\n</tool_call>"});
        },
-       {"<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"New York\", \"days\": "
+       {"<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"New York\", "
+        "\"days\": "
         "3}}\n</tool_call>",
         "<tool_call>\n{\"name\": \"search\", \"arguments\": {\"query\": \"how to measure "
         "time\"}}\n</tool_call>"}},
-      {"regex", [] { return compile_regex("[A-Z][a-z]+(, [A-Z][a-z]+)*: \\d{1,3}\\.\\d %"); },
+      {"regex",
+       [] { return compile_regex("[A-Z][a-z]+(, [A-Z][a-z]+)*: \\d{1,3}\\.\\d %"); },
        {"Apples, Pears, Plums: 12.5 %", "Oranges: 99.0 %"}},
   };
 }
@@ -192,9 +198,10 @@ void print_times(const char* what, std::vector<double> us) {
   double sum = 0;
   for (const double x : us) sum += x;
   std::ranges::sort(us);
-  fmt::print("  {:<6} {:>4} tokens, us a token: mean {:7.2f}, median {:6.2f}, p99 {:8.2f}, max {:8.2f}\n",
-             what, us.size(), sum / static_cast<double>(us.size()), us[us.size() / 2],
-             us[us.size() * 99 / 100], us.back());
+  fmt::print(
+      "  {:<6} {:>4} tokens, us a token: mean {:7.2f}, median {:6.2f}, p99 {:8.2f}, max {:8.2f}\n",
+      what, us.size(), sum / static_cast<double>(us.size()), us[us.size() / 2],
+      us[us.size() * 99 / 100], us.back());
 }
 
 int run(int argc, char** argv) {
@@ -231,4 +238,6 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace deltacome::grammar
 
-int main(int argc, char** argv) { return deltacome::grammar::run(argc, argv); }
+int main(int argc, char** argv) {
+  return deltacome::grammar::run(argc, argv);
+}

@@ -71,6 +71,19 @@ bool is_plain(const SamplingParams& params) noexcept {
          params.frequency_penalty == 0 && params.logit_bias.empty() && params.min_p == 0;
 }
 
+void allow_only(std::span<float> logits, std::span<const uint32_t> mask,
+                std::span<const int32_t> others) {
+  std::vector<float> kept;
+  for (const int32_t token : others) kept.push_back(logits[static_cast<size_t>(token)]);
+  for (size_t i = 0; i < logits.size(); i += 32) {
+    const uint32_t word = i / 32 < mask.size() ? mask[i / 32] : 0;
+    if (word == ~0u) continue;
+    const auto row = logits.subspan(i, std::min<size_t>(32, logits.size() - i));
+    for (size_t j = 0; j < row.size(); ++j) row[j] = (word >> j) & 1 ? row[j] : kNever;
+  }
+  for (size_t i = 0; i < others.size(); ++i) logits[static_cast<size_t>(others[i])] = kept[i];
+}
+
 int32_t choose_token(std::span<float> logits, const SamplingParams& params,
                      const TokenHistory& history, std::span<const int32_t> banned, double uniform) {
   for (const int32_t token : banned) logits[static_cast<size_t>(token)] = kNever;

@@ -155,6 +155,18 @@ void TokenMasks::add_from(const Position& position, Mask& mask) {
   for (size_t i = place.begin; i < place.end; ++i) add_thread(reader_.thread(i), mask);
 }
 
+void TokenMasks::prepare(size_t n_states) {
+  allowed(start(), true);
+  n_states = std::min(n_states, automaton_->n_states());
+  for (size_t s = 0; s < n_states; ++s) {
+    const std::lock_guard lock(mutex_);
+    if (local_bytes_ > kMaxLocalBytes / 2) return;
+    reader_.clear();
+    if (automaton_->reads(static_cast<Automaton::State>(s)))
+      local(static_cast<Automaton::State>(s));
+  }
+}
+
 Position TokenMasks::start() {
   const std::lock_guard lock(mutex_);
   reader_.clear();

@@ -26,6 +26,10 @@ class TokenMasks {
   const TokenSet& tokens() const noexcept { return *tokens_; }
   const Automaton& automaton() const noexcept { return *automaton_; }
 
+  /// Finds beforehand what the first `n_states` states allow by themselves, and the first mask.
+  /// Others wait for one state at most.
+  void prepare(size_t n_states);
+
   Position start();
   /// The tokens that may come next; `first`: at the start of the text (drops_first_space()).
   std::shared_ptr<const Mask> allowed(const Position& position, bool first);

@@ -104,6 +104,7 @@ TokenSet::TokenSet(std::vector<std::optional<std::string>> tokens, bool drops_fi
     for (size_t i = 0; i < n_words(); ++i) plain_[n][i] |= plain_[n - 1][i];
   std::erase_if(entries, [](const auto& e) { return e.plain_chars != TokenTrie::kNotPlain; });
   not_plain_ = TokenTrie(entries);
+  bytes_ = count_bytes();
 }
 
 const std::string* TokenSet::bytes_of(TokenId id) const noexcept {
@@ -116,7 +117,7 @@ std::span<const uint32_t> TokenSet::plain_mask(uint8_t max_chars) const noexcept
   return plain_[std::min<size_t>(max_chars, plain_.size() - 1)];
 }
 
-size_t TokenSet::bytes() const noexcept {
+size_t TokenSet::count_bytes() const noexcept {
   size_t n = all_.bytes() + not_plain_.bytes() + plain_.size() * n_words() * sizeof(uint32_t) +
              tokens_.capacity() * sizeof(tokens_[0]);
   for (const auto& token : tokens_)

@@ -73,13 +73,16 @@ class TokenSet {
   /// from U+0020 up, without ", \ and U+007F.
   std::span<const uint32_t> plain_mask(uint8_t max_chars) const noexcept;
   uint8_t longest_plain() const noexcept { return static_cast<uint8_t>(plain_.size() - 1); }
-  size_t bytes() const noexcept;
+  size_t bytes() const noexcept { return bytes_; }  // of memory
 
  private:
+  size_t count_bytes() const noexcept;
+
   std::vector<std::optional<std::string>> tokens_;
   bool drops_first_space_;
   TokenTrie all_, not_plain_;
   std::vector<std::vector<uint32_t>> plain_;  // by the most characters
+  size_t bytes_ = 0;
 };
 
 }  // namespace deltacome::grammar
