@@ -18,8 +18,7 @@ class Lists {
  public:
   Lists(size_t n, std::vector<std::pair<uint16_t, uint32_t>> pairs) : begin_(n + 1) {
     std::ranges::sort(pairs);
-    const auto [first, last] = std::ranges::unique(pairs);
-    pairs.erase(first, last);
+    pairs.erase(std::unique(pairs.begin(), pairs.end()), pairs.end());  // not std::ranges: clang 14
     for (const auto& [key, value] : pairs) {
       ++begin_[key + size_t{1}];
       values_.push_back(value);
@@ -150,8 +149,7 @@ bool AutomatonBuilder::plain_successors(State state, const std::vector<bool>& qu
         }
       }
       std::ranges::sort(to);
-      const auto [first, last] = std::ranges::unique(to);
-      to.erase(first, last);
+      to.erase(std::unique(to.begin(), to.end()), to.end());  // not std::ranges: clang 14
       from = std::move(to);
     }
     out.insert(out.end(), from.begin(), from.end());

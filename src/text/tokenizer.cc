@@ -129,7 +129,8 @@ bool Tokenizer::is_special(TokenId id) const noexcept {
 std::vector<std::optional<std::string>> Tokenizer::token_bytes() const {
   const TokenBytes bytes(impl_->parts.decoder);
   std::vector<std::optional<std::string>> out;
-  for (TokenId id = 0; id < vocab_size(); ++id) {
+  constexpr int64_t kMaxIds = 1 << 22;  // ids may be anything up to 2^31
+  for (TokenId id = 0; id < std::min(vocab_size(), kMaxIds); ++id) {
     const std::string* token = impl_->text_of(id, true);
     out.push_back(token == nullptr ? std::nullopt : std::optional(bytes.of(*token)));
   }
