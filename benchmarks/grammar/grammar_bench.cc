@@ -7,9 +7,10 @@
 // with and without a space before them. A file has a line "base64 rank" for each token.
 //
 // Each document is cut into the longest tokens and followed: mask, check, accept, as the engine
-// does for each token. "first": the first document of a constraint, nothing is known; "next":
-// another document; "again": the documents once more. Of a token's times in several rounds the
-// least counts: other programs of the machine are not measured.
+// does for each token. "prepared": a first document after the masks of the first states were made,
+// as the engine makes them when a request is submitted. "first": a first document, nothing is
+// known; "next": another document; "again": that one once more. Of a token's times in several
+// rounds the least counts: other programs of the machine are not measured.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -21,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/sampler.h"
 #include "grammar/compile.h"
 #include "grammar/token_masks.h"
 
@@ -199,7 +201,7 @@ void print_times(const char* what, std::vector<double> us) {
   for (const double x : us) sum += x;
   std::ranges::sort(us);
   fmt::print(
-      "  {:<6} {:>4} tokens, us a token: mean {:7.2f}, median {:6.2f}, p99 {:8.2f}, max {:8.2f}\n",
+      "  {:<8} {:>4} tokens, us a token: mean {:7.2f}, median {:6.2f}, p99 {:8.2f}, max {:8.2f}\n",
       what, us.size(), sum / static_cast<double>(us.size()), us[us.size() / 2],
       us[us.size() * 99 / 100], us.back());
 }
@@ -213,6 +215,20 @@ int run(int argc, char** argv) {
   fmt::print("token set: {:.1f} ms, {:.1f} MiB; {} and {} nodes\n", us_since(start) / 1e3,
              static_cast<double>(tokens->bytes()) / (1 << 20), tokens->trie().n_nodes(),
              tokens->special_trie().n_nodes());
+  std::vector<double> apply[2];
+  for (int round = 0; round < 20; ++round) {
+    for (const size_t wide : {0u, 1u}) {
+      std::vector<float> logits(tokens->size(), 1.0f);
+      const auto plain = tokens->plain_mask(TokenTrie::kNotPlain);
+      Mask mask(plain.begin(), plain.end());
+      for (size_t i = 0; i < mask.size() && wide == 0; ++i) mask[i] = i % 16 == 0 ? 1u << 7 : 0;
+      start = Clock::now();
+      allow_only(logits, mask, {});
+      keep_least(apply[wide], {us_since(start)});
+    }
+  }
+  fmt::print("a mask on the logits, us: {:.1f} of structure, {:.1f} of a string\n", apply[0][0],
+             apply[1][0]);
   for (const Work& work : all_work()) {
     start = Clock::now();
     const auto automaton = std::make_shared<const Automaton>(work.compile());
@@ -220,13 +236,20 @@ int run(int argc, char** argv) {
                us_since(start) / 1e3, automaton->n_states(),
                static_cast<double>(automaton->bytes()) / 1024);
     std::shared_ptr<TokenMasks> masks;
-    std::vector<double> first, next, again;
+    std::vector<double> prepare, prepared, first, next, again;
     for (int round = 0; round < 7; ++round) {
+      masks = std::make_shared<TokenMasks>(automaton, tokens);
+      start = Clock::now();
+      masks->prepare(256);
+      keep_least(prepare, {us_since(start)});
+      keep_least(prepared, follow(masks, work.documents[0]));
       masks = std::make_shared<TokenMasks>(automaton, tokens);
       keep_least(first, follow(masks, work.documents[0]));
       keep_least(next, follow(masks, work.documents[1]));
       keep_least(again, follow(masks, work.documents[1]));
     }
+    fmt::print("  prepared in {:.2f} ms\n", prepare[0] / 1e3);
+    print_times("prepared", prepared);
     print_times("first", first);
     print_times("next", next);
     print_times("again", again);
