@@ -276,6 +276,33 @@ TEST(JsonSchema, Combinations) {
   });
 }
 
+/// A union of many objects is one reading as long as they begin alike.
+TEST(JsonSchema, AlternativesAreReadTogether) {
+  std::string schema = R"({"anyOf":[)";
+  for (int i = 0; i < 200; ++i) {
+    if (i > 0) schema += ',';
+    schema += R"({"type":"object","properties":{"kind":{"const":"k)";
+    schema += std::to_string(i);
+    schema += R"("},"value":{"type":"array","minItems":)";
+    schema += std::to_string(i % 3);
+    schema += R"(}},"required":["kind","value"]})";
+  }
+  const Automaton automaton = compile_json_schema(schema + "]}");
+  for (int i = 0; i < 200; ++i) {
+    const std::string begin = R"({"kind":"k)" + std::to_string(i) + R"(","value":)";
+    EXPECT_TRUE(matches(automaton, begin + "[1,2]}"));
+    EXPECT_EQ(matches(automaton, begin + "[1]}"), i % 3 < 2);
+    EXPECT_EQ(matches(automaton, begin + "[]}"), i % 3 < 1);
+  }
+  EXPECT_FALSE(matches(automaton, R"({"kind":"k200","value":[1,2]})"));
+  Reader reader(automaton);
+  Reader::Place place = reader.enter(automaton.start(), kBottom);
+  for (const char c : std::string_view(R"({"kind":"k1)")) {
+    place = reader.step(place, static_cast<uint8_t>(c));
+    EXPECT_EQ(place.end - place.begin, 1u) << c;
+  }
+}
+
 TEST(JsonSchema, RecursionIsBoundedAndCanAlwaysBeFinished) {
   const Automaton automaton = compile_json_object();
   const auto nested = [](int n) {

@@ -18,7 +18,7 @@ inline constexpr size_t kMaxNfaStates = 1 << 20;
 inline constexpr size_t kMaxStates = 65'535;    // of the automaton, so that a state has 16 bits
 inline constexpr size_t kMaxWork = 20'000'000;  // NFA states visited while it is made; about 0.2 s
 inline constexpr int kMaxDepth = 128;           // of the stack: objects, arrays and a string
-inline constexpr size_t kMaxThreads = 128;      // readings of one text that are followed at once
+inline constexpr size_t kMaxThreads = 32;       // readings of one text that are followed at once
 inline constexpr int kMaxIndent = 32;           // spaces after a line break between JSON values
 
 }  // namespace deltacome::grammar

@@ -24,40 +24,50 @@ void SchemaCompiler::finish_rules() {
   while (!unwritten_.empty()) {
     const Rule rule = std::move(unwritten_.back());
     unwritten_.pop_back();
-    const Conjunction c(document_, rule.schemas);
-    if (rule.kind == '{') {
-      write_object(rule.start, c);
-    } else if (rule.kind == '[') {
-      write_array(rule.start, c);
-    } else {
-      nfa_.accept(read(rule.start, rule.schemas));
+    for (const Schemas& way : rule.ways) {
+      const Conjunction c(document_, way);
+      if (rule.kind == '{') {
+        write_object(rule.start, c);
+      } else if (rule.kind == '[') {
+        write_array(rule.start, c);
+      } else {
+        nfa_.accept(read(rule.start, way));
+      }
     }
   }
 }
 
-RuleId SchemaCompiler::later(char kind, const Schemas& schemas) {
-  const auto [found, is_new] = rules_.emplace(std::pair(kind, schemas), 0);
+RuleId SchemaCompiler::later(char kind, const Ways& ways) {
+  const auto [found, is_new] = rules_.emplace(std::pair(kind, ways), 0);
   if (is_new) {
     const NfaState start = nfa_.add_state();
     found->second = nfa_.add_rule(start);
-    unwritten_.push_back({kind, schemas, start});
+    unwritten_.push_back({kind, ways, start});
   }
   return found->second;
 }
 
+/// All objects become one rule, so that alternatives that begin alike are read as one as long as
+/// they do; and so do all arrays.
 NfaState SchemaCompiler::read(NfaState from, const Schemas& schemas) {
   const NfaState to = nfa_.add_state();
+  Containers containers;
   for (const Schemas& way : document_.alternatives(schemas)) {
     if (way.empty()) {
       nfa_.epsilon(text_.any_value(from), to);
     } else {
-      read_plain(from, Conjunction(document_, way), to);
+      read_plain(from, Conjunction(document_, way), containers, to);
     }
   }
+  if (!containers.objects.empty())
+    nfa_.call(nfa_.literal(from, "{"), later('{', containers.objects), to);
+  if (!containers.arrays.empty())
+    nfa_.call(nfa_.literal(from, "["), later('[', containers.arrays), to);
   return to;
 }
 
-void SchemaCompiler::read_plain(NfaState from, const Conjunction& c, NfaState to) {
+void SchemaCompiler::read_plain(NfaState from, const Conjunction& c, Containers& containers,
+                                NfaState to) {
   if (const std::optional<Schemas> values = c.values()) {
     for (const Json* value : *values) nfa_.epsilon(read_constant(from, *value), to);
     return;
@@ -65,9 +75,17 @@ void SchemaCompiler::read_plain(NfaState from, const Conjunction& c, NfaState to
   for (const std::string& type : c.types()) {
     NfaState end = 0;
     if (type == "object") {
-      end = read_object(from, c);
+      if (c.has("properties") || c.has("required") || c.has("additionalProperties")) {
+        containers.objects.push_back(c.schemas());
+        continue;
+      }
+      end = text_.any_object(from);
     } else if (type == "array") {
-      end = read_array(from, c);
+      if (c.has("items") || c.has("prefixItems") || c.has("minItems") || c.has("maxItems")) {
+        containers.arrays.push_back(c.schemas());
+        continue;
+      }
+      end = text_.any_array(from);
     } else if (type == "string") {
       end = read_string(from, c);
     } else if (type == "boolean") {

@@ -23,14 +23,17 @@ class SchemaCompiler {
   NfaState read_root(NfaState from);
 
  private:
+  using Ways = std::vector<Schemas>;  // any of which may hold
+  struct Containers {
+    Ways objects, arrays;
+  };
+
   NfaState read(NfaState from, const Schemas& schemas);
-  void read_plain(NfaState from, const Conjunction& c, NfaState to);
+  void read_plain(NfaState from, const Conjunction& c, Containers& containers, NfaState to);
   NfaState read_constant(NfaState from, const Json& value);
   NfaState read_string(NfaState from, const Conjunction& c);
   NfaState read_number(NfaState from, const Conjunction& c, bool integer);
-  NfaState read_object(NfaState from, const Conjunction& c);
-  NfaState read_array(NfaState from, const Conjunction& c);
-  RuleId later(char kind, const Schemas& schemas);
+  RuleId later(char kind, const Ways& ways);
   void finish_rules();
   void write_object(NfaState start, const Conjunction& c);
   void write_array(NfaState start, const Conjunction& c);
@@ -41,10 +44,10 @@ class SchemaCompiler {
   Nfa& nfa_;
   struct Rule {
     char kind;  // the bracket that it begins after, or v: a value
-    Schemas schemas;
+    Ways ways;
     NfaState start;
   };
-  std::map<std::pair<char, Schemas>, RuleId> rules_;
+  std::map<std::pair<char, Ways>, RuleId> rules_;
   std::vector<Rule> unwritten_;
 };
 

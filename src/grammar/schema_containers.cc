@@ -57,22 +57,6 @@ std::vector<Property> properties_of(const Conjunction& c) {
 
 }  // namespace
 
-NfaState SchemaCompiler::read_object(NfaState from, const Conjunction& c) {
-  if (!c.has("properties") && !c.has("required") && !c.has("additionalProperties"))
-    return text_.any_object(from);
-  const NfaState to = nfa_.add_state();
-  nfa_.call(nfa_.literal(from, "{"), later('{', c.schemas()), to);
-  return to;
-}
-
-NfaState SchemaCompiler::read_array(NfaState from, const Conjunction& c) {
-  if (!c.has("items") && !c.has("prefixItems") && !c.has("minItems") && !c.has("maxItems"))
-    return text_.any_array(from);
-  const NfaState to = nfa_.add_state();
-  nfa_.call(nfa_.literal(from, "["), later('[', c.schemas()), to);
-  return to;
-}
-
 /// After the {. Before each property either nothing was written yet (`empty`), or some were
 /// (`some`).
 void SchemaCompiler::write_object(NfaState start, const Conjunction& c) {
@@ -197,7 +181,7 @@ void SchemaCompiler::write_array(NfaState start, const Conjunction& c) {
   const auto read_item = [&](NfaState from) {
     if (!by_rule) return read(from, item);
     const NfaState to = nfa_.add_state();
-    nfa_.call(from, later('v', item), to);
+    nfa_.call(from, later('v', {item}), to);
     return to;
   };
   for (int64_t n = 1; n <= n_counted; ++n) {
