@@ -80,7 +80,7 @@ std::shared_ptr<grammar::TokenMasks> ConstraintCache::get(
   // Without the lock: the engine thread must not wait for it.
   if (automaton == nullptr)
     automaton = std::make_shared<const grammar::Automaton>(compile(constraint));
-  const auto made = std::make_shared<grammar::TokenMasks>(automaton, tokens);
+  auto made = std::make_shared<grammar::TokenMasks>(automaton, tokens);
   made->prepare(kPreparedStates);
   const std::lock_guard lock(mutex_);
   if (auto masks = find()) return masks;  // another thread was faster
