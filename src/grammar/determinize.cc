@@ -77,6 +77,7 @@ void AutomatonBuilder::expand(size_t state) {
     for (int32_t e = nfa_.first_edge(s); e >= 0; e = nfa_.edge(e).next) {
       const Nfa::Edge& edge = nfa_.edge(e);
       if (edge.kind == Nfa::Kind::kBytes) {
+        work_ += classes_of_set_[static_cast<size_t>(edge.label)].size();
         for (const uint8_t c : classes_of_set_[static_cast<size_t>(edge.label)])
           by_class[c].push_back(edge.to);
       } else if (edge.kind == Nfa::Kind::kCall) {
