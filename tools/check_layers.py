@@ -18,6 +18,7 @@ MAY_INCLUDE = {
     "linalg": ["core"],
     "quant": ["core"],
     "text": ["core"],
+    "grammar": ["core"],
     "io": ["core", "quant"],
     "backend": ["core", "quant"],
     "backend/cpu": ["backend", "quant", "linalg", "core"],
@@ -27,7 +28,7 @@ MAY_INCLUDE = {
     "model": ["io", "backend", "core"],
     "compress": ["model", "delta", "text", "io", "quant", "backend", "core"],
     "eval": ["model", "delta", "text", "io", "quant", "backend", "core"],
-    "engine": ["model", "delta", "text", "io", "quant", "backend", "core"],
+    "engine": ["model", "delta", "grammar", "text", "io", "quant", "backend", "core"],
     "bench": ["model", "delta", "text", "io", "quant", "backend", "core"],
     "server": ["text", "core"],
 }
@@ -42,7 +43,7 @@ MAY_INCLUDE_PUBLIC = {
 }
 # External header -> the only folders that may include it.
 RESTRICTED = [
-    (re.compile(r"nlohmann/"), ["io", "text", "server", "apps"], "JSON"),
+    (re.compile(r"nlohmann/"), ["io", "text", "grammar", "server", "apps"], "JSON"),
     (re.compile(r"(cuda|cublas|cusolver|cub/|cooperative_groups|nv|thrust)"), ["backend/cuda"], "the CUDA SDK"),
     (re.compile(r"(cblas|lapacke|openblas)"), ["linalg", "backend/cpu"], "BLAS and LAPACK"),
     (re.compile(r"CLI/"), ["apps"], "the command line"),

@@ -83,7 +83,9 @@ class Engine {
   /// Takes a request; its events come through `on_event`, one call at a time, on a thread of the
   /// engine's that does nothing else: a slow one delays other events, but no step. What it throws
   /// cancels the request. Throws kInvalidArgument, kNotFound for an unknown variant, kOverloaded if
-  /// a queue is full. Faults that only the variant can tell (a token outside of its vocabulary)
+  /// a queue is full, and kUnsupported for a constraint or stop texts without a tokenizer. A
+  /// constraint is compiled here, which may take tens of milliseconds when it is new. Faults that
+  /// only the variant can tell (a token outside of its vocabulary)
   /// come as an event.
   using EventHandler = std::function<void(const TokenEvent&)>;
   uint64_t submit(EngineRequest request, EventHandler on_event);

@@ -26,6 +26,33 @@ struct SamplingParams {
   std::optional<uint64_t> seed = {};  // equal seeds give equal results; absent: a new one each time
 };
 
+/// A function that an answer may call.
+struct ToolForm {
+  std::string name = {};
+  std::string parameters = {};  // the JSON Schema of its arguments; empty: any object
+};
+
+/// What the text of an answer has to be: docs/grammar.md. The masks of tokens allow nothing else,
+/// so it holds for every answer that ends with kStop but not by a stop text.
+struct Constraint {
+  enum class Kind {
+    kJsonObject,  // any JSON object
+    kJsonSchema,  // JSON for which the schema `text` holds
+    kRegex,       // what the regular expression `text` matches as a whole
+    kChoice,      // one of `choices`
+    kToolCalls,   // calls of `tools`, each: begin {"name": ..., arguments_key: {...}} end
+  };
+  Kind kind = Kind::kJsonObject;
+  std::string text = {};
+  std::vector<std::string> choices = {};
+  // kToolCalls:
+  std::vector<ToolForm> tools = {};
+  std::string arguments_key = "arguments";
+  std::string begin = {}, end = {};  // literal text around each call
+  std::string separator = {};        // and between two
+  int max_calls = 1;
+};
+
 /// What a client asks for. Plain values: it may be made on any thread and kept.
 struct EngineRequest {
   std::string variant = {};          // a name that the engine knows; empty = the base
@@ -42,6 +69,7 @@ struct EngineRequest {
   std::vector<int32_t> stop_ids = {};  // besides the variant's end-of-sequence ids
   bool ignore_eos = false;             // those do not end it
   bool skip_special_tokens = true;
+  std::optional<Constraint> constraint = {};  // needs a tokenizer
   std::optional<int> logprobs = {};  // log probability of each token, and of this many likeliest
   std::string cache_salt = {};       // requests share prefixes only with those of the same salt
   std::string extra_hash = {};  // content beside the tokens that the prompt's meaning depends on
@@ -49,9 +77,9 @@ struct EngineRequest {
 };
 
 enum class FinishReason {
-  kNone,       // goes on
-  kStop,       // an end-of-sequence id, a stop id or a stop text
-  kLength,     // max_tokens, or the end of the model's context
+  kNone,    // goes on
+  kStop,    // an end-of-sequence id, a stop id, a stop text, or the constraint's text is complete
+  kLength,  // max_tokens, or the end of the model's context
   kCancelled,  // by cancel(), or the engine stopped
   kDeadline,
   kError,  // see TokenEvent::error

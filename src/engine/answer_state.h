@@ -12,6 +12,7 @@
 #include "engine/sampler.h"
 #include "engine/sequence_state.h"
 #include "engine/variant_store.h"
+#include "grammar/token_masks.h"
 
 namespace deltacome {
 
@@ -31,13 +32,19 @@ struct AnswerState : SequenceState {
   Variant model_variant;
   int64_t vocab_size = 0;
   int64_t max_tokens = 0;  // of the output, with what is left of the context
+  int64_t min_tokens = 0;
   std::set<int32_t> end_ids;
-  std::vector<int32_t> banned;  // while there are fewer than min_tokens
+  std::vector<int32_t> banned;  // the same, while it may not end
   std::optional<AnswerText> text;
+  std::optional<grammar::Matcher> matcher;  // of the constraint, if there is one
   TokenHistory history;
   std::optional<Error> fault;  // found while it was bound
 
   int64_t n_output() const noexcept { return n_tokens() - n_prompt; }
+  /// Whether it may end here: by its minimum of tokens and by its constraint.
+  bool may_end() const noexcept {
+    return n_output() >= min_tokens && (!matcher || matcher->may_end());
+  }
 };
 
 /// A request while it is served. Of the engine thread alone, but for what is const.

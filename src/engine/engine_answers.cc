@@ -80,7 +80,9 @@ void EngineLoop::bind_to(AnswerState& answer) {
   answer.banned.assign(answer.end_ids.begin(), answer.end_ids.end());
   const TextAssets* text = answer.hold ? answer.hold->text.get() : base_text_.get();
   if (!r.stop.empty()) text->need_tokenizer();
-  answer.text.emplace(text->tokenizer.get(), r.skip_special_tokens, r.stop, r.include_stop);
+  answer.min_tokens = r.min_tokens;
+  if (r.constraint) answer.matcher.emplace(masks_of(*r.constraint, *text));
+  answer.text.emplace(text->tokenizer(), r.skip_special_tokens, r.stop, r.include_stop);
   answer.history = TokenHistory(r.prompt);
   const std::string salt =
       options_.prefix_cache ? r.cache_salt : fmt::format("request {}", answer.request->id);
@@ -113,19 +115,28 @@ void EngineLoop::take(const StepToken& step) {
     event.logprob = step.logprobs->chosen;
     event.top_logprobs = step.logprobs->top;
   }
-  if (answer.end_ids.contains(step.token) && answer.n_output() >= r.min_tokens) {
+  if (step.impossible) {
+    event.error = Error(ErrorCode::kInvalidArgument,
+                        "the constraint, logit_bias and the vocabulary leave no token to choose");
+    return end(answer, FinishReason::kError, std::move(event));
+  }
+  if (answer.end_ids.contains(step.token) && answer.may_end()) {
     event.stop_id = step.token;
     answer.tokens.push_back(step.token);  // it was generated, though it is no part of the answer
     return end(answer, FinishReason::kStop, std::move(event));
   }
   answer.tokens.push_back(step.token);
   answer.history.add_output(step.token);
+  if (answer.matcher) DELTACOME_CHECK(answer.matcher->accept(step.token));
   event.token = step.token;
   event.text = answer.text->push(step.token, answer.n_output() >= r.min_tokens);
   if (answer.text->found()) {
     event.stop_text = *answer.text->found();
     return end(answer, FinishReason::kStop, std::move(event));
   }
+  // Whatever min_tokens says: nothing can be added.
+  if (answer.matcher && answer.matcher->must_end())
+    return end(answer, FinishReason::kStop, std::move(event));
   if (answer.n_output() >= answer.max_tokens)
     return end(answer, FinishReason::kLength, std::move(event));
   event.choice = answer.choice;
@@ -146,6 +157,7 @@ void EngineLoop::end(AnswerState& answer, FinishReason reason, TokenEvent event)
   emit(request, std::move(event));
   answer.ended = true;
   if (--request.n_open == 0) finished_.push_back(request.id);
+  answer.matcher.reset();
   answer.text.reset();  // its decoder needs the hold's tokenizer
   answer.model_variant = {};
   answer.hold = {};

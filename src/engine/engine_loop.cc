@@ -147,8 +147,20 @@ void EngineLoop::count_waiting(const std::string& tenant) {
   ++n_waiting_;
 }
 
+/// Of a constraint on the answers of a base or variant with this text.
+std::shared_ptr<grammar::TokenMasks> EngineLoop::masks_of(const Constraint& constraint,
+                                                          const TextAssets& text) {
+  return constraints_.get(constraint, text.need_token_set());
+}
+
 uint64_t EngineLoop::submit(EngineRequest request, Engine::EventHandler on_event) {
   check(request);
+  if (request.constraint) {
+    // Here, so that its faults are thrown, and the engine thread finds it made. The answers get it
+    // from the cache, or, if the variant is replaced by one with another tokenizer, made anew.
+    masks_of(*request.constraint,
+             request.variant.empty() ? *base_text_ : *store_.text(request.variant));
+  }
   auto state = std::make_unique<RequestState>();
   state->on_event = std::make_shared<const Engine::EventHandler>(std::move(on_event));
   if (!request.sampling.seed) request.sampling.seed = random_seed();

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "deltacome/engine.h"
+#include "engine/constraints.h"
 #include "engine/deliveries.h"
 #include "engine/step_runner.h"
 
@@ -43,6 +44,8 @@ class EngineLoop {
   using Clock = std::chrono::steady_clock;
 
   // Any thread.
+  std::shared_ptr<grammar::TokenMasks> masks_of(const Constraint& constraint,
+                                                const TextAssets& text);
   void count_waiting(const std::string& tenant);
 
   // The engine thread.
@@ -72,6 +75,7 @@ class EngineLoop {
   VariantStore& store_;
   std::shared_ptr<const TextAssets> base_text_;
   Deliveries& deliveries_;
+  ConstraintCache constraints_;
   std::unique_ptr<Stream> stream_;
   int64_t n_blocks_;
   StepRunner runner_;

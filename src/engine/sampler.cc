@@ -2,6 +2,8 @@
 #include "engine/sampler.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -69,6 +71,36 @@ void TokenHistory::penalize(const SamplingParams& params, std::span<float> logit
 bool is_plain(const SamplingParams& params) noexcept {
   return params.repetition_penalty == 1 && params.presence_penalty == 0 &&
          params.frequency_penalty == 0 && params.logit_bias.empty() && params.min_p == 0;
+}
+
+void allow_only(std::span<float> logits, std::span<const uint32_t> mask,
+                std::span<const int32_t> others) {
+  std::vector<float> kept;
+  for (const int32_t token : others) kept.push_back(logits[static_cast<size_t>(token)]);
+  // By the bits that are rarer in a word: nearly all are set within a string, nearly none
+  // elsewhere.
+  for (size_t i = 0; i < logits.size(); i += 32) {
+    const auto row = logits.subspan(i, std::min<size_t>(32, logits.size() - i));
+    const uint32_t valid = row.size() == 32 ? ~0u : (1u << row.size()) - 1;
+    const uint32_t word = i / 32 < mask.size() ? mask[i / 32] & valid : 0;
+    if (std::popcount(word) > 16) {
+      for (uint32_t bits = ~word & valid; bits != 0; bits &= bits - 1)
+        row[static_cast<size_t>(std::countr_zero(bits))] = kNever;
+      continue;
+    }
+    if (word == 0) {
+      std::ranges::fill(row, kNever);
+      continue;
+    }
+    std::array<float, 32> allowed;
+    allowed.fill(kNever);
+    for (uint32_t bits = word; bits != 0; bits &= bits - 1) {
+      const auto at = static_cast<size_t>(std::countr_zero(bits));
+      allowed[at] = row[at];
+    }
+    std::copy_n(allowed.begin(), row.size(), row.begin());
+  }
+  for (size_t i = 0; i < others.size(); ++i) logits[static_cast<size_t>(others[i])] = kept[i];
 }
 
 int32_t choose_token(std::span<float> logits, const SamplingParams& params,

@@ -32,6 +32,10 @@ class TokenHistory {
 /// min_p its order of filters is another one than vLLM's.)
 bool is_plain(const SamplingParams& params) noexcept;
 
+/// Takes away all tokens of logits [vocab] that neither the bits of `mask` nor `others` name.
+void allow_only(std::span<float> logits, std::span<const uint32_t> mask,
+                std::span<const int32_t> others);
+
 /// The token by `params` from logits [vocab], which it overwrites; `banned` cannot be chosen.
 /// Candidates are ordered by probability, then id, so that the same logits and `uniform` in [0, 1)
 /// give the same token everywhere. Sums in f64; a NaN is never chosen.

@@ -64,6 +64,25 @@ std::vector<double> reference(std::vector<double> logits, const SamplingParams& 
   return probabilities();
 }
 
+TEST(AllowOnly, KeepsTheBitsOfTheMaskAndTheOthers) {
+  for (const size_t n : {1u, 31u, 32u, 33u, 100u}) {
+    std::vector<float> logits(n);
+    for (size_t i = 0; i < n; ++i) logits[i] = static_cast<float>(i) - 3;
+    const std::vector<float> before = logits;
+    std::vector<uint32_t> mask((n + 31) / 32, 0xA5A5A5A5u);
+    if (mask.size() > 2) mask.pop_back();  // of a tokenizer with fewer ids
+    if (mask.size() > 1) mask[0] = ~0u;
+    const std::vector<int32_t> others = {0, static_cast<int32_t>(n) - 1};
+    allow_only(logits, mask, others);
+    for (size_t i = 0; i < n; ++i) {
+      const bool kept =
+          i == 0 || i == n - 1 || (i / 32 < mask.size() && ((mask[i / 32] >> (i % 32)) & 1) != 0);
+      EXPECT_EQ(logits[i], kept ? before[i] : -std::numeric_limits<float>::infinity())
+          << n << ' ' << i;
+    }
+  }
+}
+
 TEST(Sampler, DrawsFromTheReferenceDistribution) {
   std::mt19937 rng(3);
   std::normal_distribution<float> normal(0, 2);

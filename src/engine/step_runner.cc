@@ -12,8 +12,8 @@ namespace {
 /// Whether the device can choose by itself.
 bool is_plain(const AnswerState& answer) {
   return deltacome::is_plain(answer.request->request.sampling) &&
-         !answer.request->request.logprobs &&
-         answer.n_output() >= answer.request->request.min_tokens;
+         !answer.request->request.logprobs && answer.n_output() >= answer.min_tokens &&
+         !answer.matcher;
 }
 
 double draw(const AnswerState& answer) {
@@ -38,7 +38,8 @@ std::vector<StepToken> StepRunner::run(std::span<const StepItem> items) {
         {std::span(answer.tokens)
              .subspan(static_cast<size_t>(answer.kv.length), static_cast<size_t>(item.n_tokens)),
          &answer.kv, answer.model_variant, last ? BatchItem::Rows::kLast : BatchItem::Rows::kNone});
-    if (last) tokens.push_back({.answer = &answer, .token = 0, .logprobs = {}});
+    if (last)
+      tokens.push_back({.answer = &answer, .token = 0, .logprobs = {}, .impossible = false});
   }
   const HiddenRows rows = model_.forward(stream_, batch, cache_);
   if (!tokens.empty())
@@ -81,10 +82,16 @@ void StepRunner::choose(const Tensor& logits, std::span<StepToken> tokens) {
     const auto row = std::span(host).subspan(i * width, static_cast<size_t>(answer.vocab_size));
     std::vector<float> unchanged;
     if (request.logprobs) unchanged.assign(row.begin(), row.end());
-    const bool may_end = answer.n_output() >= request.min_tokens;
-    tokens[i].token =
-        choose_token(row, request.sampling, answer.history,
-                     may_end ? std::span<const int32_t>() : answer.banned, draw(answer));
+    const bool may_end = answer.may_end();
+    const std::span<const int32_t> ends = answer.banned;
+    if (answer.matcher) allow_only(row, answer.matcher->allowed(), may_end ? ends : ends.first(0));
+    const int32_t token = choose_token(row, request.sampling, answer.history,
+                                       may_end ? ends.first(0) : ends, draw(answer));
+    tokens[i].token = token;
+    tokens[i].impossible =
+        answer.matcher &&
+        !(answer.end_ids.contains(token) ? may_end
+                                         : grammar::has_bit(answer.matcher->allowed(), token));
     if (request.logprobs)
       tokens[i].logprobs = logprobs_of(unchanged, tokens[i].token, *request.logprobs);
   }

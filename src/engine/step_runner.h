@@ -17,6 +17,7 @@ struct StepToken {
   AnswerState* answer = nullptr;
   int32_t token = 0;
   std::optional<Logprobs> logprobs;
+  bool impossible = false;  // the constraint leaves no token to choose
 };
 
 /// Runs the planned steps of a batch through the model and chooses tokens. What an answer gets

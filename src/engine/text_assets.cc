@@ -6,10 +6,28 @@
 
 namespace deltacome {
 
+std::shared_ptr<const grammar::TokenSet> SharedTokenizer::token_set() const {
+  const std::lock_guard lock(mutex_);
+  if (token_set_ == nullptr) {
+    token_set_ = std::make_shared<const grammar::TokenSet>(tokenizer_.token_bytes(),
+                                                           tokenizer_.drops_first_space());
+  }
+  return token_set_;
+}
+
+const Tokenizer* TextAssets::tokenizer() const noexcept {
+  return shared_tokenizer == nullptr ? nullptr : &shared_tokenizer->tokenizer();
+}
+
+std::shared_ptr<const grammar::TokenSet> TextAssets::need_token_set() const {
+  need_tokenizer();
+  return shared_tokenizer->token_set();
+}
+
 const Tokenizer& TextAssets::need_tokenizer() const {
-  if (tokenizer == nullptr)
+  if (shared_tokenizer == nullptr)
     fail(ErrorCode::kUnsupported, "{} has no tokenizer.json; give token ids instead of text", name);
-  return *tokenizer;
+  return shared_tokenizer->tokenizer();
 }
 
 const ChatTemplate& TextAssets::need_chat_template() const {
@@ -30,10 +48,11 @@ std::shared_ptr<const TextAssets> TextCache::load(const std::filesystem::path& d
     const std::string hash = sha256_hex(std::as_bytes(std::span(json)));
     const std::lock_guard lock(mutex_);
     std::erase_if(tokenizers_, [](const auto& entry) { return entry.second.expired(); });
-    assets->tokenizer = tokenizers_[hash].lock();
-    if (assets->tokenizer == nullptr) {
-      assets->tokenizer = std::make_shared<const Tokenizer>(Tokenizer::parse(json, path.string()));
-      tokenizers_[hash] = assets->tokenizer;
+    assets->shared_tokenizer = tokenizers_[hash].lock();
+    if (assets->shared_tokenizer == nullptr) {
+      assets->shared_tokenizer =
+          std::make_shared<const SharedTokenizer>(Tokenizer::parse(json, path.string()));
+      tokenizers_[hash] = assets->shared_tokenizer;
     }
   }
   try {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "text/token_bytes.h"
 #include "text/tokenizer_json.h"
 #include "text/utf8.h"
 
@@ -123,6 +124,21 @@ std::string Tokenizer::token_of(TokenId id) const {
 bool Tokenizer::is_special(TokenId id) const noexcept {
   const AddedToken* added = impl_->parts.added_tokens.find(id);
   return added != nullptr && added->special;
+}
+
+std::vector<std::optional<std::string>> Tokenizer::token_bytes() const {
+  const TokenBytes bytes(impl_->parts.decoder);
+  std::vector<std::optional<std::string>> out;
+  constexpr int64_t kMaxIds = 1 << 22;  // ids may be anything up to 2^31
+  for (TokenId id = 0; id < std::min(vocab_size(), kMaxIds); ++id) {
+    const std::string* token = impl_->text_of(id, true);
+    out.push_back(token == nullptr ? std::nullopt : std::optional(bytes.of(*token)));
+  }
+  return out;
+}
+
+bool Tokenizer::drops_first_space() const {
+  return TokenBytes(impl_->parts.decoder).drops_first_space();
 }
 
 struct StreamDecoder::State {

@@ -42,6 +42,13 @@ class Tokenizer {
   std::string token_of(TokenId id) const;  // as in the vocabulary; "" if unknown
   bool is_special(TokenId id) const noexcept;
 
+  /// What each token adds to a text, by id, not replaced where it is no UTF-8 by itself; absent for
+  /// special tokens and ids without one; ids from 2^22 on are left out. Not of the first token if
+  /// drops_first_space(): a text loses the space that it begins with. Throw kUnsupported for
+  /// decoders that do not work token by token.
+  std::vector<std::optional<std::string>> token_bytes() const;
+  bool drops_first_space() const;
+
   struct Impl;
 
  private:

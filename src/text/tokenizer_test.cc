@@ -160,6 +160,31 @@ TEST(Encode, ReadsInvalidUtf8AsReplacementCharacters) {
   same("\xF0\x9F\x98\x80", "\U0001F600");
 }
 
+TEST(TokenBytes, AreWhatTokensAddToAText) {
+  using Bytes = std::vector<std::optional<std::string>>;
+  const Tokenizer sp = sentence_piece();
+  EXPECT_TRUE(sp.drops_first_space());
+  EXPECT_EQ(sp.token_bytes(), (Bytes{std::nullopt, std::nullopt, std::nullopt, "\xC3", "\xA9",
+                                     "\xFF", " ", "a", "b", " a", "ab", " ab", "aa"}));
+  const Tokenizer bl = byte_level();
+  EXPECT_FALSE(bl.drops_first_space());
+  const Bytes bytes = bl.token_bytes();
+  ASSERT_EQ(bytes.size(), size_t{1} << 22);  // its last id is 2^31 - 1
+  EXPECT_EQ(bytes[3], "\xC3");
+  EXPECT_EQ(bytes[6], " ab");
+  EXPECT_EQ(bytes[15], "\x80");
+  EXPECT_EQ(bytes[16], std::nullopt);
+  EXPECT_EQ(bytes[100], "<|mask|>");  // added, but not special
+  const auto refused = [](const std::string& json) {
+    const Tokenizer tokenizer = Tokenizer::parse(json, "t");
+    EXPECT_THROW(tokenizer.token_bytes(), Error);
+    EXPECT_THROW(tokenizer.drops_first_space(), Error);
+  };
+  refused(replaced(kSentencePiece, R"("start": 1, "stop": 0)", R"("start": 2, "stop": 0)"));
+  refused(replaced(kSentencePiece, R"({"type": "Fuse"},)", ""));
+  refused(replaced(kByteLevel, R"("decoder": {"type": "ByteLevel"})", R"("decoder": null)"));
+}
+
 TEST(StreamDecoder, NeverGivesPartOfACharacter) {
   const Tokenizer tokenizer = byte_level();
   StreamDecoder decoder(tokenizer, false);

@@ -27,6 +27,8 @@ class CheckLayers(unittest.TestCase):
         status, lines = check({
             "src/io/archive.cc": '#include "io/archive.h"\n#include "quant/format.h"\n'
                                  '#include <nlohmann/json.hpp>\n#include "deltacome/archive.h"\n',
+            "src/grammar/schema.cc": '#include "core/check.h"\n#include <nlohmann/json.hpp>\n',
+            "src/engine/sampler.cc": '#include "grammar/token_masks.h"\n',
             "src/backend/cpu/gemm.cc": '#include "linalg/dense.h"\n#include "backend/backend.h"\n',
             "src/io/archive_test.cc": '#include "tests/support/temp_dir.h"\n#include <gtest/gtest.h>\n',
             "src/backend/cuda/copy.cu": "#include <cuda_runtime.h>\n",
@@ -39,6 +41,8 @@ class CheckLayers(unittest.TestCase):
             "upward": ("src/core/a.h", "io/files.h"),
             "sideways": ("src/model/a.cc", "delta/store.h"),
             "sideways in the top row": ("src/eval/a.cc", "engine/engine.h"),
+            "constraints below the engine": ("src/model/a.cc", "grammar/token_masks.h"),
+            "grammar beside text": ("src/grammar/a.cc", "text/tokenizer.h"),
             "a backend's inside": ("src/model/a.cc", "backend/cpu/gemm.h"),
             "linalg above the backend": ("src/compress/a.cc", "linalg/dense.h"),
             "JSON outside its folders": ("src/model/a.cc", "nlohmann/json.hpp"),

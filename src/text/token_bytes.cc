@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "text/token_bytes.h"
+
+#include "core/check.h"
+#include "text/pre_tokenizer.h"
+#include "text/utf8.h"
+
+namespace deltacome {
+namespace {
+
+/// "<0xNN>" as that byte.
+std::optional<char> fallback_byte(const std::string& token) {
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return std::nullopt;
+  const std::string digits = token.substr(3, 2);
+  if (digits.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) return std::nullopt;
+  return static_cast<char>(static_cast<unsigned char>(std::stoi(digits, nullptr, 16)));
+}
+
+/// A token with a character outside of the byte alphabet stands for itself.
+std::string byte_level(const std::string& token) {
+  std::string out;
+  for (size_t at = 0; at < token.size(); at += static_cast<size_t>(utf8_size(token[at]))) {
+    const int byte = byte_of_character(code_point_at(token, at));
+    if (byte < 0) return token;
+    out += static_cast<char>(static_cast<unsigned char>(byte));
+  }
+  return out;
+}
+
+[[noreturn]] void unknown(const char* step) {
+  fail(ErrorCode::kUnsupported,
+       "constraints are not supported with this tokenizer: its decoder has a {}", step);
+}
+
+}  // namespace
+
+TokenBytes::TokenBytes(const std::vector<DecoderStep>& steps) : steps_(steps) {
+  bool fused = false;  // later steps see the text as a whole
+  for (const DecoderStep& step : steps) {
+    if (std::holds_alternative<FuseDecoder>(step)) {
+      fused = true;
+    } else if (const auto* strip = std::get_if<StripDecoder>(&step)) {
+      if (!fused || strip->content != " " || strip->start > 1 || strip->stop != 0)
+        unknown("Strip step of another kind than one space at the start of the text");
+      drops_first_space_ |= strip->start == 1;
+    } else if (const auto* metaspace = std::get_if<MetaspaceDecoder>(&step)) {
+      drops_first_space_ |= metaspace->drops_first;
+    } else if (std::holds_alternative<JoinDecoder>(step)) {
+      fail(ErrorCode::kUnsupported,
+           "constraints are not supported with this tokenizer: it has no decoder");
+    } else if (fused && !std::holds_alternative<ByteLevelDecoder>(step)) {
+      unknown("step after Fuse that is not supported there");
+    }
+  }
+}
+
+std::string TokenBytes::of(const std::string& token) const {
+  std::string text = token;
+  for (const DecoderStep& step : steps_) {
+    if (const auto* replace = std::get_if<ReplaceDecoder>(&step)) {
+      text = replace->pattern.replace_all(text, replace->content);
+    } else if (const auto* metaspace = std::get_if<MetaspaceDecoder>(&step)) {
+      for (size_t at = 0; (at = text.find(metaspace->replacement, at)) != std::string::npos; ++at)
+        text.replace(at, metaspace->replacement.size(), 1, ' ');
+    } else if (std::holds_alternative<ByteLevelDecoder>(step)) {
+      text = byte_level(text);
+    } else if (std::holds_alternative<ByteFallbackDecoder>(step)) {
+      if (const std::optional<char> byte = fallback_byte(text)) return std::string(1, *byte);
+    }
+  }
+  return text;
+}
+
+}  // namespace deltacome
