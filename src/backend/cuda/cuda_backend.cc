@@ -4,8 +4,10 @@
 #include <cuda_runtime.h>
 
 #include "backend/backend.h"
+#include "backend/cuda/context.h"
 #include "backend/cuda/cuda_check.h"
 #include "backend/cuda/elementwise.h"
+#include "backend/cuda/variant.h"
 
 namespace deltacome {
 namespace cuda {
@@ -13,43 +15,6 @@ namespace {
 
 [[noreturn]] void not_yet(const char* op) {
   fail(ErrorCode::kUnsupported, "the CUDA backend does not have {} yet; run on the CPU", op);
-}
-
-class CudaStorage final : public Storage {
- public:
-  explicit CudaStorage(int64_t bytes) {
-    if (bytes > 0) DELTACOME_CUDA_CHECK(cudaMalloc(&data_, static_cast<size_t>(bytes)));
-  }
-  ~CudaStorage() override { cudaFree(data_); }
-  std::byte* data() const noexcept { return static_cast<std::byte*>(data_); }
-
- private:
-  void* data_ = nullptr;
-};
-
-class CudaStream final : public Stream {
- public:
-  CudaStream() { DELTACOME_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
-  ~CudaStream() override { cudaStreamDestroy(stream_); }
-  void synchronize() override { DELTACOME_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
-  cudaStream_t get() const noexcept { return stream_; }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
-
-cudaStream_t raw(Stream& stream) {
-  return static_cast<CudaStream&>(stream).get();
-}
-
-std::byte* bytes_of(const Tensor& tensor) {
-  DELTACOME_CHECK(tensor.storage != nullptr);
-  return static_cast<CudaStorage&>(*tensor.storage).data() + tensor.offset;
-}
-
-float* f32(const Tensor& tensor) {
-  DELTACOME_CHECK(tensor.dtype == DType::kF32);
-  return reinterpret_cast<float*>(bytes_of(tensor));
 }
 
 class CudaBackend final : public Backend {
@@ -60,28 +25,32 @@ class CudaBackend final : public Backend {
     if (index < 0 || index >= count) {
       fail(ErrorCode::kDevice, "CUDA device {} was asked for, this machine has {}", index, count);
     }
-    DELTACOME_CUDA_CHECK(cudaSetDevice(index));
+    context_.device = index;
+    context_.activate();
     cudaDeviceProp properties{};
     DELTACOME_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
+    size_t free = 0, total = 0;
+    DELTACOME_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+    context_.n_sms = properties.multiProcessorCount;
+    context_.l2_bytes = properties.l2CacheSize;
+    context_.memory = std::make_shared<DeviceMemory>(index, static_cast<int64_t>(free));
     name_ = fmt::format("cuda:{} ({})", index, properties.name);
   }
 
   std::string name() const override { return name_; }
-  std::unique_ptr<Stream> create_stream() override { return std::make_unique<CudaStream>(); }
+  std::unique_ptr<Stream> create_stream() override {
+    return std::make_unique<CudaStream>(context_.memory);
+  }
 
   Tensor allocate(DType dtype, Shape shape) override {
-    const int64_t bytes = element_count(shape) * dtype_bytes(dtype);
-    return {std::make_shared<CudaStorage>(bytes), 0, dtype, std::move(shape)};
+    return context_.allocate(dtype, std::move(shape));
   }
   Tensor import_weight(const HostTensor& host) override {
-    const Tensor tensor = allocate(host.dtype, host.shape);
+    const Tensor tensor = context_.allocate(host.dtype, host.shape, Purpose::kWeights);
     DELTACOME_CHECK(static_cast<int64_t>(host.bytes.size()) == tensor.bytes());
-    if (!host.bytes.empty()) {
-      // The copy may return before the bytes are there, and our streams do not wait for it.
-      DELTACOME_CUDA_CHECK(cudaMemcpy(bytes_of(tensor), host.bytes.data(), host.bytes.size(),
-                                      cudaMemcpyHostToDevice));
-      DELTACOME_CUDA_CHECK(cudaStreamSynchronize(cudaStreamLegacy));
-    }
+    if (loading_ == nullptr) loading_ = std::make_unique<CudaStream>(context_.memory);
+    loading_->upload(host.bytes, bytes_of(tensor));
+    loading_->synchronize();  // other streams do not wait for this one
     return tensor;
   }
   Tensor import_projection(const HostTensor& host, WeightFormat format) override {
@@ -90,17 +59,11 @@ class CudaBackend final : public Backend {
   }
   void upload(Stream& stream, std::span<const std::byte> host, const Tensor& to) override {
     DELTACOME_CHECK(static_cast<int64_t>(host.size()) == to.bytes());
-    if (host.empty()) return;
-    DELTACOME_CUDA_CHECK(cudaMemcpyAsync(bytes_of(to), host.data(), host.size(),
-                                         cudaMemcpyHostToDevice, raw(stream)));
+    cuda_stream(stream).upload(host, bytes_of(to));
   }
   void download(Stream& stream, const Tensor& from, std::span<std::byte> host) override {
     DELTACOME_CHECK(static_cast<int64_t>(host.size()) == from.bytes());
-    if (!host.empty()) {
-      DELTACOME_CUDA_CHECK(cudaMemcpyAsync(host.data(), bytes_of(from), host.size(),
-                                           cudaMemcpyDeviceToHost, raw(stream)));
-    }
-    stream.synchronize();
+    cuda_stream(stream).download(bytes_of(from), host);
   }
 
   void silu_mul(Stream& stream, const Tensor& gate, const Tensor& up, const Tensor& out) override {
@@ -118,12 +81,11 @@ class CudaBackend final : public Backend {
     upload(stream, std::as_bytes(rows), ids);
     DELTACOME_CUDA_CHECK(launch_gather_rows(f32(x), reinterpret_cast<const int32_t*>(bytes_of(ids)),
                                             f32(y), y.rows(), y.cols(), raw(stream)));
-    stream.synchronize();  // `rows` and `ids` end with this call
   }
 
   std::shared_ptr<DeviceVariant> create_variant(int) override { not_yet("variants"); }
-  std::unique_ptr<VariantPlan> plan_variants(std::span<const VariantSegment>) override {
-    not_yet("variants");
+  std::unique_ptr<VariantPlan> plan_variants(std::span<const VariantSegment> segments) override {
+    return std::make_unique<CudaVariantPlan>(segments);
   }
   void embed(Stream&, const VariantPlan&, int, std::span<const int32_t>, const Tensor&,
              const Tensor&) override {
@@ -157,6 +119,8 @@ class CudaBackend final : public Backend {
   TrainingOps& training() override { not_yet("training"); }
 
  private:
+  CudaContext context_;
+  std::unique_ptr<CudaStream> loading_;  // of imported weights
   std::string name_;
 };
 
