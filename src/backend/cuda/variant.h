@@ -15,6 +15,8 @@ class CudaVariantPlan final : public VariantPlan {
   /// In device memory, by row of the batch: the variant's own raw vector of a slot as f32, null
   /// where the row uses the base's. Null if no row has one.
   const float* const* raw_rows(int /*slot*/) const { return nullptr; }
+  /// Ids that the variant of a row has in the table of a slot, whose base has `n_base`.
+  int64_t n_ids(int /*slot*/, int64_t /*row*/, int64_t n_base) const { return n_base; }
 
  private:
   int64_t n_rows_ = 0;
