@@ -8,7 +8,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/cuda/bin
 
-programs=(backend_cuda_test)  # the programs whose tests have the label "cuda"
+programs=(backend_cuda_test cuda_golden_test)  # the programs whose tests have the label "cuda"
 deps=$PWD/.cache/gpu-deps
 log=$(mktemp)
 rows=()
@@ -33,7 +33,7 @@ build() {
     [[ ! -d $pc ]] || export PKG_CONFIG_PATH=$pc
   done
   cmake --preset cuda "${options[@]}" >"$log" 2>&1 || { cat "$log"; return 1; }
-  cmake --build --preset cuda -j "$(nproc)" --target "${programs[@]}" deltacome_program
+  cmake --build --preset cuda -j "$(nproc)" --target "${programs[@]}" check_backend deltacome_program
 }
 
 # A skipped test means that the GPU was not used: that is no pass here.
