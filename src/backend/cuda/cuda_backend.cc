@@ -126,9 +126,8 @@ class CudaBackend final : public Backend {
   void linear(Stream& stream, const VariantPlan& plan, const Tensor& x,
               std::span<const LinearTarget> targets) override {
     if (x.rows() == 0 || targets.empty()) return;
-    DELTACOME_CHECK(cuda_plan(plan).n_rows() == x.rows());
-    linear_.run(on(stream), x, targets);
-    add_biases(on(stream), cuda_plan(plan), targets);
+    linear_.run(on(stream), cuda_plan(plan), x, targets);
+    linear_.add_biases(on(stream), cuda_plan(plan), targets);
   }
   std::unique_ptr<AttentionPlan> plan_attention(std::span<const SequenceChunk> chunks) override {
     return std::make_unique<CudaAttentionPlan>(context_, chunks);

@@ -131,7 +131,9 @@ void BaseLinear::multiply(CudaStream& stream, const Tensor& x, const Tensor& rou
       "cublasLtMatmul");
 }
 
-void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets) {
+void BaseLinear::run(CudaStream& stream, const CudaVariantPlan& plan, const Tensor& x,
+                     std::span<const LinearTarget> targets) {
+  DELTACOME_CHECK(plan.n_rows() == x.rows());
   const int64_t n_rows = x.rows(), n_in = x.cols();
   for (const LinearTarget& target : targets) {
     DELTACOME_CHECK(target.weight.cols() == n_in && target.y.rows() == n_rows);
@@ -172,8 +174,8 @@ void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const Linear
   launch();
 }
 
-void add_biases(CudaStream& stream, const CudaVariantPlan& plan,
-                std::span<const LinearTarget> targets) {
+void BaseLinear::add_biases(CudaStream& stream, const CudaVariantPlan& plan,
+                            std::span<const LinearTarget> targets) const {
   for (const LinearTarget& target : targets) {
     if (target.bias.empty()) continue;
     DELTACOME_CHECK(target.bias.size() == target.weight.rows());
