@@ -146,6 +146,24 @@ void DeviceMemory::remove_stream(cudaStream_t stream) noexcept {
   std::erase(streams_, stream);
 }
 
+bool DeviceMemory::has_stream(cudaStream_t stream) const {
+  const std::lock_guard lock(mutex_);
+  return std::ranges::find(streams_, stream) != streams_.end();
+}
+
+StreamOrder::StreamOrder(std::shared_ptr<DeviceMemory> memory) : memory_(std::move(memory)) {
+  DELTACOME_CUDA_CHECK(cudaEventCreateWithFlags(&reached_, cudaEventDisableTiming));
+}
+
+void StreamOrder::enter(const CudaStream& stream) {
+  // A stream that is gone has been waited for.
+  if (last_ != nullptr && last_ != stream.get() && memory_->has_stream(last_)) {
+    DELTACOME_CUDA_CHECK(cudaEventRecord(reached_, last_));
+    DELTACOME_CUDA_CHECK(cudaStreamWaitEvent(stream.get(), reached_, 0));
+  }
+  last_ = stream.get();
+}
+
 CudaStream::CudaStream(std::shared_ptr<DeviceMemory> memory) : memory_(std::move(memory)) {
   DELTACOME_CUDA_CHECK(cudaSetDevice(memory_->device()));
   DELTACOME_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
