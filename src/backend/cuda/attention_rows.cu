@@ -61,7 +61,7 @@ template <class T, int kHeadDim, int kHeads>
 __global__ void __launch_bounds__(32 * kWarps) rows_kernel(AttentionRows args, int passes) {
   using L = Lanes<kHeadDim>;
   __shared__ float largest_s[kWarps][kHeads], sum_s[kWarps][kHeads];
-  __shared__ float mixed_s[kWarps][kHeads][kHeadDim];
+  __shared__ __align__(16) float mixed_s[kWarps][kHeads][kHeadDim];  // written in fours
   __shared__ bool last_s;
   const Attention& a = args.of;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
