@@ -7,7 +7,7 @@
 #include "backend/cuda/context.h"
 #include "backend/cuda/cuda_check.h"
 #include "backend/cuda/elementwise.h"
-#include "backend/cuda/variant.h"
+#include "backend/cuda/variant_plan.h"
 
 namespace deltacome {
 namespace cuda {
@@ -83,9 +83,14 @@ class CudaBackend final : public Backend {
                                             f32(y), y.rows(), y.cols(), raw(stream)));
   }
 
-  std::shared_ptr<DeviceVariant> create_variant(int) override { not_yet("variants"); }
+  std::shared_ptr<DeviceVariant> create_variant(int n_slots) override {
+    return std::make_shared<CudaVariant>(context_, n_slots);
+  }
   std::unique_ptr<VariantPlan> plan_variants(std::span<const VariantSegment> segments) override {
-    return std::make_unique<CudaVariantPlan>(segments);
+    if (loading_ == nullptr) loading_ = std::make_unique<CudaStream>(context_.memory);
+    auto plan = std::make_unique<CudaVariantPlan>(context_, segments, *loading_);
+    loading_->synchronize();  // other streams do not wait for this one
+    return plan;
   }
   void embed(Stream&, const VariantPlan&, int, std::span<const int32_t>, const Tensor&,
              const Tensor&) override {
