@@ -17,6 +17,7 @@ struct DeltaLaunch {
   /// The kernel begins before the one before it in the stream has ended, and waits for it inside
   /// (programmatic dependent launch; not on devices before Hopper).
   bool overlaps = true;
+  int stages = 3;  // 2, 3 or 4: groups of tiles on their way to a warp
 };
 
 // Each launcher is stream-ordered and returns the launch's status. `call` is in device memory.

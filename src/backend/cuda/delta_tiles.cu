@@ -229,29 +229,26 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
 }
 
-template <int kTokenTiles, bool kComponents>
+template <int kTokenTiles, bool kComponents, int kStages>
 cudaError_t launch(const DeltaCall* call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  constexpr int kStages = 3;
-  const auto kernel = tiles_kernel<kTokenTiles, kComponents, kStages>;
-  return launch_persistent(kernel, 32 * kWarps, kWarps * kStages * kLoads * 512, call, buffers,
-                           how);
+  return launch_persistent(tiles_kernel<kTokenTiles, kComponents, kStages>, 32 * kWarps,
+                           kWarps * kStages * kLoads * 512, call, buffers, how);
+}
+
+template <bool kComponents>
+cudaError_t launch(const DeltaCall* call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
+  if (how.token_tiles > 2) return launch<4, kComponents, 3>(call, buffers, how);
+  if (how.token_tiles > 1) return launch<2, kComponents, 3>(call, buffers, how);
+  if (how.stages < 3) return launch<1, kComponents, 2>(call, buffers, how);
+  if (how.stages > 3) return launch<1, kComponents, 4>(call, buffers, how);
+  return launch<1, kComponents, 3>(call, buffers, how);
 }
 
 }  // namespace
 
 cudaError_t launch_tiles(const DeltaCall* call, const DeltaBuffers& buffers, bool components,
                          const DeltaLaunch& how) {
-  switch (how.token_tiles) {
-    case 1:
-      return components ? launch<1, true>(call, buffers, how)
-                        : launch<1, false>(call, buffers, how);
-    case 2:
-      return components ? launch<2, true>(call, buffers, how)
-                        : launch<2, false>(call, buffers, how);
-    default:
-      return components ? launch<4, true>(call, buffers, how)
-                        : launch<4, false>(call, buffers, how);
-  }
+  return components ? launch<true>(call, buffers, how) : launch<false>(call, buffers, how);
 }
 
 }  // namespace deltacome::cuda
