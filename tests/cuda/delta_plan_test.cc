@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Plans of variants: embeddings, raw vectors, graphs that outlive their variants.
 #include "tests/cuda/delta_test_support.h"
-#include "tests/support/expect_error.h"
 
 namespace deltacome::cuda {
 namespace {
-
-using test::expect_error;
 
 class DeltaPlanTest : public DeviceTest {
  protected:
@@ -40,7 +37,6 @@ TEST_F(DeltaPlanTest, EmbeddingsGetTheRowsOfTheirVariant) {
   }
   const CudaVariantPlan plan(context_, segments, *stream_);
   const auto n = static_cast<int64_t>(ids.size());
-  plan.check_ids(0, ids, n_base);
   const std::vector<float> before = random_floats(rng_, n * hidden);
   const Tensor y = put({n, hidden}, before);
   const Tensor device_ids = ids_of(ids);
@@ -77,18 +73,15 @@ TEST_F(DeltaPlanTest, EmbeddingsGetTheRowsOfTheirVariant) {
   }
 }
 
-TEST_F(DeltaPlanTest, IdsThatTheVariantLacksAreRefused) {
+TEST_F(DeltaPlanTest, IdsAreThoseOfTheRowsVariant) {
   const MatrixFormat format = dense(70, 32, 4, 3);
-  const std::vector<VariantSegment> segments = {{nullptr, 1},
-                                                {variant_of(format, random_blob(rng_, format)), 1}};
+  const std::vector<VariantSegment> segments = {
+      {nullptr, 1}, {variant_of(format, random_blob(rng_, format)), 1}, {nullptr, 1}};
   const CudaVariantPlan plan(context_, segments, *stream_);
-  plan.check_ids(0, std::vector<int32_t>{69, 72}, 70);
-  expect_error(ErrorCode::kInvalidArgument, "token id 70 of row 0, expected 0 to 69", [&] {
-    plan.check_ids(0, std::vector<int32_t>{70, 0}, 70);
-  });
-  expect_error(ErrorCode::kInvalidArgument, "token id 73 of row 1, expected 0 to 72", [&] {
-    plan.check_ids(0, std::vector<int32_t>{0, 73}, 70);
-  });
+  EXPECT_EQ(plan.n_ids(0, 0, 70), 70);
+  EXPECT_EQ(plan.n_ids(0, 1, 70), 73);
+  EXPECT_EQ(plan.n_ids(0, 2, 70), 70);
+  EXPECT_EQ(plan.n_ids(1, 1, 70), 70);
 }
 
 TEST_F(DeltaPlanTest, RawVectorsByRow) {

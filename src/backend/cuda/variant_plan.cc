@@ -53,11 +53,14 @@ void CudaVariantPlan::assign(std::span<const VariantSegment> segments, CudaStrea
   }
   groups_.clear();
   order_.clear();
+  group_of_.assign(static_cast<size_t>(n_rows_), 0);
   int64_t most = 0;  // rows of a variant
   for (Member& member : members) {
     member.group.first = static_cast<int64_t>(order_.size());
     member.group.n_rows = static_cast<int64_t>(member.rows.size());
     order_.insert(order_.end(), member.rows.begin(), member.rows.end());
+    for (const int32_t row : member.rows)
+      group_of_[static_cast<size_t>(row)] = static_cast<int32_t>(groups_.size());
     if (member.group.variant != nullptr) most = std::max(most, member.group.n_rows);
     groups_.push_back(std::move(member.group));
   }
@@ -215,20 +218,10 @@ const WorkList<EmbeddingSegment>* CudaVariantPlan::embedding(int slot, CudaStrea
   return reinterpret_cast<const WorkList<EmbeddingSegment>*>(known.table.data());
 }
 
-void CudaVariantPlan::check_ids(int slot, std::span<const int32_t> ids, int64_t n_base) const {
-  DELTACOME_CHECK(static_cast<int64_t>(ids.size()) == n_rows_);
-  for (const Group& group : groups_) {
-    const CudaTensor* t = group.find(slot);
-    const int64_t n = t == nullptr ? n_base : t->format.n_out();
-    for (int64_t r = group.first; r < group.first + group.n_rows; ++r) {
-      const int32_t row = order_[static_cast<size_t>(r)];
-      const int32_t id = ids[static_cast<size_t>(row)];
-      if (id < 0 || id >= n) {
-        fail(ErrorCode::kInvalidArgument, "token id {} of row {}, expected 0 to {}", id, row,
-             n - 1);
-      }
-    }
-  }
+int64_t CudaVariantPlan::n_ids(int slot, int64_t row, int64_t n_base) const {
+  const auto group = static_cast<size_t>(group_of_[static_cast<size_t>(row)]);
+  const CudaTensor* t = groups_[group].find(slot);
+  return t == nullptr ? n_base : t->format.n_out();
 }
 
 }  // namespace deltacome::cuda

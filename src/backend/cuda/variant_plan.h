@@ -88,8 +88,8 @@ class CudaVariantPlan final : public VariantPlan {
   Call call(std::span<const int> slots, int64_t n_in, CudaStream& stream) const;
   /// Rows of embeddings with a delta; null if there are none.
   const WorkList<EmbeddingSegment>* embedding(int slot, CudaStream& stream) const;
-  /// Throws kInvalidArgument for an id that its row's variant lacks; n_base: the base's ids.
-  void check_ids(int slot, std::span<const int32_t> ids, int64_t n_base) const;
+  /// Ids that the variant of a row has in the table of a slot, whose base has `n_base`.
+  int64_t n_ids(int slot, int64_t row, int64_t n_base) const;
   /// Memory of the calls, which follow each other on one stream; at least as large as `call` needs.
   DeltaBuffers buffers(const Call& call) const;
 
@@ -111,7 +111,8 @@ class CudaVariantPlan final : public VariantPlan {
 
   CudaContext context_;
   std::vector<Group> groups_;
-  std::vector<int32_t> order_;  // rows of the batch, group by group
+  std::vector<int32_t> order_;     // rows of the batch, group by group
+  std::vector<int32_t> group_of_;  // of each row of the batch
   int64_t n_rows_ = 0;
   int token_tiles_ = 1;
   DeviceTable rows_, raw_;
