@@ -105,6 +105,7 @@ DeviceMemory::Block DeviceMemory::allocate(int64_t bytes, Purpose purpose) {
          "{} bytes of device memory were asked for, {} of a budget of {} are in use", bytes, held_,
          budget_);
   }
+  DELTACOME_CUDA_CHECK(cudaSetDevice(device_));
   cudaError_t status =
       cudaMalloc(reinterpret_cast<void**>(&block.data), static_cast<size_t>(block.bytes));
   if (status == cudaErrorMemoryAllocation) {  // others use the device too
@@ -184,6 +185,7 @@ std::byte* CudaStream::staging(size_t bytes) {
 }
 
 void CudaStream::upload(std::span<const std::byte> host, void* to) {
+  DELTACOME_CUDA_CHECK(cudaSetDevice(memory_->device()));  // the loader's thread may be new
   auto* at = static_cast<std::byte*>(to);
   while (!host.empty()) {
     const size_t n = std::min(host.size(), kPieceBytes);
