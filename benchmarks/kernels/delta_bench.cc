@@ -213,7 +213,7 @@ class Bench {
     int64_t bytes = 0;
     for (int64_t i = 0; i < d; ++i) bytes += variants_[static_cast<size_t>(i)]->resident_bytes();
     const int64_t per_layer = bytes / layers_;
-    for (const Form& form : forms_for(kind)) {
+    for (const Form& form : forms_for(kind, plan)) {
       const Timing t = time(layers_, [&](int64_t layer) {
         for (const std::vector<int>& matrices : kCalls) {
           run_call(plan, matrices, layer, x, y, n, form);
@@ -244,19 +244,22 @@ class Bench {
     bool overlaps = true;
     unsigned parts = ~0u;  // of CudaVariantPlan::Kinds
     int stages = 3;
+    int reads_x = -1;  // 0, 1; -1: as the plan has it
   };
 
-  std::vector<Form> forms_for(const std::string& kind) const {
+  std::vector<Form> forms_for(const std::string& kind, const CudaVariantPlan& plan) const {
     std::vector<Form> forms = {{"", true}, {"no overlap of launches", false}};
     if (kind == "come" || kind == "auto") {
       forms.push_back({"2 stages", true, ~0u, 2});
       forms.push_back({"4 stages", true, ~0u, 4});
+      forms.push_back({"inputs prepared", true, ~0u, 3, 0});
+      if (plan.token_tiles() == 1) forms.push_back({"inputs inside shrink", true, ~0u, 3, 1});
       forms.push_back({"inputs alone", true, CudaVariantPlan::kInputs});
       forms.push_back({"shrink alone", true, CudaVariantPlan::kShrink});
       forms.push_back({"expand alone", true, CudaVariantPlan::kExpand});
     }
     if (kind == "vector") {
-      forms.push_back({"inputs alone", true, CudaVariantPlan::kInputs});
+      forms.push_back({"inputs alone", true, CudaVariantPlan::kVectorInputs});
       forms.push_back({"codes alone", true, CudaVariantPlan::kVectors});
     }
     return forms;
@@ -269,7 +272,7 @@ class Bench {
     for (const int m : matrices) slots.push_back(static_cast<int>(7 * layer) + m);
     const MatrixShape& shape = kMatrices[matrices[0]];
     const Plan::Call call = plan.call(slots, shape.n_in, *stream_);
-    cuda::DeltaBuffers buffers = plan.buffers(call);
+    cuda::DeltaBuffers buffers = plan.buffers(call, *stream_);
     buffers.x = f32(x);
     buffers.x_stride = shape.n_in;
     for (size_t i = 0; i < matrices.size(); ++i) {
@@ -279,11 +282,19 @@ class Bench {
     const cuda::DeltaLaunch how{stream_->get(), context_.n_sms, plan.token_tiles(), form.overlaps,
                                 form.stages};
     const unsigned kinds = call.kinds & form.parts;
-    if (kinds & Plan::kInputs) DELTACOME_CUDA_CHECK(launch_inputs(call.table, buffers, how));
-    if (kinds & Plan::kPlain) DELTACOME_CUDA_CHECK(launch_plain(call.table, buffers, false, how));
+    const bool reads_x = form.reads_x < 0 ? plan.reads_x(shape.n_in) : form.reads_x == 1;
+    if (kinds & Plan::kVectorInputs)
+      DELTACOME_CUDA_CHECK(launch_inputs(call.table, buffers, true, how));
     if (kinds & Plan::kVectors) DELTACOME_CUDA_CHECK(launch_vectors(call.table, buffers, how));
-    if (kinds & Plan::kShrink) DELTACOME_CUDA_CHECK(launch_tiles(call.table, buffers, false, how));
-    if (kinds & Plan::kExpand) DELTACOME_CUDA_CHECK(launch_tiles(call.table, buffers, true, how));
+    if (kinds & Plan::kPlain) DELTACOME_CUDA_CHECK(launch_plain(call.table, buffers, false, how));
+    if ((kinds & Plan::kInputs) && (!reads_x || form.parts == Plan::kInputs))
+      DELTACOME_CUDA_CHECK(launch_inputs(call.table, buffers, false, how));
+    if (kinds & Plan::kShrink) {
+      const cuda::TileInput input = reads_x ? cuda::TileInput::kX : cuda::TileInput::kPrepared;
+      DELTACOME_CUDA_CHECK(launch_tiles(call.table, buffers, input, how));
+    }
+    if (kinds & Plan::kExpand)
+      DELTACOME_CUDA_CHECK(launch_tiles(call.table, buffers, cuda::TileInput::kZ, how));
     if (kinds & Plan::kPlainExpand)
       DELTACOME_CUDA_CHECK(launch_plain(call.table, buffers, true, how));
   }

@@ -240,7 +240,44 @@ TEST_F(DeltaTest, InputsThatAreNotFiniteAreNotHidden) {
   }
 }
 
-/// Three targets share x; slots differ in gains and codecs, more targets than one launch takes.
+/// Components of a call are zeroed by the one before it.
+TEST_F(DeltaTest, CallsThatFollowEachOther) {
+  const int64_t n_in = 160, n_out = 200;
+  const std::vector<MatrixFormat> formats = {low_rank(n_out, n_in, {tier(70, 2, 2)}),
+                                             low_rank(n_out, n_in, {tier(9, 16, 16)}),
+                                             low_rank(n_out, n_in, {tier(9, 3, 2), tier(2, 8, 8)})};
+  std::vector<Entry> entries;
+  auto variant = std::make_shared<CudaVariant>(context_, 3);
+  for (int slot = 0; slot < 3; ++slot) {
+    const MatrixFormat& format = formats[static_cast<size_t>(slot)];
+    entries.push_back({format, random_blob(rng_, format)});
+    variant->set(slot, format, entries.back().blob, *stream_);
+  }
+  const std::vector<VariantSegment> segments = {{variant, 6}};
+  const CudaVariantPlan plan(context_, segments, *stream_);
+  const std::vector<float> x = random_floats(rng_, 6 * n_in);
+  const Tensor input = put({6, n_in}, x);
+  const HostTensor zero = host_tensor(DType::kF32, {n_out, n_in},
+                                      std::vector<float>(static_cast<size_t>(n_out * n_in), 0.0f));
+  for (int turn = 0; turn < 7; ++turn) {
+    const size_t slot = static_cast<size_t>(turn) % 3;
+    LinearTarget target;
+    target.slot = static_cast<int>(slot);
+    target.y = put({6, n_out}, std::vector<float>(static_cast<size_t>(6 * n_out), 0.0f));
+    add_deltas(context_, *stream_, plan, input, {&target, 1});
+    const std::vector<float> got = get(target.y);
+    for (int64_t r = 0; r < 6; ++r) {
+      const Oracle want = reference(zero, &entries[slot], x.data() + r * n_in, n_out);
+      for (size_t o = 0; o < static_cast<size_t>(n_out); ++o) {
+        ASSERT_NEAR(static_cast<double>(got[static_cast<size_t>(r * n_out) + o]), want.y[o],
+                    want.bound(o, 2 * n_in + 64))
+            << "turn " << turn << " row " << r << " output " << o;
+      }
+    }
+  }
+}
+
+/// Five targets share x; slots differ in gains and codecs, more targets than one launch takes.
 TEST_F(DeltaTest, TargetsThatShareAnInput) {
   const int64_t n_in = 384, n_out = 300, n = 3;
   const std::vector<MatrixFormat> formats = {

@@ -27,7 +27,7 @@ void add_to(const CudaContext& context, CudaStream& stream, const CudaVariantPla
   for (const LinearTarget& target : targets) slots.push_back(target.slot);
   const Plan::Call call = plan.call(slots, x.cols(), stream);
   if (call.kinds == 0) return;
-  DeltaBuffers buffers = plan.buffers(call);
+  DeltaBuffers buffers = plan.buffers(call, stream);
   buffers.x = f32(x);
   buffers.x_stride = x.cols();
   for (size_t i = 0; i < targets.size(); ++i) {
@@ -36,15 +36,21 @@ void add_to(const CudaContext& context, CudaStream& stream, const CudaVariantPla
     buffers.y_stride[i] = targets[i].y.cols();
   }
   const DeltaLaunch how = launch_of(context, stream, plan);
-  if (call.kinds & Plan::kInputs) DELTACOME_CUDA_CHECK(launch_inputs(call.table, buffers, how));
-  if (call.kinds & Plan::kPlain)
-    DELTACOME_CUDA_CHECK(launch_plain(call.table, buffers, false, how));
-  if (call.kinds & Plan::kVectors) DELTACOME_CUDA_CHECK(launch_vectors(call.table, buffers, how));
-  if (call.kinds & Plan::kShrink)
-    DELTACOME_CUDA_CHECK(launch_tiles(call.table, buffers, false, how));
-  if (call.kinds & Plan::kExpand)
-    DELTACOME_CUDA_CHECK(launch_tiles(call.table, buffers, true, how));
-  if (call.kinds & Plan::kPlainExpand)
+  const unsigned kinds = call.kinds;
+  const bool reads_x = plan.reads_x(x.cols());
+  if (kinds & Plan::kVectorInputs)
+    DELTACOME_CUDA_CHECK(launch_inputs(call.table, buffers, true, how));
+  if (kinds & Plan::kVectors) DELTACOME_CUDA_CHECK(launch_vectors(call.table, buffers, how));
+  if (kinds & Plan::kPlain) DELTACOME_CUDA_CHECK(launch_plain(call.table, buffers, false, how));
+  if ((kinds & Plan::kInputs) && !reads_x)
+    DELTACOME_CUDA_CHECK(launch_inputs(call.table, buffers, false, how));
+  if (kinds & Plan::kShrink) {
+    const TileInput input = reads_x ? TileInput::kX : TileInput::kPrepared;
+    DELTACOME_CUDA_CHECK(launch_tiles(call.table, buffers, input, how));
+  }
+  if (kinds & Plan::kExpand)
+    DELTACOME_CUDA_CHECK(launch_tiles(call.table, buffers, TileInput::kZ, how));
+  if (kinds & Plan::kPlainExpand)
     DELTACOME_CUDA_CHECK(launch_plain(call.table, buffers, true, how));
 }
 

@@ -90,7 +90,7 @@ class Builder {
       job.row = order_[static_cast<size_t>(group.first + i)];
       job.out = form.in + i * form.stride;
       job.scales = form.scales + i * form.groups;
-      out_.inputs.add(job, 1);
+      (dim == 0 ? out_.inputs : out_.vector_inputs).add(job, 1);
     }
     out_.n_inputs += group.n_rows * form.stride;
     out_.n_scales += group.n_rows * form.groups;
@@ -135,6 +135,8 @@ class Builder {
                   HostList<DeltaSegment>& list, int dim = 0, int64_t out = 0,
                   int64_t out_stride = 0) const {
     DeltaSegment s = segment_of(m, target);
+    s.gains = form.of->col_gain;  // for those that read x itself
+    s.gain_rows = INT32_MAX;
     s.in = form.in;
     s.in_stride = to_int(form.stride);
     s.in_scales = form.scales;
@@ -215,7 +217,8 @@ class Builder {
 unsigned CallContents::kinds() const {
   using Plan = CudaVariantPlan;
   unsigned kinds = 0;
-  if (!inputs.items.empty() || n_z > 0) kinds |= Plan::kInputs;
+  if (!inputs.items.empty()) kinds |= Plan::kInputs;
+  if (!vector_inputs.items.empty()) kinds |= Plan::kVectorInputs;
   if (!shrink.items.empty()) kinds |= Plan::kShrink;
   if (!vectors.items.empty()) kinds |= Plan::kVectors;
   if (!expand.items.empty()) kinds |= Plan::kExpand;

@@ -161,6 +161,15 @@ struct GroupStream {
   }
 };
 
+/// Zeros for the z of the next call, by the last kernel that this one launches.
+__device__ inline void clear_next_z(const DeltaBuffers& buffers) {
+  const int step = static_cast<int>(gridDim.x * blockDim.x);
+  for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < buffers.n_next_z;
+       i += step) {
+    buffers.next_z[i] = 0;
+  }
+}
+
 /// Part of a warp of the units of a list.
 __device__ inline int share_of(int units, int64_t part, int64_t n_parts) {
   return static_cast<int>(units * part / n_parts);

@@ -58,24 +58,21 @@ __device__ void quantize_group(const float* v, int group, int8_t* out, float2* s
   if (lane == 0) *scale_sum = {scale, static_cast<float>(sum)};
 }
 
-/// Rows of x as coded weights multiply them, and zeros for z. Grid: (any, kChunkGrid), block
-/// (kThreads), shared memory kMaxChunk floats. A block of threads prepares chunks of whole groups
-/// and whole rotation blocks.
+/// Rows of x as coded weights multiply them. Grid: a multiple of kChunkGrid, block (kThreads). A
+/// block of threads prepares chunks of whole groups and whole rotation blocks.
+template <bool kVectors>
 __global__ void __launch_bounds__(kThreads)
     inputs_kernel(const DeltaCall* __restrict__ call,
                   const __grid_constant__ DeltaBuffers buffers) {
   __shared__ float v[kMaxChunk];
-  const WorkList<InputJob> list = call->inputs;
-  const int n_z = call->n_z;
+  const WorkList<InputJob> list = kVectors ? call->vector_inputs : call->inputs;
   release_dependents();
   wait_for_inputs();
-  const int parts = kChunkGrid, part = static_cast<int>(blockIdx.x) % parts;
-  for (int i = static_cast<int>(blockIdx.x * kThreads + threadIdx.x); i < n_z;
-       i += static_cast<int>(gridDim.x) * kThreads) {
-    buffers.z[i] = 0;
-  }
-  for (int j = static_cast<int>(blockIdx.x) / parts; j < list.n;
-       j += static_cast<int>(gridDim.x) / parts) {
+  const int parts = min(kChunkGrid, static_cast<int>(gridDim.x));
+  const int part = static_cast<int>(blockIdx.x) % parts;
+  const int of_job = static_cast<int>(gridDim.x) / parts;  // rows that are prepared at a time
+  if (static_cast<int>(blockIdx.x) >= of_job * parts) return;
+  for (int j = static_cast<int>(blockIdx.x) / parts; j < list.n; j += of_job) {
     const InputJob job = list.items[j];
     const float* x = buffers.x + int64_t{job.row} * buffers.x_stride;
     for (int first = part * job.chunk; first < job.padded; first += parts * job.chunk) {
@@ -105,9 +102,10 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-cudaError_t launch_inputs(const DeltaCall* call, const DeltaBuffers& buffers,
+cudaError_t launch_inputs(const DeltaCall* call, const DeltaBuffers& buffers, bool vectors,
                           const DeltaLaunch& how) {
-  return launch_persistent(inputs_kernel, kThreads, 0, call, buffers, how);
+  return launch_persistent(vectors ? inputs_kernel<true> : inputs_kernel<false>, kThreads, 0, call,
+                           buffers, how);
 }
 
 }  // namespace deltacome::cuda

@@ -22,11 +22,16 @@ struct DeltaLaunch {
 
 // Each launcher is stream-ordered and returns the launch's status. `call` is in device memory.
 
-/// Prepares the inputs of a call and zeroes its z.
-cudaError_t launch_inputs(const DeltaCall* call, const DeltaBuffers& buffers,
+/// Prepares the inputs of packed codes, or of vector codes.
+cudaError_t launch_inputs(const DeltaCall* call, const DeltaBuffers& buffers, bool vectors,
                           const DeltaLaunch& how);
-/// y or z += coded rows times prepared inputs (shrink), or y += U times z (components).
-cudaError_t launch_tiles(const DeltaCall* call, const DeltaBuffers& buffers, bool components,
+/// What packed codes are multiplied with.
+enum class TileInput {
+  kPrepared,  // y or z += V or a dense delta times inputs of launch_inputs()
+  kX,         // the same of x itself, quantized by each warp: saves a launch where rows are few
+  kZ,         // y += U times z, quantized by each warp; clears the next call's z
+};
+cudaError_t launch_tiles(const DeltaCall* call, const DeltaBuffers& buffers, TileInput input,
                          const DeltaLaunch& how);
 /// y += vector codes times prepared inputs.
 cudaError_t launch_vectors(const DeltaCall* call, const DeltaBuffers& buffers,

@@ -78,7 +78,7 @@ struct DeltaSegment {
   const void* codes = nullptr;
   const void* scales = nullptr;  // fp16 [64-row chunks][groups][64 in scale_position()] or null
   const float* row_factor = nullptr;  // [rows] or null
-  const float* gains = nullptr;       // of z, [ceil(rows / gain_rows)][padded cols] or null
+  const float* gains = nullptr;       // of inputs, [ceil(rows / gain_rows)][padded cols] or null
   const void* book = nullptr;         // entries [256][entry_words()] of vector codes
   int64_t in = 0;         // first byte of the first token's prepared input, or its first float of z
   int64_t in_scales = 0;  // its first pair of scales
@@ -141,13 +141,13 @@ struct WorkList {
 /// What one call of add_deltas() multiplies. In device memory, at an address that a captured graph
 /// keeps when the plan is assigned other variants.
 struct DeltaCall {
-  WorkList<InputJob> inputs;       // unit: a job
-  WorkList<DeltaSegment> shrink;   // of prepared inputs: V, dense; unit: a group of a row block
-  WorkList<DeltaSegment> vectors;  // vector codes; unit: a block
-  WorkList<DeltaSegment> expand;   // U
-  WorkList<PlainSegment> plain;    // of x; unit: a row
+  WorkList<InputJob> inputs;         // of shrink; unit: a job
+  WorkList<InputJob> vector_inputs;  // of vectors
+  WorkList<DeltaSegment> shrink;     // of prepared inputs: V, dense; unit: a group of a row block
+  WorkList<DeltaSegment> vectors;    // vector codes; unit: a block
+  WorkList<DeltaSegment> expand;     // U
+  WorkList<PlainSegment> plain;      // of x; unit: a row
   WorkList<PlainSegment> plain_expand;  // U of z; unit: 32 columns
-  int32_t n_z = 0;                      // floats of z
 };
 
 /// Pointers of a launch that are not the variants'.
@@ -156,7 +156,9 @@ struct DeltaBuffers {
   int64_t x_stride = 0;
   int8_t* inputs = nullptr;       // prepared
   float* input_scales = nullptr;  // pairs: scale of a group, sum of its codes
-  float* z = nullptr;
+  float* z = nullptr;             // zeros before a call
+  float* next_z = nullptr;        // of the call before and of the next one: a call zeroes it
+  int32_t n_next_z = 0;
   const int32_t* rows = nullptr;  // [n_rows] of the batch, variant by variant
   float* y[kMaxTargets] = {};
   int64_t y_stride[kMaxTargets] = {};

@@ -74,6 +74,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   const WorkList<PlainSegment> list = kComponents ? call->plain_expand : call->plain;
   release_dependents();
   wait_for_inputs();
+  if (kComponents) clear_next_z(buffers);
   const int n_warps = static_cast<int>(gridDim.x) * kWarps;
   for (int unit = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x / 32);
        unit < list.units; unit += n_warps) {

@@ -45,10 +45,11 @@ __device__ void load_prepared(const DeltaBuffers& buffers, const DeltaSegment& s
   }
 }
 
-/// From z: multiplied with the gains of the row block and quantized here, as prepared inputs are.
-template <int kTokenTiles>
-__device__ void load_components(const DeltaBuffers& buffers, const DeltaSegment& segment, int block,
-                                int group, int n_tiles, GroupInput<kTokenTiles>& input) {
+/// From x or z in float32: multiplied with the gains of the row block and quantized here, as
+/// prepared inputs are. x has whole tiles of columns, z has zeros behind its components.
+template <int kTokenTiles, TileInput kInput>
+__device__ void quantize_input(const DeltaBuffers& buffers, const DeltaSegment& segment, int block,
+                               int group, int n_tiles, GroupInput<kTokenTiles>& input) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const float* gains = segment.gains;
   const int first_col = kGroupCols * group + 8 * (lane % 4);
@@ -60,7 +61,12 @@ __device__ void load_components(const DeltaBuffers& buffers, const DeltaSegment&
   for (int n = 0; n < kTokenTiles; ++n) {
     const int token = kMaxTokens * n + lane / 4;
     const bool there = token < segment.n_tokens;
-    const float* z = buffers.z + segment.in + int64_t{token} * segment.in_stride + first_col;
+    const float* from = nullptr;
+    if (kInput == TileInput::kZ) {
+      from = buffers.z + segment.in + int64_t{token} * segment.in_stride + first_col;
+    } else if (there) {
+      from = buffers.x + buffers.rows[segment.first_token + token] * buffers.x_stride + first_col;
+    }
     float x[8 * kGroupTiles];
     uint32_t largest = 0;  // by bits, so that what is not a number is the largest
 #pragma unroll
@@ -68,7 +74,7 @@ __device__ void load_components(const DeltaBuffers& buffers, const DeltaSegment&
 #pragma unroll
       for (int e = 0; e < 8; e += 4) {
         const bool read = there && i < n_tiles;
-        float4 v = read ? *reinterpret_cast<const float4*>(z + kTileCols * i + e) : float4{};
+        float4 v = read ? *reinterpret_cast<const float4*>(from + kTileCols * i + e) : float4{};
         if (gains != nullptr && i < n_tiles) {
           const float4 by = *reinterpret_cast<const float4*>(gains + kTileCols * i + e);
           v = {v.x * by.x, v.y * by.y, v.z * by.z, v.w * by.w};
@@ -160,7 +166,7 @@ __device__ void multiply_group(const uint4* slot, int n_tiles, bool has_scales, 
 }
 
 /// The groups of one row block that the warp has, and their results.
-template <int kBits, int kTokenTiles, bool kComponents, class Stream>
+template <int kBits, int kTokenTiles, TileInput kInput, class Stream>
 __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream) {
   constexpr int kFields = 8 / kBits;
   const DeltaSegment& segment = *stream.now.segment;
@@ -171,17 +177,18 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream) {
   const float center = segment.center;
   float sum[kFields][kTokenTiles][4] = {};
   GroupInput<kTokenTiles> input, next;
-  if (!kComponents) load_prepared(buffers, segment, stream.now.group, input);
+  constexpr bool kPrepared = kInput == TileInput::kPrepared;
+  if (kPrepared) load_prepared(buffers, segment, stream.now.group, input);
   for (int i = 0; i < n; ++i) {
     const uint4* slot = stream.take();
     const int group = stream.now.group, n_tiles = stream.now.n_tiles();
-    if (kComponents) {
-      load_components(buffers, segment, block, group, n_tiles, input);
+    if (!kPrepared) {
+      quantize_input<kTokenTiles, kInput>(buffers, segment, block, group, n_tiles, input);
     } else if (i + 1 < n) {
       load_prepared(buffers, segment, group + 1, next);
     }
     multiply_group<kBits, kTokenTiles>(slot, n_tiles, has_scales, part, center, input, sum);
-    if (!kComponents) input = next;
+    if (kPrepared) input = next;
     stream.advance();
   }
 #pragma unroll
@@ -196,13 +203,13 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream) {
 
 /// Packed codes times inputs: a persistent grid; every warp has an equal, contiguous share of the
 /// groups of all segments, in the order in which they lie in memory, and adds its partial sums to
-/// the results. kComponents: U times z, quantized on the way; else prepared inputs.
+/// the results.
 /// Grid: any, block (32 * kWarps), shared memory kWarps * kStages * kLoads * 512 bytes.
-template <int kTokenTiles, bool kComponents, int kStages>
+template <int kTokenTiles, TileInput kInput, int kStages>
 __global__ void __launch_bounds__(32 * kWarps)
     tiles_kernel(const DeltaCall* __restrict__ call, const __grid_constant__ DeltaBuffers buffers) {
   extern __shared__ uint4 shared[];
-  const WorkList<DeltaSegment> list = kComponents ? call->expand : call->shrink;
+  const WorkList<DeltaSegment> list = kInput == TileInput::kZ ? call->expand : call->shrink;
   const int warp = static_cast<int>(threadIdx.x / 32);
   const int64_t index = int64_t{blockIdx.x} * kWarps + warp, n_warps = int64_t{gridDim.x} * kWarps;
   const int begin = share_of(list.units, index, n_warps);
@@ -211,44 +218,53 @@ __global__ void __launch_bounds__(32 * kWarps)
   GroupStream<kStages, kLoads> stream;
   if (begin < end) stream.start(list, begin, end, shared + warp * (kStages * kLoads * 32));
   wait_for_inputs();
+  if (kInput == TileInput::kZ) clear_next_z(buffers);
   if (begin == end) return;
   while (stream.left > 0) {
     switch (stream.now.bits) {
       case 1:
-        multiply_block<1, kTokenTiles, kComponents>(buffers, stream);
+        multiply_block<1, kTokenTiles, kInput>(buffers, stream);
         break;
       case 2:
-        multiply_block<2, kTokenTiles, kComponents>(buffers, stream);
+        multiply_block<2, kTokenTiles, kInput>(buffers, stream);
         break;
       case 4:
-        multiply_block<4, kTokenTiles, kComponents>(buffers, stream);
+        multiply_block<4, kTokenTiles, kInput>(buffers, stream);
         break;
       default:
-        multiply_block<8, kTokenTiles, kComponents>(buffers, stream);
+        multiply_block<8, kTokenTiles, kInput>(buffers, stream);
     }
   }
 }
 
-template <int kTokenTiles, bool kComponents, int kStages>
+template <int kTokenTiles, TileInput kInput, int kStages>
 cudaError_t launch(const DeltaCall* call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  return launch_persistent(tiles_kernel<kTokenTiles, kComponents, kStages>, 32 * kWarps,
+  return launch_persistent(tiles_kernel<kTokenTiles, kInput, kStages>, 32 * kWarps,
                            kWarps * kStages * kLoads * 512, call, buffers, how);
 }
 
-template <bool kComponents>
+template <TileInput kInput>
 cudaError_t launch(const DeltaCall* call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  if (how.token_tiles > 2) return launch<4, kComponents, 3>(call, buffers, how);
-  if (how.token_tiles > 1) return launch<2, kComponents, 3>(call, buffers, how);
-  if (how.stages < 3) return launch<1, kComponents, 2>(call, buffers, how);
-  if (how.stages > 3) return launch<1, kComponents, 4>(call, buffers, how);
-  return launch<1, kComponents, 3>(call, buffers, how);
+  if (how.token_tiles > 2) return launch<4, kInput, 3>(call, buffers, how);
+  if (how.token_tiles > 1) return launch<2, kInput, 3>(call, buffers, how);
+  if (how.stages < 3) return launch<1, kInput, 2>(call, buffers, how);
+  if (how.stages > 3) return launch<1, kInput, 4>(call, buffers, how);
+  return launch<1, kInput, 3>(call, buffers, how);
 }
 
 }  // namespace
 
-cudaError_t launch_tiles(const DeltaCall* call, const DeltaBuffers& buffers, bool components,
+cudaError_t launch_tiles(const DeltaCall* call, const DeltaBuffers& buffers, TileInput input,
                          const DeltaLaunch& how) {
-  return components ? launch<true>(call, buffers, how) : launch<false>(call, buffers, how);
+  switch (input) {
+    case TileInput::kPrepared:
+      return launch<TileInput::kPrepared>(call, buffers, how);
+    case TileInput::kX:
+      return how.token_tiles > 1 ? cudaErrorInvalidValue
+                                 : launch<1, TileInput::kX, 3>(call, buffers, how);
+    default:
+      return launch<TileInput::kZ>(call, buffers, how);
+  }
 }
 
 }  // namespace deltacome::cuda

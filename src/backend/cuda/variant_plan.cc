@@ -68,6 +68,7 @@ void CudaVariantPlan::assign(std::span<const VariantSegment> segments, CudaStrea
   moved(assigned_ > 0 && tiles != token_tiles_);
   token_tiles_ = tiles;
   ++assigned_;
+  z_cleared_ = false;
   write_rows(stream);
 }
 
@@ -119,15 +120,16 @@ void CudaVariantPlan::update(const std::vector<int>& slots, Known& known,
   const int64_t head = bytes.reserve<DeltaCall>();
   DeltaCall call;
   call.inputs = bytes.append(contents.inputs);
+  call.vector_inputs = bytes.append(contents.vector_inputs);
   call.shrink = bytes.append(contents.shrink);
   call.vectors = bytes.append(contents.vectors);
   call.expand = bytes.append(contents.expand);
   call.plain = bytes.append(contents.plain);
   call.plain_expand = bytes.append(contents.plain_expand);
-  call.n_z = static_cast<int32_t>(contents.n_z);
   moved(known.table.reserve(context_, static_cast<int64_t>(bytes.bytes().size())));
   std::byte* base = known.table.data();
   TableBytes::move_to(base, call.inputs);
+  TableBytes::move_to(base, call.vector_inputs);
   TableBytes::move_to(base, call.shrink);
   TableBytes::move_to(base, call.vectors);
   TableBytes::move_to(base, call.expand);
@@ -153,24 +155,49 @@ CudaVariantPlan::Call CudaVariantPlan::call(std::span<const int> slots, int64_t 
   return known.call;
 }
 
-DeltaBuffers CudaVariantPlan::buffers(const Call& call) const {
+bool CudaVariantPlan::reads_x(int64_t n_in) const noexcept {
+  constexpr int64_t kFewRows = 4;
+  return n_rows_ <= kFewRows && n_in % kTileCols == 0;
+}
+
+void CudaVariantPlan::reserve(const Call& call) const {
   moved(inputs_.reserve(context_, call.n_inputs));
   moved(scales_.reserve(context_, call.n_scales * 8));
-  moved(z_.reserve(context_, call.n_z * 4));
+  const int64_t padded = (call.n_z + 63) / 64 * 64;
+  if (padded <= z_floats_) return;
+  z_floats_ = padded;
+  moved(z_.reserve(context_, 2 * 4 * padded) || assigned_ > 1);  // the second one has moved
+  z_cleared_ = false;
+}
+
+DeltaBuffers CudaVariantPlan::buffers(const Call& call, CudaStream& stream) const {
+  reserve(call);
   DeltaBuffers buffers;
   buffers.inputs = reinterpret_cast<int8_t*>(inputs_.data());
   buffers.input_scales = reinterpret_cast<float*>(scales_.data());
-  buffers.z = reinterpret_cast<float*>(z_.data());
   buffers.rows = rows();
+  if (call.n_z == 0) return buffers;
+  auto* z = reinterpret_cast<float*>(z_.data());
+  if (!z_cleared_) {
+    DELTACOME_CUDA_CHECK(
+        cudaMemsetAsync(z, 0, static_cast<size_t>(2 * 4 * z_floats_), stream.get()));
+    z_cleared_ = true;
+    z_turn_ = false;
+  }
+  buffers.z = z + (z_turn_ ? z_floats_ : 0);
+  buffers.next_z = z + (z_turn_ ? 0 : z_floats_);
+  buffers.n_next_z = static_cast<int32_t>(z_floats_);
+  z_turn_ = !z_turn_;
   return buffers;
 }
 
 void CudaVariantPlan::refresh(CudaStream& stream) const {
   for (auto& [slots, known] : calls_) {
     if (known.assigned != assigned_) update(slots, known, stream);
-    buffers(known.call);
+    reserve(known.call);
   }
   for (auto& [slot, known] : embeddings_) embedding(slot, stream);
+  z_cleared_ = false;  // what is captured now clears it
 }
 
 const WorkList<EmbeddingSegment>* CudaVariantPlan::embedding(int slot, CudaStream& stream) const {

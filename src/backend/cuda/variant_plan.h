@@ -29,10 +29,10 @@ class DeviceTable {
 /// Which variant owns which rows of a batch, and the tables in device memory by which kernels find
 /// the variants' tensors. One thread at a time; stream-ordered.
 ///
-/// For CUDA graphs: a graph that was captured with a plan can be launched again after assign() and
-/// refresh(): tables change in place, launches do not depend on the variants. generation() changes
-/// when that does not hold: something had to move, or there are kinds of deltas that the capture
-/// did not have.
+/// For CUDA graphs: what is captured right after assign() and refresh() can be launched again after
+/// later ones, as one piece: tables change in place, launches do not depend on the variants.
+/// generation() changes when that does not hold: something had to move, or there are kinds of
+/// deltas that the capture did not have.
 class CudaVariantPlan final : public VariantPlan {
  public:
   /// Rows of one variant, next to each other among rows().
@@ -48,11 +48,12 @@ class CudaVariantPlan final : public VariantPlan {
   /// Which kernels a call needs; bits.
   enum Kinds : unsigned {
     kInputs = 1,
-    kShrink = 2,
-    kVectors = 4,
-    kExpand = 8,
-    kPlain = 16,
-    kPlainExpand = 32
+    kVectorInputs = 2,
+    kShrink = 4,
+    kVectors = 8,
+    kExpand = 16,
+    kPlain = 32,
+    kPlainExpand = 64
   };
   /// A call of add_deltas() for certain slots.
   struct Call {
@@ -90,8 +91,12 @@ class CudaVariantPlan final : public VariantPlan {
   const WorkList<EmbeddingSegment>* embedding(int slot, CudaStream& stream) const;
   /// Ids that the variant of a row has in the table of a slot, whose base has `n_base`.
   int64_t n_ids(int slot, int64_t row, int64_t n_base) const;
-  /// Memory of the calls, which follow each other on one stream; at least as large as `call` needs.
-  DeltaBuffers buffers(const Call& call) const;
+  /// Whether packed codes read x itself: few rows, so that a launch costs more than quantizing
+  /// again.
+  bool reads_x(int64_t n_in) const noexcept;
+  /// Memory of the calls, which follow each other on one stream. Every call with z must run its
+  /// expand kernels, which zero the z of the next one; the first one is zeroed here.
+  DeltaBuffers buffers(const Call& call, CudaStream& stream) const;
 
  private:
   struct Known {
@@ -107,6 +112,7 @@ class CudaVariantPlan final : public VariantPlan {
   };
   void write_rows(CudaStream& stream);
   void update(const std::vector<int>& slots, Known& known, CudaStream& stream) const;
+  void reserve(const Call& call) const;
   void moved(bool has_moved) const { generation_ += has_moved ? 1 : 0; }
 
   CudaContext context_;
@@ -122,6 +128,8 @@ class CudaVariantPlan final : public VariantPlan {
   mutable std::map<std::vector<int>, Known> calls_;
   mutable std::map<int, KnownEmbedding> embeddings_;
   mutable DeviceTable inputs_, scales_, z_;
+  mutable int64_t z_floats_ = 0;  // of each of two z, which take turns
+  mutable bool z_cleared_ = false, z_turn_ = false;
 };
 
 inline const CudaVariantPlan& cuda_plan(const VariantPlan& plan) {
