@@ -8,8 +8,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/cuda/bin
 
-programs=(backend_cuda_test cuda_golden_test)  # the programs whose tests have the label "cuda"
-benches=(base_bench)
+programs=(backend_cuda_test backend_cuda_delta_test cuda_golden_test)  # the programs whose tests have the label "cuda"
+benches=(base_bench delta_bench)
 deps=$PWD/.cache/gpu-deps
 log=$(mktemp)
 rows=()

@@ -97,6 +97,76 @@ TEST_P(CudaBesideCpu, DistributionsAreThoseOfTheCpu) {
   }
 }
 
+/// The fine-tune as a variant whose every tensor replaces the base's.
+std::shared_ptr<const DeviceVariant> raw_variant(Backend& backend, Stream& stream,
+                                                 const Checkpoint& checkpoint,
+                                                 const std::vector<ExpectedTensor>& expected) {
+  const auto variant = backend.create_variant(static_cast<int>(expected.size()));
+  for (size_t slot = 0; slot < expected.size(); ++slot) {
+    const HostTensor& tensor = checkpoint.at(expected[slot].name);
+    MatrixFormat format;
+    format.codec = Codec::kRaw;
+    format.shape = tensor.shape;
+    format.raw_dtype = tensor.dtype;
+    std::vector<std::byte> blob(static_cast<size_t>(layout_of(format).total_bytes));
+    std::ranges::copy(tensor.bytes, blob.begin());
+    const auto n_bytes = static_cast<int64_t>(blob.size());
+    variant->set(static_cast<int>(slot), format,
+                 HostTensor::of(DType::kU8, {n_bytes}, std::move(blob)), stream);
+  }
+  stream.synchronize();
+  return variant;
+}
+
+using CudaVariants = CudaGolden;
+
+/// Prompts and single tokens of the base and of a variant, mixed in every step.
+TEST_P(CudaVariants, AFineTuneBesideItsBaseIsThatOfTheCpu) {
+  const auto cpu = create_cpu_backend();
+  const fs::path dir = kData / "models" / "tiny-base";
+  const Checkpoint base = Checkpoint::open(dir),
+                   tuned = Checkpoint::open(kData / "models" / GetParam());
+  const ModelConfig config = read_model_config(dir);
+  std::vector<std::vector<float>> results;
+  for (Backend* backend : {cpu.get(), gpu_.get()}) {
+    const auto stream = backend->create_stream();
+    const Model model(*backend, base, config);
+    const Variant variant{raw_variant(*backend, *stream, tuned, expected_tensors(config)), 0};
+    KvCache cache(*backend, config, config.n_layers, 64);
+    std::vector<Sequence> sequences(6);
+    std::vector<float> all;
+    for (int step = 0; step < 5; ++step) {
+      std::vector<std::vector<int32_t>> tokens;
+      for (size_t i = 0; i < sequences.size(); ++i) {
+        const size_t n = step == 0 ? 5 + 13 * i : 1;
+        tokens.emplace_back();
+        for (size_t t = 0; t < n; ++t)
+          tokens.back().push_back(
+              static_cast<int32_t>((i * 97 + t * 31 + static_cast<size_t>(step) * 7) % 2048));
+      }
+      std::vector<BatchItem> items;
+      for (size_t i = 0; i < sequences.size(); ++i) {
+        items.push_back(
+            {tokens[i], &sequences[i], i % 3 == 1 ? Variant{} : variant, BatchItem::Rows::kLast});
+      }
+      const HiddenRows rows = model.forward(*stream, items, cache);
+      const auto n = static_cast<int64_t>(items.size());
+      std::vector<float> part(static_cast<size_t>(n * rows.vocab_size));
+      backend->download(*stream, model.logits(*stream, rows, 0, n),
+                        std::as_writable_bytes(std::span(part)));
+      all.insert(all.end(), part.begin(), part.end());
+    }
+    results.push_back(std::move(all));
+  }
+  test::Difference d;
+  d.add(results[0], results[1], config.vocab_size);
+  EXPECT_EQ(d.tokens, 30);
+  EXPECT_LT(d.mean_kl, 2e-3);
+  EXPECT_LT(d.largest_kl, 4e-2);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, CudaVariants, ::testing::Values("tiny-math"), name_of);
+
 INSTANTIATE_TEST_SUITE_P(Models, CudaBesideCpu, ::testing::Values("tiny-base", "tiny-math"),
                          name_of);
 

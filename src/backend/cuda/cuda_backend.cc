@@ -5,11 +5,13 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/attention.h"
+#include "backend/cuda/delta.h"
 #include "backend/cuda/elementwise.h"
 #include "backend/cuda/linear.h"
 #include "backend/cuda/rows.h"
 #include "backend/cuda/sampler.h"
 #include "backend/cuda/variant.h"
+#include "backend/cuda/variant_plan.h"
 
 namespace deltacome {
 namespace cuda {
@@ -85,9 +87,13 @@ class CudaBackend final : public Backend {
     on(stream).download(bytes_of(from), host);
   }
 
-  std::shared_ptr<DeviceVariant> create_variant(int) override { not_yet("variants"); }
+  std::shared_ptr<DeviceVariant> create_variant(int n_slots) override {
+    return std::make_shared<CudaVariant>(context_, n_slots);
+  }
   std::unique_ptr<VariantPlan> plan_variants(std::span<const VariantSegment> segments) override {
-    return std::make_unique<CudaVariantPlan>(segments);
+    if (loading_ == nullptr) loading_ = std::make_unique<CudaStream>(context_.memory);
+    order_.enter(*loading_);  // its tables may lie where an op before still reads
+    return std::make_unique<CudaVariantPlan>(context_, segments, *loading_);
   }
 
   void embed(Stream& stream, const VariantPlan& plan, int slot, std::span<const int32_t> ids,
@@ -107,6 +113,8 @@ class CudaBackend final : public Backend {
     const Tensor on_device = to_device(stream, ids);
     DELTACOME_CUDA_CHECK(
         launch_embed(matrix_of(table), i32(on_device), n, f32(y), on(stream).get()));
+    if (!variants.base_only())
+      embed_deltas(context_, on(stream), variants, slot, i32(on_device), y);
   }
   void rms_norm(Stream& stream, const VariantPlan& plan, int slot, const Tensor& x,
                 const Tensor& weight, double eps, const Tensor& y) override {
@@ -127,8 +135,11 @@ class CudaBackend final : public Backend {
   void linear(Stream& stream, const VariantPlan& plan, const Tensor& x,
               std::span<const LinearTarget> targets) override {
     if (x.rows() == 0 || targets.empty()) return;
-    linear_.run(on(stream), cuda_plan(plan), x, targets);
-    linear_.add_biases(on(stream), cuda_plan(plan), targets);
+    const CudaVariantPlan& variants = cuda_plan(plan);
+    DELTACOME_CHECK(variants.n_rows() == x.rows());
+    linear_.run(on(stream), x, targets);
+    if (!variants.base_only()) add_deltas(context_, on(stream), variants, x, targets);
+    add_biases(on(stream), variants, targets);
   }
   std::unique_ptr<AttentionPlan> plan_attention(std::span<const SequenceChunk> chunks) override {
     return std::make_unique<CudaAttentionPlan>(context_, chunks);
