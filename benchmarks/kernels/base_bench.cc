@@ -52,7 +52,10 @@ class Bench {
  public:
   explicit Bench(DType dtype)
       : backend_(create_cuda_backend(0)), stream_(backend_->create_stream()), dtype_(dtype) {
+    int major = 0;
     cudaDeviceGetAttribute(&n_sms_, cudaDevAttrMultiProcessorCount, 0);
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+    overlaps_ = major >= 9;
     std::printf("%s, weights %s\n", backend_->name().c_str(),
                 std::string(dtype_name(dtype)).c_str());
     std::vector<std::vector<HostTensor>> host;
@@ -251,6 +254,7 @@ class Bench {
         args.n_rows = static_cast<int>(n);
         args.n_in = x_[c].cols();
         args.tiles = tiles;
+        args.overlaps = overlaps_;
         DELTACOME_CUDA_CHECK(cuda::launch_skinny(args, n_sms_, raw()));
       }
     }
@@ -323,6 +327,7 @@ class Bench {
   std::unique_ptr<Stream> stream_;
   DType dtype_;
   int n_sms_ = 0;
+  bool overlaps_ = false;
   int64_t layer_bytes_ = 0;
   std::vector<std::vector<std::vector<Tensor>>> weights_;  // [layer][call][matrix]
   std::vector<Tensor> x_;                                  // [call]

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "backend/cuda/overlap.cuh"
 #include "backend/cuda/paged.cuh"
 
 namespace deltacome::cuda {
@@ -63,6 +64,7 @@ __global__ void __launch_bounds__(32 * kWarps) rows_kernel(AttentionRows args, i
   __shared__ float largest_s[kWarps][kHeads], sum_s[kWarps][kHeads];
   __shared__ __align__(16) float mixed_s[kWarps][kHeads][kHeadDim];  // written in fours
   __shared__ bool last_s;
+  release_dependents();
   const Attention& a = args.of;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int slot = lane % L::kLanes, group = lane / L::kLanes;
@@ -98,28 +100,44 @@ __global__ void __launch_bounds__(32 * kWarps) rows_kernel(AttentionRows args, i
     }
   }
 
+  const T* k_cache = static_cast<const T*>(a.k.data);
+  const T* v_cache = static_cast<const T*>(a.v.data);
   for (int block = begin / kBlockTokens + warp; block * kBlockTokens < end; block += kWarps) {
+    const int first = block * kBlockTokens;
+    const int low = max(begin, first), high = min(end, first + kBlockTokens) - 1;
+    const int64_t token = int64_t{table[block]} * kBlockTokens;
+    // A key that is not seen is read as the nearest that is: no branch stands between the loads,
+    // and values that may be anything are not read. Its weight is 0.
+    int64_t at[L::kSteps];
+    bool seen[L::kSteps];
+#pragma unroll
+    for (int s = 0; s < L::kSteps; ++s) {
+      const int key = first + s * L::kKeys + group;
+      seen[s] = key >= low && key <= high;
+      at[s] = ((token + min(max(key, low), high) - first) * a.n_kv_heads + kv_head) *
+              kHeadStride<T, kHeadDim>;
+    }
     float score[kHeads][L::kSteps];
 #pragma unroll
     for (int s = 0; s < L::kSteps; ++s) {
-      const int key = block * kBlockTokens + s * L::kKeys + group;
-      const bool seen = key >= begin && key < end;
+      const T* head = k_cache + at[s];
       float dot[kHeads] = {};
-      float scale = 0;
-      if (seen) {
-        const T* head = head_of<T, kHeadDim>(a.k.data, table, key, a.n_kv_heads, kv_head);
-        scale = head_scale<T, kHeadDim>(head);
 #pragma unroll
-        for (int c = 0; c < L::kChunks; ++c) {
-          const float4 k = load4(head + 4 * (slot + c * L::kLanes));
+      for (int c = 0; c < L::kChunks; ++c) {
+        const float4 k = load4(head + 4 * (slot + c * L::kLanes));
 #pragma unroll
-          for (int h = 0; h < kHeads; ++h) dot[h] = dot4(q[h][c], k, dot[h]);
-        }
+        for (int h = 0; h < kHeads; ++h) dot[h] = dot4(q[h][c], k, dot[h]);
       }
+      const float scale = head_scale<T, kHeadDim>(head);
 #pragma unroll
-      for (int h = 0; h < kHeads; ++h) {
-        const float sum = sum_over<L::kLanes>(dot[h]);
-        score[h][s] = seen ? sum * scale : -INFINITY;
+      for (int h = 0; h < kHeads; ++h) score[h][s] = dot[h] * scale;
+    }
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+#pragma unroll
+      for (int s = 0; s < L::kSteps; ++s) {
+        score[h][s] = sum_over<L::kLanes>(score[h][s]);
+        if (!seen[s]) score[h][s] = -INFINITY;
       }
     }
     float base[kHeads];  // of the weights
@@ -137,9 +155,7 @@ __global__ void __launch_bounds__(32 * kWarps) rows_kernel(AttentionRows args, i
     }
 #pragma unroll
     for (int s = 0; s < L::kSteps; ++s) {
-      const int key = block * kBlockTokens + s * L::kKeys + group;
-      if (key < begin || key >= end) continue;  // whose value may be anything
-      const T* head = head_of<T, kHeadDim>(a.v.data, table, key, a.n_kv_heads, kv_head);
+      const T* head = v_cache + at[s];
       const float scale = head_scale<T, kHeadDim>(head);
       float weight[kHeads];
 #pragma unroll

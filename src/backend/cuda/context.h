@@ -13,6 +13,7 @@ struct CudaContext {
   int device = 0;
   int n_sms = 0;
   int64_t l2_bytes = 0;
+  bool overlaps = false;  // kernels may begin early: sm_90 or later
   std::shared_ptr<DeviceMemory> memory;
 
   /// Makes the device the current one of the calling thread. First call of whatever may run on a

@@ -30,11 +30,13 @@ CudaContext open_device(int index) {
   DELTACOME_CUDA_CHECK(cudaSetDevice(index));
   CudaContext context;
   context.device = index;
-  int l2_bytes = 0;
+  int l2_bytes = 0, major = 0;
   DELTACOME_CUDA_CHECK(
       cudaDeviceGetAttribute(&context.n_sms, cudaDevAttrMultiProcessorCount, index));
   DELTACOME_CUDA_CHECK(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, index));
   context.l2_bytes = l2_bytes;
+  DELTACOME_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
+  context.overlaps = major >= 9;
   size_t free = 0, total = 0;
   DELTACOME_CUDA_CHECK(cudaMemGetInfo(&free, &total));
   context.memory = std::make_shared<DeviceMemory>(index, static_cast<int64_t>(free));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backend/cuda/delta_layout.h"
+#include "backend/cuda/overlap.cuh"
 
 namespace deltacome::cuda {
 
@@ -27,19 +28,6 @@ __device__ inline void commit_copies() {
 template <int kPending>
 __device__ inline void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
-/// Lets the next kernel of the stream begin with what does not depend on this one.
-__device__ inline void release_dependents() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-/// Waits until everything before this kernel in the stream is done and visible.
-__device__ inline void wait_for_inputs() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
 }
 
 /// c += a b on the tensor cores, m16n8k32; kSigned: a is s8, else u8; b is s8.

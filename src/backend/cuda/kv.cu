@@ -5,6 +5,7 @@ namespace deltacome::cuda {
 namespace {
 
 constexpr int kBlock = 128;
+constexpr int kWarps = kBlock / 32;
 
 __global__ void rotations_kernel(const int32_t* __restrict__ positions,
                                  const float* __restrict__ inv_freq, int64_t half,
@@ -18,23 +19,21 @@ __global__ void rotations_kernel(const int32_t* __restrict__ positions,
   }
 }
 
-/// Grid (n_rows), block (kBlock).
+/// Grid (n_rows, n_heads), any block.
 __global__ void rope_kernel(const float* __restrict__ table,  // [n_rows, 2, half]
                             float* __restrict__ x,            // [n_rows, n_heads, 2 * half]
-                            int64_t n_heads, int64_t half) {
+                            int64_t half) {
   const float* cos = table + blockIdx.x * 2 * half;
   const float* sin = cos + half;
-  float* row = x + blockIdx.x * n_heads * 2 * half;
-  for (int64_t i = threadIdx.x; i < n_heads * half; i += kBlock) {
-    const int64_t pair = i % half;
-    float* at = row + i / half * 2 * half + pair;
-    const float a = at[0], b = at[half];
-    at[0] = a * cos[pair] - b * sin[pair];
-    at[half] = b * cos[pair] + a * sin[pair];
+  float* head = x + (blockIdx.x * int64_t{gridDim.y} + blockIdx.y) * 2 * half;
+  for (int64_t i = threadIdx.x; i < half; i += blockDim.x) {
+    const float a = head[i], b = head[i + half];
+    head[i] = a * cos[i] - b * sin[i];
+    head[i + half] = b * cos[i] + a * sin[i];
   }
 }
 
-/// Grid (n_rows, 2: keys, values), block (kBlock).
+/// Grid (n_rows, 2: keys, values, blocks over the row), block (kBlock).
 template <class T>
 __global__ void store_kernel(StoreKv a) {
   const int row = blockIdx.x, position = a.rows.positions[row];
@@ -44,7 +43,8 @@ __global__ void store_kernel(StoreKv a) {
       int64_t{blocks[position / kBlockTokens]} * kBlockTokens + position % kBlockTokens;
   const float* from = (blockIdx.y == 0 ? a.k : a.v) + row * width;
   T* to = static_cast<T*>(blockIdx.y == 0 ? a.k_cache.data : a.v_cache.data) + token * width;
-  for (int64_t i = threadIdx.x; i < width; i += kBlock) to[i] = from_float<T>(from[i]);
+  for (int64_t i = blockIdx.z * kBlock + threadIdx.x; i < width; i += int64_t{gridDim.z} * kBlock)
+    to[i] = from_float<T>(from[i]);
 }
 
 /// The same in int8; a warp codes a head.
@@ -54,7 +54,7 @@ __global__ void store_codes_kernel(StoreKv a) {
   const int64_t token =
       int64_t{blocks[position / kBlockTokens]} * kBlockTokens + position % kBlockTokens;
   const int lane = threadIdx.x % 32, stride = a.head_dim + 4;
-  for (int h = threadIdx.x / 32; h < a.n_heads; h += kBlock / 32) {
+  for (int h = blockIdx.z * kWarps + threadIdx.x / 32; h < a.n_heads; h += gridDim.z * kWarps) {
     const float* from = (blockIdx.y == 0 ? a.k : a.v) + (int64_t{row} * a.n_heads + h) * a.head_dim;
     int8_t* to = static_cast<int8_t*>(blockIdx.y == 0 ? a.k_cache.data : a.v_cache.data) +
                  (token * a.n_heads + h) * stride;
@@ -82,12 +82,17 @@ cudaError_t launch_rotations(const PagedRows& rows, const float* inv_freq, int64
 
 cudaError_t launch_rope(const float* table, float* x, int64_t n_rows, int64_t n_heads, int64_t half,
                         cudaStream_t stream) {
-  rope_kernel<<<static_cast<unsigned>(n_rows), kBlock, 0, stream>>>(table, x, n_heads, half);
+  const dim3 grid(static_cast<unsigned>(n_rows), static_cast<unsigned>(n_heads));
+  const int block = half <= 64 ? 64 : kBlock;
+  rope_kernel<<<grid, block, 0, stream>>>(table, x, half);
   return cudaGetLastError();
 }
 
 cudaError_t launch_store_kv(const StoreKv& args, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(args.rows.n_rows), 2);
+  // A few rows are spread over more blocks.
+  const int width = args.n_heads * args.head_dim, per_block = 4 * kBlock;
+  const dim3 grid(static_cast<unsigned>(args.rows.n_rows), 2,
+                  static_cast<unsigned>((width + per_block - 1) / per_block));
   switch (args.k_cache.type) {
     case Element::kF32:
       store_kernel<float><<<grid, kBlock, 0, stream>>>(args);

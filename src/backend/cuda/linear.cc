@@ -148,6 +148,7 @@ void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const Linear
   skinny.x = f32(x);
   skinny.n_rows = static_cast<int>(n_rows);
   skinny.n_in = n_in;
+  skinny.overlaps = context_.overlaps;
   const auto launch = [&] {
     if (skinny.n_targets > 0)
       DELTACOME_CUDA_CHECK(launch_skinny(skinny, context_.n_sms, stream.get()));

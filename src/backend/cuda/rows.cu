@@ -2,6 +2,7 @@
 #include "backend/cuda/rows.h"
 
 #include "backend/cuda/numbers.cuh"
+#include "backend/cuda/overlap.cuh"
 
 namespace deltacome::cuda {
 namespace {
@@ -42,6 +43,7 @@ __device__ float block_sum(float v, float* partial) {
 template <class T, int kVector>
 __global__ void rms_norm_kernel(RmsNorm a) {
   __shared__ float partial[32];
+  release_dependents();
   const int64_t row = blockIdx.x / a.per_row;
   const float* x = a.x + blockIdx.x * a.d;
   float* y = a.y + blockIdx.x * a.d;
@@ -57,8 +59,8 @@ __global__ void rms_norm_kernel(RmsNorm a) {
       squares += x[i] * x[i];
     }
   }
-  const double mean = static_cast<double>(block_sum(squares, partial)) / static_cast<double>(a.d);
-  const float scale = static_cast<float>(1.0 / sqrt(mean + a.eps));
+  const float mean = block_sum(squares, partial) / static_cast<float>(a.d);
+  const float scale = 1.0f / sqrtf(mean + static_cast<float>(a.eps));
   for (int64_t i = threadIdx.x * kVector; i < a.d; i += step) {
     if constexpr (kVector == 4) {
       const float4 v = load4(x + i);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/cuda/numbers.cuh"
+#include "backend/cuda/overlap.cuh"
 #include "backend/cuda/skinny.h"
 
 namespace deltacome::cuda {
@@ -66,9 +67,8 @@ __global__ void __launch_bounds__(32 * kWarps) skinny_kernel(Skinny a) {
                          (row < target.n_out ? row : target.n_out - 1) * a.n_in + 8 * quarter;
   }
 
-  float c[kTiles][kColumns][4] = {};
-  for (int64_t at = int64_t{warp} * kPiece; at < a.n_in; at += int64_t{kWarps} * kPiece) {
-    uint4 w[kTiles][2][kSteps];
+  uint4 w[kTiles][2][kSteps];
+  const auto load = [&](int64_t at) {
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
       const int64_t k = at + 32 * s;
@@ -78,6 +78,14 @@ __global__ void __launch_bounds__(32 * kWarps) skinny_kernel(Skinny a) {
         w[i / 2][i % 2][s] = inside ? load_stream(rows[i / 2][i % 2] + k) : make_uint4(0, 0, 0, 0);
       }
     }
+  };
+
+  // The first weights are on their way before x is there.
+  release_dependents();
+  load(int64_t{warp} * kPiece);
+  wait_for_inputs();
+  float c[kTiles][kColumns][4] = {};
+  for (int64_t at = int64_t{warp} * kPiece; at < a.n_in;) {
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
       const int64_t k = at + 32 * s + 8 * quarter;
@@ -103,6 +111,8 @@ __global__ void __launch_bounds__(32 * kWarps) skinny_kernel(Skinny a) {
         }
       }
     }
+    at += int64_t{kWarps} * kPiece;
+    if (at < a.n_in) load(at);
   }
 
 #pragma unroll
@@ -157,16 +167,13 @@ __global__ void plain_kernel(const T* __restrict__ w,      // [n_out, n_in]
 }
 
 template <class T, int kTiles>
-void launch_tiles(const Skinny& args, cudaStream_t stream) {
+cudaError_t launch_tiles(const Skinny& args, cudaStream_t stream) {
   int64_t tiles = 0;
   for (int t = 0; t < args.n_targets; ++t)
     tiles += (args.targets[t].n_out + 16 * kTiles - 1) / (16 * kTiles);
-  const auto grid = static_cast<unsigned>(tiles);
-  if (args.n_rows <= 8) {
-    skinny_kernel<T, kTiles, 1><<<grid, 32 * kWarps, 0, stream>>>(args);
-  } else {
-    skinny_kernel<T, kTiles, 2><<<grid, 32 * kWarps, 0, stream>>>(args);
-  }
+  const auto kernel = args.n_rows <= 8 ? skinny_kernel<T, kTiles, 1> : skinny_kernel<T, kTiles, 2>;
+  return launch_early(args.overlaps, kernel, dim3(static_cast<unsigned>(tiles)), 32 * kWarps,
+                      stream, args);
 }
 
 template <class T>
@@ -187,11 +194,9 @@ cudaError_t launch_skinny(const Skinny& args, int n_sms, cudaStream_t stream) {
   // Two tiles read x half as often, but need twice as many outputs to fill the device.
   const int tiles = args.tiles != 0 ? args.tiles : outputs >= int64_t{64} * n_sms ? 2 : 1;
   if (args.type == Element::kBf16) {
-    tiles == 2 ? launch_tiles<bf16, 2>(args, stream) : launch_tiles<bf16, 1>(args, stream);
-  } else {
-    tiles == 2 ? launch_tiles<f16, 2>(args, stream) : launch_tiles<f16, 1>(args, stream);
+    return tiles == 2 ? launch_tiles<bf16, 2>(args, stream) : launch_tiles<bf16, 1>(args, stream);
   }
-  return cudaGetLastError();
+  return tiles == 2 ? launch_tiles<f16, 2>(args, stream) : launch_tiles<f16, 1>(args, stream);
 }
 
 cudaError_t launch_plain_product(const Matrix& w, const float* x, int64_t n_rows, float* y,
