@@ -8,16 +8,21 @@ namespace deltacome::cuda {
 // What the kernels of packed deltas share: the stream of tiles through shared memory, products of
 // the tensor cores, and results.
 
-/// Begins an asynchronous copy of 16 bytes that are read once.
+/// Begins an asynchronous copy of 16 bytes, with what the L2 cache should do with them.
 __device__ inline void copy16(uint4* shared, const uint4* global, uint64_t policy) {
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to),
                "l"(global), "l"(policy)
                : "memory");
 }
-__device__ inline uint64_t read_once_policy() {
+template <bool kReadOnce>
+__device__ inline uint64_t cache_policy() {
   uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  if (kReadOnce) {
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  } else {
+    asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  }
   return policy;
 }
 __device__ inline void commit_copies() {
@@ -105,7 +110,7 @@ struct Cursor {
 
 /// A warp's stream of groups: copies run kStages - 1 groups ahead of the products. Every lane reads
 /// what it copied itself, so nothing is synchronized.
-template <int kStages, int kLoads>
+template <int kStages, int kLoads, bool kReadOnce>
 struct GroupStream {
   uint4* ring;  // [kStages][kLoads][32] of the warp, at this lane
   Cursor now, ahead;
@@ -117,7 +122,7 @@ struct GroupStream {
   /// Units [begin, end) of the list.
   __device__ void start(const WorkList<DeltaSegment>& list, int begin, int end, uint4* shared) {
     ring = shared + threadIdx.x % 32;
-    policy = read_once_policy();
+    policy = cache_policy<kReadOnce>();
     const int item = item_of(list, begin);
     now.enter(list.items + item, begin - list.starts[item]);
     ahead = now;

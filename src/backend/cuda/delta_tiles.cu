@@ -176,19 +176,22 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream) {
   const int part = kBits <= 2 ? 0 : block % (kBits / 2);
   const float center = segment.center;
   float sum[kFields][kTokenTiles][4] = {};
-  GroupInput<kTokenTiles> input, next;
   constexpr bool kPrepared = kInput == TileInput::kPrepared;
-  if (kPrepared) load_prepared(buffers, segment, stream.now.group, input);
+  constexpr bool kAhead = kPrepared && kTokenTiles == 1;  // more would take too many registers
+  GroupInput<kTokenTiles> input, next;
+  if (kAhead) load_prepared(buffers, segment, stream.now.group, input);
   for (int i = 0; i < n; ++i) {
     const uint4* slot = stream.take();
     const int group = stream.now.group, n_tiles = stream.now.n_tiles();
     if (!kPrepared) {
       quantize_input<kTokenTiles, kInput>(buffers, segment, block, group, n_tiles, input);
+    } else if (!kAhead) {
+      load_prepared(buffers, segment, group, input);
     } else if (i + 1 < n) {
       load_prepared(buffers, segment, group + 1, next);
     }
     multiply_group<kBits, kTokenTiles>(slot, n_tiles, has_scales, part, center, input, sum);
-    if (kPrepared) input = next;
+    if (kAhead) input = next;
     stream.advance();
   }
 #pragma unroll
@@ -215,7 +218,8 @@ __global__ void __launch_bounds__(32 * kWarps)
   const int begin = share_of(list.units, index, n_warps);
   const int end = share_of(list.units, index + 1, n_warps);
   release_dependents();
-  GroupStream<kStages, kLoads> stream;
+  // Segments of a long prompt read the same codes: those stay in the L2 cache.
+  GroupStream<kStages, kLoads, kTokenTiles <= 2> stream;
   if (begin < end) stream.start(list, begin, end, shared + warp * (kStages * kLoads * 32));
   wait_for_inputs();
   if (kInput == TileInput::kZ) clear_next_z(buffers);

@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(32 * kWarps)
       __syncthreads();
       dim = first_dim;
     }
-    GroupStream<kStages, kGroupTiles> stream;
+    GroupStream<kStages, kGroupTiles, kTokenTiles <= 2> stream;
     const int begin = unit + share_of(until - unit, warp, kWarps);
     const int stop = unit + share_of(until - unit, warp + 1, kWarps);
     uint4* ring = shared + kBookBytes / 16 + warp * (kStages * kGroupTiles * 32);
