@@ -44,7 +44,8 @@ CudaContext open_device(int index) {
 /// Checks, then hands each op to its file.
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(int index) : context_(open_device(index)), linear_(context_) {
+  explicit CudaBackend(int index)
+      : context_(open_device(index)), order_(context_.memory), linear_(context_) {
     cudaDeviceProp properties{};
     DELTACOME_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
     name_ = fmt::format("cuda:{} ({})", index, properties.name);
@@ -68,15 +69,22 @@ class CudaBackend final : public Backend {
   }
   Tensor import_projection(const HostTensor& host, WeightFormat format) override {
     if (format == WeightFormat::kStored) return import_weight(host);
-    fail(ErrorCode::kUnsupported, "quantized weights of the base on {}", name());
+    if (format != WeightFormat::kBf16) {
+      fail(ErrorCode::kUnsupported, "a base of {} bits on {}; expected auto or bf16",
+           format == WeightFormat::kInt8 ? 8 : 4, name());
+    }
+    if (host.dtype == DType::kBf16) return import_weight(host);
+    std::vector<std::byte> rounded(static_cast<size_t>(2 * host.size()));
+    convert_from_float(host.to_float(), DType::kBf16, rounded.data());
+    return import_weight(HostTensor::of(DType::kBf16, host.shape, std::move(rounded)));
   }
   void upload(Stream& stream, std::span<const std::byte> host, const Tensor& to) override {
     DELTACOME_CHECK(static_cast<int64_t>(host.size()) == to.bytes());
-    cuda_stream(stream).upload(host, bytes_of(to));
+    on(stream).upload(host, bytes_of(to));
   }
   void download(Stream& stream, const Tensor& from, std::span<std::byte> host) override {
     DELTACOME_CHECK(static_cast<int64_t>(host.size()) == from.bytes());
-    cuda_stream(stream).download(bytes_of(from), host);
+    on(stream).download(bytes_of(from), host);
   }
 
   std::shared_ptr<DeviceVariant> create_variant(int n_slots) override {
@@ -104,9 +112,10 @@ class CudaBackend final : public Backend {
            n_ids - 1);
     }
     const Tensor on_device = to_device(stream, ids);
-    DELTACOME_CUDA_CHECK(launch_embed(matrix_of(table), i32(on_device), n, f32(y), raw(stream)));
+    DELTACOME_CUDA_CHECK(
+        launch_embed(matrix_of(table), i32(on_device), n, f32(y), on(stream).get()));
     if (!variants.base_only())
-      embed_deltas(context_, cuda_stream(stream), variants, slot, i32(on_device), y);
+      embed_deltas(context_, on(stream), variants, slot, i32(on_device), y);
   }
   void rms_norm(Stream& stream, const VariantPlan& plan, int slot, const Tensor& x,
                 const Tensor& weight, double eps, const Tensor& y) override {
@@ -122,41 +131,42 @@ class CudaBackend final : public Backend {
                                           .per_row = x.cols() / d,
                                           .d = d,
                                           .eps = eps},
-                                         raw(stream)));
+                                         on(stream).get()));
   }
   void linear(Stream& stream, const VariantPlan& plan, const Tensor& x,
               std::span<const LinearTarget> targets) override {
     if (x.rows() == 0 || targets.empty()) return;
-    CudaStream& on = cuda_stream(stream);
-    linear_.run(on, cuda_plan(plan), x, targets);
-    if (!cuda_plan(plan).base_only()) add_deltas(context_, on, cuda_plan(plan), x, targets);
-    linear_.add_biases(on, cuda_plan(plan), targets);
+    CudaStream& ordered = on(stream);
+    linear_.run(ordered, cuda_plan(plan), x, targets);
+    if (!cuda_plan(plan).base_only()) add_deltas(context_, ordered, cuda_plan(plan), x, targets);
+    linear_.add_biases(ordered, cuda_plan(plan), targets);
   }
   std::unique_ptr<AttentionPlan> plan_attention(std::span<const SequenceChunk> chunks) override {
     return std::make_unique<CudaAttentionPlan>(context_, chunks);
   }
   void rope(Stream& stream, const AttentionPlan& plan, const Tensor& x,
             const Tensor& inv_freq) override {
-    if (x.rows() > 0) cuda::rope(cuda_stream(stream), cuda_plan(plan), x, inv_freq);
+    if (x.rows() > 0) cuda::rope(on(stream), cuda_plan(plan), x, inv_freq);
   }
   void store_kv(Stream& stream, const AttentionPlan& plan, const Tensor& k, const Tensor& v,
                 const Tensor& k_cache, const Tensor& v_cache) override {
     if (k.rows() == 0) return;
-    cuda::store_kv(cuda_stream(stream), cuda_plan(plan), k, v, k_cache, v_cache);
+    cuda::store_kv(on(stream), cuda_plan(plan), k, v, k_cache, v_cache);
   }
   void attention(Stream& stream, const AttentionPlan& plan, const AttentionShape& shape,
                  const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                  const Tensor& out) override {
     if (q.rows() == 0) return;
-    cuda::attention(cuda_stream(stream), cuda_plan(plan), shape, q, k_cache, v_cache, out);
+    cuda::attention(on(stream), cuda_plan(plan), shape, q, k_cache, v_cache, out);
   }
   void silu_mul(Stream& stream, const Tensor& gate, const Tensor& up, const Tensor& out) override {
     DELTACOME_CHECK(gate.size() == up.size() && gate.size() == out.size());
-    DELTACOME_CUDA_CHECK(launch_silu_mul(f32(gate), f32(up), f32(out), out.size(), raw(stream)));
+    DELTACOME_CUDA_CHECK(
+        launch_silu_mul(f32(gate), f32(up), f32(out), out.size(), on(stream).get()));
   }
   void add(Stream& stream, const Tensor& x, const Tensor& y) override {
     DELTACOME_CHECK(x.size() == y.size());
-    DELTACOME_CUDA_CHECK(launch_add(f32(x), f32(y), y.size(), raw(stream)));
+    DELTACOME_CUDA_CHECK(launch_add(f32(x), f32(y), y.size(), on(stream).get()));
   }
   void gather_rows(Stream& stream, const Tensor& x, std::span<const int32_t> rows,
                    const Tensor& y) override {
@@ -166,20 +176,27 @@ class CudaBackend final : public Backend {
     for (const int32_t row : rows) DELTACOME_CHECK(row >= 0 && row < x.rows());
     const Tensor on_device = to_device(stream, rows);
     DELTACOME_CUDA_CHECK(
-        launch_gather_rows(f32(x), i32(on_device), f32(y), y.rows(), y.cols(), raw(stream)));
+        launch_gather_rows(f32(x), i32(on_device), f32(y), y.rows(), y.cols(), on(stream).get()));
   }
   void sample(Stream& stream, const Tensor& logits, std::span<const SampleParams> params,
               std::span<int32_t> tokens) override {
-    cuda::sample(context_, cuda_stream(stream), logits, params, tokens);
+    cuda::sample(context_, on(stream), logits, params, tokens);
   }
 
   CompressionOps& compression() override { not_yet("compression"); }
   TrainingOps& training() override { not_yet("training"); }
 
  private:
+  /// The stream, after all that ops were put on before; its device becomes the thread's current
+  /// one.
+  CudaStream& on(Stream& stream) {
+    context_.activate();
+    order_.enter(cuda_stream(stream));
+    return cuda_stream(stream);
+  }
   Tensor to_device(Stream& stream, std::span<const int32_t> values) {
     Tensor tensor = context_.allocate(DType::kI32, {static_cast<int64_t>(values.size())});
-    cuda_stream(stream).upload(std::as_bytes(values), bytes_of(tensor));
+    on(stream).upload(std::as_bytes(values), bytes_of(tensor));
     return tensor;
   }
   static const int32_t* i32(const Tensor& tensor) {
@@ -187,6 +204,7 @@ class CudaBackend final : public Backend {
   }
 
   CudaContext context_;
+  StreamOrder order_;
   BaseLinear linear_;
   std::unique_ptr<CudaStream> loading_;  // of imported weights
   std::string name_;

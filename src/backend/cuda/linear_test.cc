@@ -139,6 +139,17 @@ TEST_F(LinearTest, InputsBeyondF16AreItsLargestNumber) {
   }
 }
 
+TEST_F(LinearTest, AProjectionAsBf16IsRoundedOnce) {
+  const std::vector<float> w = random_floats(rng_, 24 * 64);
+  const HostTensor stored = host_tensor(DType::kF32, {24, 64}, w);
+  const Tensor as_bf16 = gpu().backend->import_projection(stored, WeightFormat::kBf16);
+  EXPECT_EQ(as_bf16.dtype, DType::kBf16);
+  const std::vector<uint16_t> got = gpu().get<uint16_t>(as_bf16);
+  for (size_t i = 0; i < w.size(); ++i) ASSERT_EQ(got[i], float_to_bf16(w[i])) << i;
+  for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4})
+    EXPECT_THROW(gpu().backend->import_projection(stored, format), Error);
+}
+
 TEST_F(LinearTest, AnIntegerWeightIsRefusedByName) {
   const Tensor weight = gpu().backend->allocate(DType::kI32, {4, 8});
   const Tensor x = gpu().put({1, 8}, std::vector<float>(8, 1.0f));

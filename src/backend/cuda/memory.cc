@@ -105,6 +105,7 @@ DeviceMemory::Block DeviceMemory::allocate(int64_t bytes, Purpose purpose) {
          "{} bytes of device memory were asked for, {} of a budget of {} are in use", bytes, held_,
          budget_);
   }
+  DELTACOME_CUDA_CHECK(cudaSetDevice(device_));
   cudaError_t status =
       cudaMalloc(reinterpret_cast<void**>(&block.data), static_cast<size_t>(block.bytes));
   if (status == cudaErrorMemoryAllocation) {  // others use the device too
@@ -143,6 +144,24 @@ void DeviceMemory::add_stream(cudaStream_t stream) {
 void DeviceMemory::remove_stream(cudaStream_t stream) noexcept {
   const std::lock_guard lock(mutex_);
   std::erase(streams_, stream);
+}
+
+bool DeviceMemory::has_stream(cudaStream_t stream) const {
+  const std::lock_guard lock(mutex_);
+  return std::ranges::find(streams_, stream) != streams_.end();
+}
+
+StreamOrder::StreamOrder(std::shared_ptr<DeviceMemory> memory) : memory_(std::move(memory)) {
+  DELTACOME_CUDA_CHECK(cudaEventCreateWithFlags(&reached_, cudaEventDisableTiming));
+}
+
+void StreamOrder::enter(const CudaStream& stream) {
+  // A stream that is gone has been waited for.
+  if (last_ != nullptr && last_ != stream.get() && memory_->has_stream(last_)) {
+    DELTACOME_CUDA_CHECK(cudaEventRecord(reached_, last_));
+    DELTACOME_CUDA_CHECK(cudaStreamWaitEvent(stream.get(), reached_, 0));
+  }
+  last_ = stream.get();
 }
 
 CudaStream::CudaStream(std::shared_ptr<DeviceMemory> memory) : memory_(std::move(memory)) {
@@ -184,6 +203,7 @@ std::byte* CudaStream::staging(size_t bytes) {
 }
 
 void CudaStream::upload(std::span<const std::byte> host, void* to) {
+  DELTACOME_CUDA_CHECK(cudaSetDevice(memory_->device()));  // the loader's thread may be new
   auto* at = static_cast<std::byte*>(to);
   while (!host.empty()) {
     const size_t n = std::min(host.size(), kPieceBytes);

@@ -48,6 +48,7 @@ class DeviceMemory {
   // Streams whose work may still read a block when it is released.
   void add_stream(cudaStream_t stream);
   void remove_stream(cudaStream_t stream) noexcept;
+  bool has_stream(cudaStream_t stream) const;
 
  private:
   using Cache = std::multimap<int64_t, std::byte*>;  // by size
@@ -116,6 +117,23 @@ class CudaStream final : public Stream {
   std::array<Piece, 4> pieces_;
   size_t piece_ = 0, used_ = 0;    // where the next bytes go
   std::byte* arrivals_ = nullptr;  // pinned, of small downloads
+};
+
+/// One stream of ops, though they may name several: each waits for the one before it. That makes
+/// workspace safe to hand out at once. One thread at a time.
+class StreamOrder {
+ public:
+  explicit StreamOrder(std::shared_ptr<DeviceMemory> memory);
+  ~StreamOrder() { cudaEventDestroy(reached_); }
+  StreamOrder(const StreamOrder&) = delete;
+  StreamOrder& operator=(const StreamOrder&) = delete;
+  /// What is put on `stream` next comes after all that was put on streams entered before.
+  void enter(const CudaStream& stream);
+
+ private:
+  std::shared_ptr<DeviceMemory> memory_;
+  cudaStream_t last_ = nullptr;
+  cudaEvent_t reached_ = nullptr;
 };
 
 inline CudaStream& cuda_stream(Stream& stream) {

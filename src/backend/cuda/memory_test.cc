@@ -86,6 +86,36 @@ TEST_F(DeviceMemoryTest, ABlockThatAStreamMayReadIsNotHandedOut) {
   }
 }
 
+TEST_F(DeviceMemoryTest, StreamsThatAreEnteredInTurnRunInTurn) {
+  const auto memory = std::make_shared<DeviceMemory>(0, 256 * kMiB);
+  StreamOrder order(memory);
+  CudaStream first(memory), second(memory);
+  const size_t n = static_cast<size_t>(16 * kMiB);
+  const auto a = memory->allocate(16 * kMiB, Purpose::kWorkspace);
+  const auto b = memory->allocate(16 * kMiB, Purpose::kWorkspace);
+  std::vector<std::byte> got(n);
+  for (int i = 1; i <= 20; ++i) {
+    order.enter(first);
+    for (int copies = 0; copies < 10; ++copies) {
+      DELTACOME_CUDA_CHECK(cudaMemsetAsync(a.data, 0, n, first.get()));
+    }
+    DELTACOME_CUDA_CHECK(cudaMemsetAsync(a.data, i, n, first.get()));
+    order.enter(second);
+    DELTACOME_CUDA_CHECK(
+        cudaMemcpyAsync(b.data, a.data, n, cudaMemcpyDeviceToDevice, second.get()));
+    second.download(b.data, got);
+    EXPECT_EQ(std::ranges::count(got, static_cast<std::byte>(i)), static_cast<int64_t>(n)) << i;
+  }
+  {
+    CudaStream gone(memory);
+    order.enter(gone);
+  }
+  order.enter(first);  // does not name a stream that is no more
+  first.synchronize();
+  memory->release(a);
+  memory->release(b);
+}
+
 TEST_F(DeviceMemoryTest, UploadsOfAnySizeArriveThoughTheHostsBytesChange) {
   const auto memory = std::make_shared<DeviceMemory>(0, 256 * kMiB);
   CudaStream stream(memory);

@@ -21,7 +21,7 @@ bool DeviceTable::reserve(const CudaContext& context, int64_t bytes) {
   const bool had = storage_ != nullptr;
   capacity_ = with_reserve(bytes);
   storage_.reset();
-  storage_ = std::make_unique<CudaStorage>(context.memory, capacity_, Purpose::kWorkspace);
+  storage_ = std::make_unique<CudaStorage>(context.memory, capacity_, purpose_);
   return had;
 }
 

@@ -17,11 +17,14 @@ namespace deltacome::cuda {
 /// as long as they fit.
 class DeviceTable {
  public:
+  /// Tables may be written on a stream that loads while others compute: that is no workspace.
+  explicit DeviceTable(Purpose purpose = Purpose::kVariants) : purpose_(purpose) {}
   /// Room for `bytes`; true if what was there has moved.
   bool reserve(const CudaContext& context, int64_t bytes);
   std::byte* data() const noexcept { return storage_ == nullptr ? nullptr : storage_->data(); }
 
  private:
+  Purpose purpose_;
   std::unique_ptr<CudaStorage> storage_;
   int64_t capacity_ = 0;
 };
@@ -127,7 +130,8 @@ class CudaVariantPlan final : public VariantPlan {
   mutable uint64_t generation_ = 0;
   mutable std::map<std::vector<int>, Known> calls_;
   mutable std::map<int, KnownEmbedding> embeddings_;
-  mutable DeviceTable inputs_, scales_, z_;
+  mutable DeviceTable inputs_{Purpose::kWorkspace}, scales_{Purpose::kWorkspace},
+      z_{Purpose::kWorkspace};
   mutable int64_t z_floats_ = 0;  // of each of two z, which take turns
   mutable bool z_cleared_ = false, z_turn_ = false;
 };
