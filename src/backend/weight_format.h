@@ -38,8 +38,8 @@ inline DType parse_kv_dtype(const std::string& name) {
   fail(ErrorCode::kInvalidArgument, "a KV cache of \"{}\", expected f32, bf16 or int8", name);
 }
 
-/// Bytes of a matrix [n_out, n_in] of `stored` type in a format. Rows of codes are padded to 4
-/// bytes.
+/// Bytes of a matrix [n_out, n_in] of `stored` type in a format: codes and scales, without what a
+/// backend pads them with.
 inline int64_t weight_bytes(WeightFormat format, DType stored, const Shape& shape) {
   const int64_t n_out = shape[0], n_in = element_count(shape) / n_out;
   switch (format) {
@@ -48,9 +48,9 @@ inline int64_t weight_bytes(WeightFormat format, DType stored, const Shape& shap
     case WeightFormat::kBf16:
       return n_out * n_in * 2;
     case WeightFormat::kInt8:
-      return n_out * ((n_in + 3) / 4 * 4 + 4);
+      return n_out * (n_in + 4);
     case WeightFormat::kInt4:
-      return n_out * (((n_in + 1) / 2 + 3) / 4 * 4 + (n_in + 127) / 128 * 2);
+      return n_out * ((n_in + 1) / 2 + (n_in + 127) / 128 * 2);
   }
   return 0;
 }

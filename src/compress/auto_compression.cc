@@ -8,6 +8,8 @@
 #include "compress/codec.h"
 #include "compress/fit.h"
 #include "core/check.h"
+#include "core/process_memory.h"
+#include "io/files.h"
 
 namespace deltacome {
 namespace {
@@ -39,6 +41,8 @@ AutoCompression::AutoCompression(AutoInput input)
     : in_(std::move(input)),
       backend_(in_.base.backend()),
       finetuned_(std::make_unique<Model>(backend_, in_.pair.finetuned, in_.pair.finetuned_config)) {
+  finetuned_->on_layer_done(
+      [this](int64_t layer) { release_layer(in_.pair.finetuned, in_.pair.tensors, layer); });
   for (size_t i = 0; i < in_.pair.tensors.size(); ++i)
     slots_[in_.pair.tensors[i].name] = static_cast<int>(i);
 }
@@ -201,9 +205,10 @@ void AutoCompression::measure_spectra() {
   std::map<std::string, std::vector<double>> energy;
   std::map<std::string, int64_t> n_of_kind;
   const double n_layers = static_cast<double>(in_.pair.finetuned_config.n_layers);
-  const auto measure = [&](int64_t layer, LayerInput input, const Tensor& c) {
+  const auto measure = [&](int64_t layer, LayerInput input, Tensor c) {
     in_.progress("spectra", static_cast<double>(layer) / n_layers);
-    const InputFit fit(backend_, in_.stream, c, c.rows());
+    const int64_t n_in = c.rows();
+    const InputFit fit(backend_, in_.stream, std::move(c), n_in);
     for (MatrixCurve& curve : curves_) {
       const std::string kind = tensor_kind(curve.name);
       if (tensor_of(curve.name).layer != layer || input_of(kind) != input) continue;
@@ -218,6 +223,7 @@ void AutoCompression::measure_spectra() {
         sum[i] += (so_far += curve.components[i]) / total;
       ++n_of_kind[kind];
     }
+    release_free_memory();
   };
   inputs_->for_each([](int64_t) { return true; }, measure);
   for (auto& [kind, values] : energy) {
@@ -284,17 +290,26 @@ std::vector<AutoCompression::Coded> AutoCompression::code(const std::vector<Plan
     return first != open.end() && first->first == layer;
   };
   std::vector<std::vector<CodedTensor>> fresh(plans.size());
-  inputs_->for_each(is_open, [&](int64_t layer, LayerInput input, const Tensor& c) {
-    InputFit fit(backend_, in_.stream, c, c.rows());
+  inputs_->for_each(is_open, [&](int64_t layer, LayerInput input, Tensor c) {
+    const int64_t n_in = c.rows();
+    InputFit fit(backend_, in_.stream, std::move(c), n_in);
+    for (const bool rotated : {false, true}) {  // the input's C is rotated once
+      for (size_t p = 0; p < plans.size(); ++p) {
+        if (!open.contains({layer, p})) continue;
+        for (const auto& [name, format] : plans[p].formats) {
+          if (tensor_of(name).layer != layer || input_of(tensor_kind(name)) != input ||
+              (format.codec == Codec::kVector) != rotated)
+            continue;
+          in_.progress(fmt::format("coding {} {}", plans[p].label, name),
+                       static_cast<double>(layer) / static_cast<double>(n_layers));
+          fresh[p].push_back(encode_fit(backend_, in_.stream, name, format, delta_of(name), fit));
+          release_free_memory();
+        }
+      }
+    }
+    if (input != LayerInput::kDown) return;  // the last of the layer
     for (size_t p = 0; p < plans.size(); ++p) {
       if (!open.contains({layer, p})) continue;
-      for (const auto& [name, format] : plans[p].formats) {
-        if (tensor_of(name).layer != layer || input_of(tensor_kind(name)) != input) continue;
-        in_.progress(fmt::format("coding {} {}", plans[p].label, name),
-                     static_cast<double>(layer) / static_cast<double>(n_layers));
-        fresh[p].push_back(encode_fit(backend_, in_.stream, name, format, delta_of(name), fit));
-      }
-      if (input != LayerInput::kDown) continue;
       in_.work.write(layer_part(plans[p].label, bits_, layer), fresh[p]);
       for (CodedTensor& tensor : fresh[p]) out[p][tensor.name] = std::move(tensor);
       fresh[p].clear();
@@ -308,6 +323,8 @@ Tensor AutoCompression::delta_of(const std::string& name) {
   const Tensor d = backend_.allocate(DType::kF64, tensor_of(name).shape);
   backend_.compression().subtract(in_.stream, backend_.import_weight(in_.pair.finetuned.at(name)),
                                   backend_.import_weight(in_.pair.base.at(name)), d);
+  release_pages(in_.pair.finetuned.at(name).bytes);
+  release_pages(in_.pair.base.at(name).bytes);
   return d;
 }
 

@@ -8,7 +8,6 @@
 #include "compress/self_text.h"
 #include "compress/text_check.h"
 #include "core/check.h"
-#include "io/files.h"
 
 namespace deltacome {
 namespace {
@@ -103,14 +102,16 @@ CalibrationText prepare_calibration(const CompressOptions& options, const Checkp
   CalibrationText text;
   if (has_files) text = read_files(options, pair.finetuned_config, tokenizer);
   if (!is_auto) return text;
-  const Model finetuned(base.backend(), pair.finetuned, pair.finetuned_config);
+  Model finetuned(base.backend(), pair.finetuned, pair.finetuned_config);
+  finetuned.on_layer_done(
+      [&](int64_t layer) { release_layer(pair.finetuned, pair.tensors, layer); });
   if (has_files) {
     check_text(options, base, finetuned, stream, tokenizer, text);
   } else {
     text = write_own_text(options, pair, finetuned, stream, tokenizer, on_progress);
   }
-  for (const ExpectedTensor& tensor : pair.tensors)
-    release_pages(pair.finetuned.at(tensor.name).bytes);
+  release_layer(pair.finetuned, pair.tensors, -1);
+  release_layer(pair.base, pair.tensors, -1);
   return text;
 }
 

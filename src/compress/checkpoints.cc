@@ -74,6 +74,13 @@ void expect_tensors(const Checkpoint& checkpoint, const std::vector<ExpectedTens
   }
 }
 
+void release_layer(const Checkpoint& checkpoint, const std::vector<ExpectedTensor>& tensors,
+                   int64_t layer) {
+  for (const ExpectedTensor& tensor : tensors) {
+    if (tensor.layer == layer) release_pages(checkpoint.at(tensor.name).bytes);
+  }
+}
+
 bool equal_values(const HostTensor& a, const HostTensor& b) {
   if (a.shape != b.shape) return false;
   if (a.dtype == b.dtype && a.bytes.size() == b.bytes.size() &&

@@ -26,6 +26,11 @@ CheckpointPair open_pair(const std::filesystem::path& base, const std::filesyste
 /// kUnsupported for other types than BF16, F16 and F32.
 void expect_tensors(const Checkpoint& checkpoint, const std::vector<ExpectedTensor>& expected);
 
+/// Gives back the mapped pages of a layer's tensors; layer -1: of embedding, final norm and head.
+/// They are read again from the page cache when they are wanted.
+void release_layer(const Checkpoint& checkpoint, const std::vector<ExpectedTensor>& tensors,
+                   int64_t layer);
+
 /// True if both tensors have the same values.
 bool equal_values(const HostTensor& a, const HostTensor& b);
 

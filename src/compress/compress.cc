@@ -1,11 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "deltacome/compress.h"
 
-#include <sys/resource.h>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -27,6 +22,7 @@
 #include "compress/report_data.h"
 #include "compress/work_directory.h"
 #include "core/check.h"
+#include "core/process_memory.h"
 #include "io/archive.h"
 #include "io/peft_adapter.h"
 #include "io/text_rows.h"
@@ -46,20 +42,6 @@ std::string layer_part(int64_t layer) {
   return fmt::format("layer-{:05}", layer);
 }
 
-int64_t peak_resident_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return int64_t{1024} * usage.ru_maxrss;
-}
-
-/// Gives freed memory back to the system. Without it the blocks of middle size that every stage
-/// takes and frees leave holes, and the resident memory creeps up from layer to layer.
-void release_free_memory() {
-#ifdef __GLIBC__
-  malloc_trim(0);
-#endif
-}
-
 /// One compression from open checkpoints to a finished archive.
 class Compression {
  public:
@@ -71,7 +53,10 @@ class Compression {
         backend_(create_cpu_backend(options.n_threads)),
         stream_(backend_->create_stream()),
         model_(*backend_, pair_.base, pair_.base_config),
-        variant_(backend_->create_variant(static_cast<int>(pair_.tensors.size()))) {}
+        variant_(backend_->create_variant(static_cast<int>(pair_.tensors.size()))) {
+    model_.on_layer_done(
+        [this](int64_t layer) { release_layer(pair_.base, pair_.tensors, layer); });
+  }
 
   CompressReport run() {
     if (!options_.resume || !take_finished()) make_archive();
@@ -128,7 +113,7 @@ class Compression {
     }
     if (calibrated_tokens_ > 0) {
       flow_ = std::make_unique<LayerFlow>(model_, *stream_, variant_, sequences_);
-      release_outer();
+      release_layer(pair_.base, pair_.tensors, -1);
     }
     for (int64_t layer = 0; layer < pair_.base_config.n_layers; ++layer) code_layer(layer);
     flow_.reset();
@@ -328,13 +313,6 @@ class Compression {
     }
   }
 
-  /// Gives back pages of embedding, final norm and head.
-  void release_outer() {
-    for (const ExpectedTensor& tensor : pair_.tensors) {
-      if (tensor.layer < 0) release_pages(pair_.base.at(tensor.name).bytes);
-    }
-  }
-
   InputStatistics statistics(int64_t layer, LayerInput input) {
     if (!flow_) return {};
     Tensor c = flow_->statistics(layer, input);
@@ -360,11 +338,8 @@ class Compression {
     }
     if (flow_) flow_->finish_layer(layer);
     release_free_memory();
-    for (const ExpectedTensor& tensor : pair_.tensors) {
-      if (tensor.layer != layer) continue;
-      release_pages(pair_.base.at(tensor.name).bytes);
-      release_pages(pair_.finetuned.at(tensor.name).bytes);
-    }
+    release_layer(pair_.base, pair_.tensors, layer);
+    release_layer(pair_.finetuned, pair_.tensors, layer);
   }
 
   void code_projections(int64_t layer, LayerInput input, std::vector<CodedTensor>& part) {

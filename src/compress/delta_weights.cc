@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "core/check.h"
+#include "io/files.h"
 #include "quant/codes.h"
 #include "quant/vector_codes.h"
 
@@ -213,12 +214,13 @@ Tensor DeltaWeights::product_of(const Matrix& matrix, const Decoded& decoded) {
 
 Tensor DeltaWeights::projection(const LinearWeights& w) {
   Matrix& matrix = matrices_.at(w.weight.slot);
+  const std::string& name = pair_.tensors[static_cast<size_t>(w.weight.slot)].name;
   const Tensor& base = w.weight.tensor;
   const Tensor out = scratch(2, base.rows(), base.cols());
   if (matrix.source == Matrix::Source::kFinetuned) {
-    const HostTensor& finetuned =
-        pair_.finetuned.at(pair_.tensors[static_cast<size_t>(w.weight.slot)].name);
+    const HostTensor& finetuned = pair_.finetuned.at(name);
     ops_.compose(stream_, backend_.import_weight(finetuned), {}, {}, {}, out);
+    release_pages(finetuned.bytes);
   } else if (matrix.source == Matrix::Source::kBase) {
     ops_.compose(stream_, base, {}, {}, {}, out);
   } else {
@@ -234,6 +236,7 @@ Tensor DeltaWeights::projection(const LinearWeights& w) {
     }
     ops_.compose(stream_, base, q, rows, cols, out);
   }
+  release_pages(pair_.base.at(name).bytes);
   return out;
 }
 

@@ -56,8 +56,8 @@ void FinetunedInputs::for_each(const std::function<bool(int64_t)>& wanted, const
       const std::vector<double> by(static_cast<size_t>(c.rows()),
                                    1 / static_cast<double>(count_tokens(sequences_)));
       finetuned_.backend().compression().scale(stream_, c, by, {});
-      if (run) body(layer, input, c);
-      if (keep_) kept_[{layer, input}] = std::move(c);
+      if (keep_) kept_[{layer, input}] = c;
+      if (run) body(layer, input, std::move(c));
     }
     if (flow) flow->finish_layer(layer);
   }

@@ -23,7 +23,7 @@ class FinetunedInputs {
   FinetunedInputs(const Model& finetuned, Stream& stream,
                   const std::vector<std::vector<int32_t>>& sequences);
 
-  using Body = std::function<void(int64_t layer, LayerInput input, const Tensor& c)>;
+  using Body = std::function<void(int64_t layer, LayerInput input, Tensor c)>;
   /// Calls body for all inputs of the layers that are wanted.
   void for_each(const std::function<bool(int64_t layer)>& wanted, const Body& body);
 

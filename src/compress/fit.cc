@@ -117,7 +117,14 @@ class FitEncoder {
                   static_cast<std::byte>(gain_code(1)));
   }
 
-  CodedTensor encode(const std::string& name, const Tensor& d) {
+  CodedTensor encode(const std::string& name, Tensor d) {
+    if (format_.codec == Codec::kVector) {
+      input_.rotate(format_.vector);
+      d = a_.copy(d);
+      a_.ops_.rotate_rows(a_.stream_, d, rotation_signs(format_.vector.seed, d.cols()),
+                          format_.vector.block);
+    }
+    DELTACOME_CHECK(input_.is_rotated() == (format_.codec == Codec::kVector));
     Tensor q;
     switch (format_.codec) {
       case Codec::kLowRank:
@@ -167,16 +174,11 @@ class FitEncoder {
          layout, blob_);
   }
 
+  /// d is rotated, and so is what comes back.
   Tensor vector(const Tensor& d) {
-    const std::vector<float> signs = rotation_signs(format_.vector.seed, format_.n_in());
-    const int64_t block = format_.vector.block;
-    const Tensor rotated = a_.copy(d);
-    a_.ops_.rotate_rows(a_.stream_, rotated, signs, block);
-    VectorQuantized q = a_.ops_.quantize_vectors(
-        a_.stream_, rotated, input_.rotated_factor(format_.vector), format_.vector.dim);
-    const Tensor d_c = input_.times_c(d);
-    a_.ops_.rotate_rows(a_.stream_, d_c, signs, block);
-    std::vector<double> gains = unbiased_gains(rotated, d_c, q.values);
+    VectorQuantized q =
+        a_.ops_.quantize_vectors(a_.stream_, d, input_.factor(), format_.vector.dim);
+    std::vector<double> gains = unbiased_gains(d, input_.times_c(d), q.values);
     for (size_t i = 0; i < gains.size(); ++i) {
       const float scale = f16_to_float(q.scales[i]);
       const uint16_t bits = float_to_f16(std::min(scale * static_cast<float>(gains[i]), 65504.0F));
@@ -185,16 +187,6 @@ class FitEncoder {
     }
     std::memcpy(blob_.data() + layout_.vector_codes.offset, q.codes.data(), q.codes.size());
     a_.ops_.scale(a_.stream_, q.values, gains, {});
-    // Back: a row w R becomes w = (w R) R^T, so a row of q takes R^T from the right.
-    std::vector<double> values = a_.download(q.values);
-    const auto n = static_cast<size_t>(format_.n_in());
-    std::vector<float> row(n);
-    for (size_t first = 0; first < values.size(); first += n) {
-      std::copy_n(values.begin() + static_cast<int64_t>(first), n, row.begin());
-      unrotate(row, signs, block);
-      std::copy_n(row.begin(), n, values.begin() + static_cast<int64_t>(first));
-    }
-    a_.upload(values, q.values);
     return q.values;
   }
 
@@ -351,31 +343,33 @@ class FitEncoder {
 
 }  // namespace
 
+void InputFit::rotate(const VectorFormat& rotation) {
+  if (is_rotated()) {
+    DELTACOME_CHECK(rotation.seed == rotation_->seed && rotation.block == rotation_->block);
+    return;
+  }
+  rotation_ = rotation;
+  if (c_.empty()) return;
+  factor_.reset();
+  const Algebra a(backend_, stream_);
+  const std::vector<float> signs = rotation_signs(rotation.seed, n_in_);
+  Tensor half = a.copy(c_);
+  c_ = {};  // frees it, unless it is kept elsewhere
+  a.ops_.rotate_rows(stream_, half, signs, rotation.block);  // C R
+  c_ = a.transposed(half);                                   // R^T C
+  half = {};
+  a.ops_.rotate_rows(stream_, c_, signs, rotation.block);
+}
+
 const GptqFactor* InputFit::factor() {
   if (c_.empty()) return nullptr;
   if (!factor_) {
-    const std::vector<int64_t> order = largest_first(Algebra(backend_, stream_).diagonal(c_));
+    std::vector<int64_t> order(static_cast<size_t>(n_in_));
+    std::iota(order.begin(), order.end(), 0);
+    if (!is_rotated()) order = largest_first(Algebra(backend_, stream_).diagonal(c_));
     factor_ = backend_.compression().gptq_factor(stream_, c_, order, kDamp);
   }
   return factor_.get();
-}
-
-const GptqFactor* InputFit::rotated_factor(const VectorFormat& rotation) {
-  if (c_.empty()) return nullptr;
-  if (!rotated_ || rotated_seed_ != rotation.seed || rotated_block_ != rotation.block) {
-    const Algebra a(backend_, stream_);
-    const std::vector<float> signs = rotation_signs(rotation.seed, n_in_);
-    const Tensor half = a.copy(c_);
-    a.ops_.rotate_rows(stream_, half, signs, rotation.block);  // C R
-    const Tensor whole = a.transposed(half);                   // R^T C
-    a.ops_.rotate_rows(stream_, whole, signs, rotation.block);
-    std::vector<int64_t> order(static_cast<size_t>(n_in_));
-    std::iota(order.begin(), order.end(), 0);
-    rotated_ = a.ops_.gptq_factor(stream_, whole, order, kDamp);
-    rotated_seed_ = rotation.seed;
-    rotated_block_ = rotation.block;
-  }
-  return rotated_.get();
 }
 
 Tensor InputFit::times_c(const Tensor& a) const {

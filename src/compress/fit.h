@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,19 +12,21 @@
 
 namespace deltacome {
 
-/// What the matrices that share an input know about it; factors are made when they are first
-/// wanted. Without calibration c is empty.
+/// What the matrices that share an input know about it. Of C and its factor, which are the largest
+/// things in memory, there is one each at a time: so what is coded as it is comes before what is
+/// coded rotated. Without calibration c is empty.
 class InputFit {
  public:
   /// c [n_in, n_in] f64: E[x x^T], or empty.
   InputFit(Backend& backend, Stream& stream, Tensor c, int64_t n_in)
       : backend_(backend), stream_(stream), c_(std::move(c)), n_in_(n_in) {}
-  const Tensor& c() const noexcept { return c_; }
-  /// Columns with the most energy first; null without calibration.
+  /// From now on C is R^T C R, and matrices are to be seen as w R. There is one rotation an input:
+  /// the same again does nothing.
+  void rotate(const VectorFormat& rotation);
+  bool is_rotated() const noexcept { return rotation_.has_value(); }
+  /// Made when it is first wanted; null without calibration. Columns with the most energy first, or
+  /// in their own order once it is rotated.
   const GptqFactor* factor();
-  /// Of R^T C R for this rotation, columns in their own order; null without calibration. Valid
-  /// until another rotation is asked for.
-  const GptqFactor* rotated_factor(const VectorFormat& rotation);
   /// out = a C, or a copy of a without calibration.
   Tensor times_c(const Tensor& a) const;
 
@@ -32,9 +35,8 @@ class InputFit {
   Stream& stream_;
   Tensor c_;
   int64_t n_in_;
-  std::unique_ptr<GptqFactor> factor_, rotated_;
-  uint64_t rotated_seed_ = 0;  // of rotated_
-  int64_t rotated_block_ = 0;
+  std::unique_ptr<GptqFactor> factor_;
+  std::optional<VectorFormat> rotation_;
 };
 
 /// Spectrum and energy of a delta d [n_out, n_in] f64 under its input. d is left alone.
@@ -47,6 +49,7 @@ MatrixCurve measure_curve(Backend& backend, Stream& stream, const std::string& n
 ///             last. No scales but the singular values: codes are integers.
 ///   kVector   d R by code book entries with error feedback under R^T C R
 ///   kDense    GPTQ with a scale per row
+/// Codes of a rotated delta leave `input` rotated, and the other kinds cannot be made with it then.
 /// Tiers have one scale an array, and a dense code one a row. With row gains or scales it ends with
 /// the gain that makes rows unbiased, <g q, d>_C = <d, d>_C.
 CodedTensor encode_fit(Backend& backend, Stream& stream, const std::string& name,

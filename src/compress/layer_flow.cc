@@ -146,6 +146,7 @@ void LayerFlow::finish_layer(int64_t layer) {
   });
   mixed_ = {};
   stage_ = 0;
+  model_.layer_done(layer);
 }
 
 }  // namespace deltacome

@@ -16,7 +16,7 @@ namespace deltacome {
 namespace {
 
 constexpr int64_t kConcurrent = 64;                // sequences written at a time, at most
-constexpr int64_t kCacheBytes = int64_t{2} << 30;  // of their keys and values
+constexpr int64_t kCacheBytes = int64_t{1} << 29;  // of their keys and values
 constexpr int64_t kLeastTokens = 4096;             // fewer say nothing
 constexpr double kSeconds = 180;                   // of writing
 // Operations per second and thread; a busy 2-core EPYC with AVX-512 wrote at 10e9.

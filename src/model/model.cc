@@ -97,6 +97,7 @@ HiddenRows Model::forward(Stream& stream, std::span<const BatchItem> batch, KvCa
     mlp_input(run, layer, hidden, work);
     mlp_mix(run, layer, work);
     mlp_output(run, layer, work, hidden);
+    layer_done(i);
   }
   for (const BatchItem& item : batch)
     item.sequence->length += static_cast<int64_t>(item.tokens.size());

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -38,8 +40,8 @@ struct HiddenRows {
   int64_t vocab_size = 0;  // the largest among the variants
 };
 
-/// A decoder-only transformer on a backend: weights of the base, shared by all variants. Immutable;
-/// one thread at a time (the backend's rule).
+/// A decoder-only transformer on a backend: weights of the base, shared by all variants. Immutable
+/// but for its hook; one thread at a time (the backend's rule).
 class Model {
  public:
   Model(Backend& backend, const Checkpoint& checkpoint, ModelConfig config,
@@ -55,6 +57,13 @@ class Model {
   /// Logits [n, vocab_size] f32 of rows [first, first + count) of `rows`. Columns beyond a row's
   /// own vocabulary are undefined.
   Tensor logits(Stream& stream, const HiddenRows& rows, int64_t first, int64_t count) const;
+
+  /// `hook` is called with each layer that a pass is done with: whoever has mapped the weights can
+  /// give their pages back.
+  void on_layer_done(std::function<void(int64_t layer)> hook) { on_layer_done_ = std::move(hook); }
+  void layer_done(int64_t layer) const {
+    if (on_layer_done_) on_layer_done_(layer);
+  }
 
   int64_t vocab_size(const Variant& variant) const noexcept {
     return variant.vocab_size > 0 ? variant.vocab_size : config_.vocab_size;
@@ -74,6 +83,7 @@ class Model {
   ModelConfig config_;
   ModelWeights weights_;
   DType kv_dtype_;
+  std::function<void(int64_t)> on_layer_done_;
 };
 
 }  // namespace deltacome

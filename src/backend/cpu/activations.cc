@@ -9,9 +9,8 @@ namespace deltacome::cpu {
 void QuantizedRows::reset(int64_t n_rows, int64_t n, int dim) {
   n_ = n;
   dim_ = dim;
-  const int64_t unit = dim == 0 ? kActivationPadding : int64_t{kEntryBlock} * dim;
-  const int64_t group = dim == 0 ? kActivationGroup : unit;
-  stride_ = spread_stride(ceil_div(n, unit) * unit);
+  const int64_t group = dim == 0 ? kActivationGroup : int64_t{kEntryBlock} * dim;
+  stride_ = spread_stride(ceil_div(n, group) * group);
   groups_ = ceil_div(ceil_div(n, group), 16) * 16;
   bytes_.resize(static_cast<size_t>(n_rows * stride_));
   floats_.assign(static_cast<size_t>(2 * n_rows * groups_), 0.0F);  // of groups behind the last

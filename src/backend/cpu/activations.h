@@ -13,7 +13,6 @@ struct PackedKernels;
 
 inline constexpr int64_t kActivationGroup = 128;  // inputs that share a scale
 inline constexpr float kActivationLevels = 127;
-inline constexpr int64_t kActivationPadding = 512;  // whole blocks of codes of every width
 
 /// Distance of rows that are read side by side: `bytes`, to an odd multiple of 512, so that lines
 /// of at least eight rows fall into different sets of a first-level cache (4 KiB a way). Static:
@@ -24,7 +23,7 @@ static constexpr int64_t spread_stride(int64_t bytes) {
 
 /// A row of activations as bytes, so that sums of products with codes are exact in 32 bits, and
 /// those of a group in a float: x[i] = scale[i / group] * bytes[i], within half a scale of the
-/// input. Rows are padded to whole blocks. Of the bytes behind n, those that a kernel reads are
+/// input. Rows are padded to whole groups. Of the bytes behind n, those that a kernel reads are
 /// zeros that its own quantize() wrote or are multiplied with zeros; the padding of `scale` and
 /// `sum` is zeros.
 struct QuantizedRow {

@@ -11,84 +11,164 @@ namespace {
 using U16x16 [[gnu::vector_size(32)]] = uint16_t;
 using I32x8 [[gnu::vector_size(32)]] = int32_t;
 
-/// out [n] |= the fields of a run of n columns of kBits, shifted.
-template <int kBits>
-DELTACOME_INLINE void unpack_run(const uint8_t* run, int64_t n, int shift, uint8_t* out) {
-  const int64_t stride = packed_run_bytes(kBits, n);
-  for (int field = 0; field < 8 / kBits; ++field, out += stride, n -= stride) {
-    for (int64_t j = 0; j < smaller(stride, n); ++j) {
-      const int code = (run[j] >> (kBits * field)) & ((1 << kBits) - 1);
-      out[j] = static_cast<uint8_t>(out[j] | code << shift);
-    }
-  }
-}
-
-/// The same for a run of kBytes whole vectors, which overwrites its columns if kShift is 0.
-template <int kBits, int kBytes, int kShift>
-DELTACOME_INLINE void unpack_vectors(const uint8_t* run, uint8_t* out) {
+/// Fields [0, kFields) of kBits of 64 bytes, shifted by kShift, each to 64 bytes of its own; with
+/// a shift they are added to what is there.
+template <int kBits, int kFields, int kShift>
+DELTACOME_INLINE void unpack_fields(const uint8_t* vector, uint8_t* out) {
   constexpr uint16_t kMask = ((1 << kBits) - 1) * 0x101;
-  for (int j = 0; j < kBytes; j += 32) {
-    const auto v = load_as<U16x16>(run + j);
+  for (int j = 0; j < 64; j += 32) {
+    const auto v = load_as<U16x16>(vector + j);
 #pragma GCC unroll 8
-    for (int field = 0; field < 8 / kBits; ++field) {
+    for (int field = 0; field < kFields; ++field) {
       U16x16 codes = (v >> (kBits * field) & kMask) << kShift;
-      uint8_t* to = out + field * kBytes + j;
+      uint8_t* to = out + field * 64 + j;
       if constexpr (kShift != 0) codes |= load_as<U16x16>(to);
       __builtin_memcpy(to, &codes, sizeof codes);
     }
   }
 }
 
+/// The codes of a unit as bytes, step by step.
 template <int kBits>
-void unpack(const PackedShape& shape, const uint8_t* row, uint8_t* codes) {
-  constexpr int64_t kBlock = packed_block_cols(kBits);
-  for (int64_t b = 0; b < shape.n_blocks; ++b, codes += kBlock) {
-    if constexpr (kBits == 8) {
-      __builtin_memcpy(codes, row, kBlock);
-    } else if constexpr (kBits == 3) {
-      unpack_vectors<2, 64, 0>(row, codes);
-      unpack_vectors<2, 64, 0>(row + 64, codes + 256);
-      unpack_vectors<1, 64, 2>(row + 128, codes);
-    } else {
-      unpack_vectors<kBits, 64, 0>(row, codes);
-    }
-    row += packed_run_bytes(kBits, kBlock);
-  }
-  for (int64_t left = shape.cols - shape.n_blocks * kBlock; left > 0; left -= kActivationGroup) {
-    const int64_t n = smaller(kActivationGroup, left);
-    __builtin_memset(codes, 0, kActivationGroup);
-    unpack_run<kBits == 3 ? 2 : kBits>(row, n, 0, codes);
-    if constexpr (kBits == 3) unpack_run<1>(row + packed_run_bytes(2, n), n, 2, codes);
-    row += packed_run_bytes(kBits, n);
-    codes += kActivationGroup;
+DELTACOME_INLINE void unpack_unit(const uint8_t* unit, uint8_t* out) {
+  if constexpr (kBits == 8) {
+    __builtin_memcpy(out, unit, 64);
+  } else if constexpr (kBits == 3) {
+    unpack_fields<2, 4, 0>(unit, out);
+    unpack_fields<2, 4, 0>(unit + 64, out + 256);
+    unpack_fields<1, 8, 2>(unit + 128, out);
+  } else {
+    unpack_fields<kBits, 8 / kBits, 0>(unit, out);
   }
 }
 
-/// Sum of codes[i] * x[i]; any that a kernel takes fits 32 bits. n is a multiple of 64, for codes
-/// of few bits of 128.
-DELTACOME_INLINE int32_t sum_of_products(const uint8_t* codes, const int8_t* x, int64_t n,
-                                         [[maybe_unused]] int bits) {
+/// sums [16] = sums by fours of the products of `n` steps of codes with x, of which every step
+/// reads the next kCols, over and over. Any that a kernel takes fit 32 bits.
+template <int kBits, int kCols>
+DELTACOME_INLINE void multiply_steps(const uint8_t* codes, const int8_t* x, int64_t n,
+                                     int32_t* sums) {
 #if defined(__AVX2__)
-  const auto bytes = [](const void* p) { return load_as<__m256i>(p); };
-  __m256i sum = _mm256_setzero_si256();
-  if (bits <= 4) {  // 8 products of at most 15 * 128 fit 16 bits
+  const auto repeated = [](const int8_t* from) {
+    if constexpr (kCols == 4) return _mm256_set1_epi32(load_as<int32_t>(from));
+    return _mm256_broadcastsi128_si256(load_as<__m128i>(from));
+  };
+  __m256i total[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  if constexpr (kBits <= 4) {  // 8 sums of two products of at most 15 * 127 fit 16 bits
     const __m256i ones = _mm256_set1_epi16(1);
-    for (int64_t i = 0; i < n; i += kActivationGroup) {
-      __m256i products = _mm256_maddubs_epi16(bytes(codes + i), bytes(x + i));
-#pragma GCC unroll 3
-      for (int64_t j = i + 32; j < i + kActivationGroup; j += 32)
-        products = _mm256_add_epi16(products, _mm256_maddubs_epi16(bytes(codes + j), bytes(x + j)));
-      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, ones));
+    for (int64_t first = 0; first < n; first += 8) {
+      __m256i pairs[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+      for (int64_t i = first; i < smaller(first + 8, n); ++i) {
+        const __m256i xs = repeated(x + i * kCols);
+        for (int h = 0; h < 2; ++h)
+          pairs[h] = _mm256_add_epi16(
+              pairs[h], _mm256_maddubs_epi16(load_as<__m256i>(codes + 64 * i + 32 * h), xs));
+      }
+      for (int h = 0; h < 2; ++h)
+        total[h] = _mm256_add_epi32(total[h], _mm256_madd_epi16(pairs[h], ones));
     }
+    __builtin_memcpy(sums, total, sizeof total);
   } else {
-    const auto half = [](const void* p) { return load_as<__m128i>(p); };
-    for (int64_t i = 0; i < n; i += 16) {
-      const __m256i products = _mm256_madd_epi16(_mm256_cvtepu8_epi16(half(codes + i)),
-                                                 _mm256_cvtepi8_epi16(half(x + i)));
-      sum = _mm256_add_epi32(sum, products);
+    __m256i pairs[4] = {total[0], total[0], total[0], total[0]};  // of 4 rows or quads each
+    for (int64_t i = 0; i < n; ++i) {
+      const __m256i xs = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(repeated(x + i * kCols)));
+      for (int q = 0; q < 4; ++q) {
+        const __m256i c = _mm256_cvtepu8_epi16(load_as<__m128i>(codes + 64 * i + 16 * q));
+        pairs[q] = _mm256_add_epi32(pairs[q], _mm256_madd_epi16(c, xs));
+      }
+    }
+    for (int q = 0; q < 4; ++q) {
+      const auto lanes = load_as<I32x8>(&pairs[q]);
+      for (int i = 0; i < 4; ++i) sums[4 * q + i] = lanes[2 * i] + lanes[2 * i + 1];
     }
   }
-  I32x8 lanes = reinterpret_cast<I32x8>(sum);
+#else
+  for (int i = 0; i < 16; ++i) sums[i] = 0;
+  for (int64_t step = 0; step < n; ++step) {
+    for (int i = 0; i < 64; ++i)
+      sums[i / 4] += static_cast<int16_t>(codes[64 * step + i]) *
+                     static_cast<int16_t>(x[step * kCols + i % kCols]);
+  }
+#endif
+}
+
+/// `count` rows of a panel, from `row` of the call on.
+template <int kBits, int64_t kRows>
+void dot_panel(const PackedDotArgs& a, int64_t row, int64_t count) {
+  const PackedShape& shape = *a.shape;
+  constexpr int64_t kCols = kPanelBytes / kRows, kSteps = unit_steps(kBits);
+  constexpr int64_t kUnits = group_units(kBits, kRows, kActivationGroup);
+  constexpr int64_t kTokens = 8;  // that are summed at a time
+  const bool grouped = shape.scale == PackedScale::kGroup;
+  const float center = 0.5f * static_cast<float>((1 << kBits) - 1);
+  const uint8_t* panel = a.codes + panel_offset(shape, a.n_rows, a.first + row);
+  const uint8_t* stored =
+      panel + (kRows == kPanelRows ? shape.whole : shape.narrow).code_bytes;  // scales
+  for (int64_t token = 0; token < a.n_tokens; token += kTokens) {
+    const int64_t n_tokens = smaller(kTokens, a.n_tokens - token);
+    float sums[kTokens][16] = {}, centers[kTokens][16] = {};
+    for (int64_t g = 0; g < shape.n_groups; ++g) {
+      const int64_t left = shape.cols - g * kActivationGroup;
+      const int64_t n_units = left < kActivationGroup ? group_units(kBits, kRows, left) : kUnits;
+      alignas(64) uint8_t codes[64 * kUnits * kSteps];
+      for (int64_t u = 0; u < n_units; ++u)
+        unpack_unit<kBits>(panel + (g * kUnits + u) * unit_bytes(kBits), codes + 64 * u * kSteps);
+      float scales[16];
+      for (float& scale : scales) scale = 1;
+      if (grouped) convert_typed(reinterpret_cast<const Half*>(stored + 32 * g), 16, scales);
+      for (int64_t t = 0; t < n_tokens; ++t) {
+        const QuantizedRow& x = *a.x[token + t];
+        alignas(32) int32_t products[16];
+        multiply_steps<kBits, kCols>(codes, x.bytes + g * kActivationGroup, n_units * kSteps,
+                                     products);
+        for (int i = 0; i < 16; ++i) {
+          sums[t][i] += static_cast<float>(products[i]) * (scales[i] * x.scale[g]);
+          centers[t][i] += scales[i] * x.sum[g];
+        }
+      }
+    }
+    constexpr int64_t kOfRow = 16 / kRows;  // lanes
+    for (int64_t t = 0; t < n_tokens; ++t) {
+      for (int64_t r = 0; r < count; ++r) {
+        float sum = 0;
+        for (int64_t i = r * kOfRow; i < (r + 1) * kOfRow; ++i) sum += sums[t][i];
+        const float around = grouped ? centers[t][r * kOfRow] : a.x[token + t]->total;
+        const float by = a.row_scale == nullptr ? a.scale : a.row_scale[row + r] * a.scale;
+        float* y = a.y[token + t] + a.y_first + row + r;
+        const float v = by * (sum - center * around);
+        *y = a.add ? *y + v : v;
+      }
+    }
+  }
+}
+
+void packed_dot(const PackedDotArgs& a) {
+  const int64_t whole = a.n_rows / kPanelRows * kPanelRows - a.first;  // rows in panels of 16
+  visit_packed_bits(a.shape->bits, [&](auto bits) {
+    constexpr int kBits = decltype(bits)::value;
+    for (int64_t row = 0; row < a.count;) {
+      const int64_t left = a.count - row;
+      if (row < whole) {
+        dot_panel<kBits, kPanelRows>(a, row, smaller(kPanelRows, left));
+        row += kPanelRows;
+      } else {
+        dot_panel<kBits, kNarrowRows>(a, row, smaller(kNarrowRows, left));
+        row += kNarrowRows;
+      }
+    }
+  });
+}
+
+/// Sum of codes[i] * x[i]; any that a kernel takes fits 32 bits. n is a multiple of 64.
+DELTACOME_INLINE int32_t sum_of_products(const uint8_t* codes, const int8_t* x, int64_t n) {
+#if defined(__AVX2__)
+  __m256i sum = _mm256_setzero_si256();
+  const auto half = [](const void* p) { return load_as<__m128i>(p); };
+  for (int64_t i = 0; i < n; i += 16) {
+    const __m256i products =
+        _mm256_madd_epi16(_mm256_cvtepu8_epi16(half(codes + i)), _mm256_cvtepi8_epi16(half(x + i)));
+    sum = _mm256_add_epi32(sum, products);
+  }
+  const auto lanes = load_as<I32x8>(&sum);
   int32_t total = 0;
   for (int i = 0; i < 8; ++i) total += lanes[i];
   return total;
@@ -98,37 +178,6 @@ DELTACOME_INLINE int32_t sum_of_products(const uint8_t* codes, const int8_t* x, 
     sum += static_cast<int16_t>(codes[i]) * static_cast<int16_t>(x[i]);
   return sum;
 #endif
-}
-
-void packed_dot(const PackedDotArgs& a) {
-  const PackedShape& shape = *a.shape;
-  const float center = 0.5f * static_cast<float>((1 << shape.bits) - 1);
-  auto* codes = reinterpret_cast<uint8_t*>(a.scratch);
-  float* scales = a.scratch + shape.n_groups * kActivationGroup / 4;
-  for (int64_t r = 0; r < a.n_rows; ++r) {
-    const uint8_t* row = a.rows + r * shape.row_bytes;
-    visit_packed_bits(shape.bits,
-                      [&](auto bits) { unpack<decltype(bits)::value>(shape, row, codes); });
-    const bool grouped = shape.scale == PackedScale::kGroup;
-    if (grouped)
-      convert_typed(reinterpret_cast<const Half*>(row + shape.code_bytes), shape.n_groups, scales);
-    const float by = a.row_scale == nullptr ? a.scale : a.row_scale[r] * a.scale;
-    for (int64_t t = 0; t < a.n_tokens; ++t) {
-      const QuantizedRow& x = *a.x[t];
-      float sum = 0, centers = grouped ? 0 : x.total;
-      for (int64_t g = 0; g < shape.n_groups; ++g) {
-        const int64_t at = g * kActivationGroup;
-        const auto products = static_cast<float>(
-            sum_of_products(codes + at, x.bytes + at, kActivationGroup, shape.bits));
-        const float scale = grouped ? scales[g] : 1.0f;
-        sum += products * (scale * x.scale[g]);
-        if (grouped) centers += scale * x.sum[g];
-      }
-      float* y = a.y[t] + a.y_first + r;
-      const float v = by * (sum - center * centers);
-      *y = a.add ? *y + v : v;
-    }
-  }
 }
 
 /// A group of n elements, x times gains; returns its scale. Values that are not finite give NaN.
@@ -185,8 +234,8 @@ void entry_dot_of(const EntryDotArgs& a) {
       __builtin_memset(values + n * kDim, 0, static_cast<size_t>((kEntryBlock - n) * kDim));
       for (int64_t t = 0; t < a.n_tokens; ++t) {
         const QuantizedRow& x = *a.x[t];
-        const auto sum = static_cast<float>(
-            sum_of_products(values, x.bytes + first * kDim, kEntryBlock * kDim, 8));
+        const auto sum =
+            static_cast<float>(sum_of_products(values, x.bytes + first * kDim, kEntryBlock * kDim));
         a.y[t][a.y_first + r] += a.row_scale[r] * 0.03125f * (sum * x.scale[b] - 128 * x.sum[b]);
       }
     }

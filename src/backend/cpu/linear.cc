@@ -19,6 +19,7 @@ constexpr int64_t kShrinkTile = 32;                                 // component
 constexpr int64_t kExpandOutputs = 128;                             // outputs of a task
 constexpr int64_t kExpandComponents = 128;              // components decoded at a time: 64 KiB
 static_assert(kExpandOutputs % kActivationGroup == 0);  // a task has one set of column scales
+static_assert(kOutputTile % kPanelRows == 0 && kShrinkTile % kPanelRows == 0);
 
 /// A piece of work for one thread.
 struct Task {
@@ -34,19 +35,18 @@ void multiply_packed(const Kernels& kernels, const PackedRows& w, int64_t first,
                      std::span<const QuantizedRow* const> x, float* const* y, int64_t y_first,
                      bool add) {
   if (x.empty() || count <= 0) return;
-  kernels.packed->dot(
-      {.shape = &w.shape(),
-       .rows = w.row(first),
-       .n_rows = count,
-       .scale = w.scale,
-       .row_scale = w.row_scale.empty() ? nullptr : w.row_scale.data() + first,
-       .x = x.data(),
-       .y = y,
-       .n_tokens = static_cast<int64_t>(x.size()),
-       .y_first = y_first,
-       .add = add,
-       .scratch =
-           thread_scratch(packed_scratch(w.shape(), static_cast<int64_t>(x.size()))).data()});
+  kernels.packed->dot({.shape = &w.shape(),
+                       .codes = w.codes(),
+                       .n_rows = w.rows(),
+                       .first = first,
+                       .count = count,
+                       .scale = w.scale,
+                       .row_scale = w.row_scale.empty() ? nullptr : w.row_scale.data() + first,
+                       .x = x.data(),
+                       .y = y,
+                       .n_tokens = static_cast<int64_t>(x.size()),
+                       .y_first = y_first,
+                       .add = add});
 }
 
 /// All targets of one call and the memory between its regions.

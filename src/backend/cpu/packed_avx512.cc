@@ -1,159 +1,208 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of packed codes for AVX-512 with VNNI and VBMI. A 2-bit weight costs 0.06 instructions
-// for one token (per block of 256: 1 load, 7 of unpacking, 4 vpdpbusd, 4 of scaling), of which a
-// core of Zen 4 does two a cycle. Nothing of the standard library is used: see kernels_impl.h.
+// Products of packed codes for AVX-512 with VNNI and VBMI. A 2-bit weight costs 0.05 instructions
+// for one token: per unit of 256 a load, 7 of unpacking, 4 vpdpbusd, and per group of 2,048 some 6
+// of scaling. For many tokens unpacking and loads are shared by 8 of them and 2 panels. Nothing of
+// the standard library is used: see kernels_impl.h.
 #include "backend/cpu/packed_avx512.h"
-
-#include "backend/cpu/packed_avx512_codes.h"
-#include "backend/cpu/packed_avx512_sums.h"
 
 namespace deltacome::cpu {
 namespace {
 
-template <int R, int T>
-struct Sums {
-  __m512 f[R][T];
+// A panel is read from its first to its last byte, the next follows. Measured on a Zen 4.
+constexpr int64_t kAhead = 1024;  // bytes
+
+using Int32 [[gnu::may_alias]] = int32_t;
+
+/// The vectors of a unit.
+template <int kBits>
+struct Unit {
+  static constexpr int kVectors = kBits == 3 ? 3 : 1;
+  __m512i v[kVectors];
+
+  DELTACOME_INLINE void read(const uint8_t* p) {
+    for (int i = 0; i < kVectors; ++i) {
+      _mm_prefetch(p + 64 * i + kAhead, _MM_HINT_T0);
+      v[i] = _mm512_load_si512(p + 64 * i);
+      keep(v[i]);
+    }
+  }
+  /// The codes of a step.
+  template <int f>
+  DELTACOME_INLINE __m512i step() const {
+    if constexpr (kBits == 8) return v[0];
+    if constexpr (kBits == 3) {
+      const __m512i low =
+          _mm512_and_si512(_mm512_srli_epi16(v[f / 4], 2 * (f % 4)), _mm512_set1_epi8(3));
+      const __m512i high = f < 2 ? _mm512_slli_epi16(v[2], f < 2 ? 2 - f : 0)
+                                 : _mm512_srli_epi16(v[2], f < 2 ? 0 : f - 2);
+      return _mm512_ternarylogic_epi32(low, high, _mm512_set1_epi8(4), 0xf8);  // low | (high & 4)
+    }
+    const __m512i shifted = f == 0 ? v[0] : _mm512_srli_epi16(v[0], kBits * f % 16);
+    return _mm512_and_si512(shifted, _mm512_set1_epi8((1 << kBits % 8) - 1));
+  }
 };
 
-template <int kBits, int R, int T, int g>
-DELTACOME_INLINE void block_group(const Block<kBits> (&block)[R], const QuantizedRow* const* x,
-                                  int64_t at, const float* const* scales, int64_t scale_stride,
-                                  int64_t group, Sums<R, T>& sums) {
-  __m512i codes[R][2];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) {
-    codes[r][0] = block[r].template chunk<2 * g>();
-    codes[r][1] = block[r].template chunk<2 * g + 1>();
-  }
-#pragma GCC unroll 4
-  for (int t = 0; t < T; ++t) {
-    const int8_t* bytes = x[t]->bytes + at + g * kGroup;
-    __m512i x0 = load(bytes), x1 = load(bytes + 64);
-    if constexpr (R > 1) {
-      keep(x0);
-      keep(x1);
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      sums.f[r][t] = add_group(sums.f[r][t], codes[r][0], codes[r][1], x0, x1,
-                               scales[t][r * scale_stride + group + g]);
-    }
-  }
-}
+/// R panels against T tokens. Sums of a group are exact in integers; float sums are in memory
+/// between groups, so that their number does not spill what the loop of a group needs.
+template <int kBits, int64_t kRows, int R, int T>
+struct Tile {
+  static constexpr int64_t kCols = kPanelBytes / kRows;  // of a step
+  static constexpr int kSteps = static_cast<int>(unit_steps(kBits));
+  // Independent chains of vpdpbusd, of which each waits for the one before it.
+  static constexpr int kWanted = R * T >= 4 ? 1 : 4 / (R * T);
+  static constexpr int kChains = kWanted < kSteps ? kWanted : kSteps;
+  using Products = __m512i[R][T][kChains];
 
-template <int kBits, int R, int T>
-DELTACOME_INLINE void add_tail(const Tail<kBits>& tail, int64_t cols, const uint8_t* const* rows,
-                               const QuantizedRow* const* x, const float* const* scales,
-                               int64_t scale_stride, Sums<R, T>& sums) {
-  int64_t offset = tail.offset;
-  for (int64_t at = tail.first; at < cols; at += kGroup) {
-    const int64_t n = cols - at < kGroup ? cols - at : kGroup;
+  const uint8_t* codes[R];
+  const QuantizedRow* const* x;
+
+  template <int f>
+  DELTACOME_INLINE void add_step(const Unit<kBits> (&unit)[R], int64_t col,
+                                 Products& products) const {
+    __m512i c[R];
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) c[r] = unit[r].template step<f>();
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      const int8_t* at = x[t]->bytes + col + f * kCols;
+      __m512i xs;
+      if constexpr (kCols == 4) {
+        xs = _mm512_set1_epi32(*reinterpret_cast<const Int32*>(at));
+      } else {
+        xs = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+      }
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) add_products(products[r][t][f % kChains], c[r], xs);
+    }
+    if constexpr (f + 1 < kSteps) add_step<f + 1>(unit, col, products);
+  }
+
+  /// Group g into sums [R, T, 16], and what the center of codes is multiplied with into centers,
+  /// if codes have scales of groups.
+  DELTACOME_INLINE void add_group(const PackedShape& shape, int64_t g, float* sums,
+                                  float* centers) const {
+    Products products;
+#pragma GCC unroll 2
     for (int r = 0; r < R; ++r) {
-      const __m512i c0 = tail.codes(rows[r] + offset, n, 0);
-      const __m512i c1 = tail.codes(rows[r] + offset, n, 1);
+#pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
-        const int8_t* bytes = x[t]->bytes + at;
-        sums.f[r][t] = add_group(sums.f[r][t], c0, c1, load(bytes), load(bytes + 64),
-                                 scales[t][r * scale_stride + at / kGroup]);
+#pragma GCC unroll 4
+        for (int i = 0; i < kChains; ++i) products[r][t][i] = _mm512_setzero_si512();
       }
     }
-    offset += packed_run_bytes(kBits, n);
-  }
-}
-
-/// R rows against T tokens: sums that are still in lanes, of products and of what the center of
-/// the codes is multiplied with (grouped scales only).
-template <int kBits, int R, int T>
-DELTACOME_INLINE void dot_tile(const PackedDotArgs& a, const Tail<kBits>& tail, int64_t row,
-                               int64_t token, Lanes (&products)[T], Lanes (&centers)[T],
-                               int64_t lane) {
-  const PackedShape& shape = *a.shape;
-  const uint8_t* rows[R];
-  const QuantizedRow* const* x = a.x + token;
-  const float*
-      scales[T];  // of rows scale_stride apart: what a group's integers are multiplied with
-  int64_t scale_stride = 0;
-  for (int r = 0; r < R; ++r) rows[r] = a.rows + (row + r) * shape.row_bytes;
-  if (shape.scale == PackedScale::kGroup) {
-    scale_stride = packed_scale_stride(shape);
+    constexpr int64_t kUnits = group_units(kBits, kRows, kGroup), kBytes = unit_bytes(kBits);
+    const int64_t left = shape.cols - g * kGroup;
+    const int64_t n_units = left < kGroup ? group_units(kBits, kRows, left) : kUnits;
+    for (int64_t u = 0; u < n_units; ++u) {
+      Unit<kBits> unit[R];
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) unit[r].read(codes[r] + (g * kUnits + u) * kBytes);
+      add_step<0>(unit, g * kGroup + u * kSteps * kCols, products);
+    }
+#pragma GCC unroll 2
     for (int r = 0; r < R; ++r) {
-      for (int t = 0; t < T; ++t)
-        scale_groups(shape, rows[r], *x[t], a.scratch + (t * R + r) * scale_stride,
-                     centers[t][lane + r]);
-    }
-    for (int t = 0; t < T; ++t) scales[t] = a.scratch + t * R * scale_stride;
-  } else {
-    for (int t = 0; t < T; ++t) scales[t] = x[t]->scale;
-  }
-  Sums<R, T> sums;
-  for (int r = 0; r < R; ++r) {
-    for (int t = 0; t < T; ++t) sums.f[r][t] = _mm512_setzero_ps();
-  }
-  constexpr int64_t kCols = packed_block_cols(kBits), kBytes = packed_run_bytes(kBits, kCols);
-  for (int64_t b = 0; b < shape.n_blocks; ++b) {
-    using B = Block<kBits>;
-    B block[R];
+      const bool grouped = shape.scale == PackedScale::kGroup;
+      __m512 scale = _mm512_set1_ps(1);
+      if (grouped) {
+        const PackedShape::Panel& panel = kRows == kPanelRows ? shape.whole : shape.narrow;
+        scale = _mm512_cvtph_ps(_mm256_load_si256(
+            reinterpret_cast<const __m256i*>(codes[r] + panel.code_bytes + 32 * g)));
+      }
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        __m512i total = products[r][t][0];
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) block[r].read(rows[r] + b * kBytes);
-    const int64_t at = b * kCols, group = b * B::kGroups;
-    block_group<kBits, R, T, 0>(block, x, at, scales, scale_stride, group, sums);
-    if constexpr (B::kGroups > 1)
-      block_group<kBits, R, T, 1>(block, x, at, scales, scale_stride, group, sums);
-    if constexpr (B::kGroups > 2) {
-      block_group<kBits, R, T, 2>(block, x, at, scales, scale_stride, group, sums);
-      block_group<kBits, R, T, 3>(block, x, at, scales, scale_stride, group, sums);
+        for (int i = 1; i < kChains; ++i) total = _mm512_add_epi32(total, products[r][t][i]);
+        float* sum = sums + 16 * (r * T + t);
+        const __m512 by = _mm512_mul_ps(scale, _mm512_set1_ps(x[t]->scale[g]));
+        _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), by, _mm512_load_ps(sum)));
+        if (!grouped) continue;
+        float* center = centers + 16 * (r * T + t);
+        _mm512_store_ps(
+            center, _mm512_fmadd_ps(scale, _mm512_set1_ps(x[t]->sum[g]), _mm512_load_ps(center)));
+      }
     }
   }
-  add_tail<kBits, R, T>(tail, shape.cols, rows, x, scales, scale_stride, sums);
+};
+
+/// Sums of lanes by fours, in every lane of the four.
+DELTACOME_INLINE __m512 sum_fours(__m512 v) {
+  v = _mm512_add_ps(v, _mm512_permute_ps(v, 0xb1));
+  return _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e));
+}
+
+/// Sums of a panel become results of its `count` rows from `row` of the call on.
+template <int kBits, int64_t kRows>
+DELTACOME_INLINE void finish(const PackedDotArgs& a, int64_t row, int64_t count, int64_t token,
+                             const float* sums, const float* centers) {
+  __m512 sum = _mm512_load_ps(sums), around = _mm512_set1_ps(a.x[token]->total);
+  const bool grouped = a.shape->scale == PackedScale::kGroup;
+  if (grouped) around = _mm512_load_ps(centers);
+  if constexpr (kRows == kNarrowRows) {
+    const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+    sum = _mm512_permutexvar_ps(firsts, sum_fours(sum));
+    if (grouped) around = _mm512_permutexvar_ps(firsts, around);  // the same in all four lanes
+  }
+  const __mmask16 valid = first_floats(count);
+  const __m512 center = _mm512_set1_ps(-0.5f * static_cast<float>((1 << kBits) - 1));
+  __m512 by = _mm512_set1_ps(a.scale);
+  if (a.row_scale != nullptr)
+    by = _mm512_mul_ps(by, _mm512_maskz_loadu_ps(valid, a.row_scale + row));
+  __m512 v = _mm512_mul_ps(by, _mm512_fmadd_ps(center, around, sum));
+  float* y = a.y[token] + a.y_first + row;
+  if (a.add) v = _mm512_add_ps(_mm512_maskz_loadu_ps(valid, y), v);
+  _mm512_mask_storeu_ps(y, valid, v);
+}
+
+/// R panels from `row` of the call on against tokens [token, token + T).
+template <int kBits, int64_t kRows, int R, int T>
+[[gnu::noinline]] void dot_tile(const PackedDotArgs& a, int64_t row, int64_t token) {
+  alignas(64) float sums[16 * R * T] = {}, centers[16 * R * T] = {};
+  Tile<kBits, kRows, R, T> tile;
+  tile.x = a.x + token;
+  for (int r = 0; r < R; ++r)
+    tile.codes[r] = a.codes + panel_offset(*a.shape, a.n_rows, a.first + row + r * kRows);
+  for (int64_t g = 0; g < a.shape->n_groups; ++g) tile.add_group(*a.shape, g, sums, centers);
   for (int r = 0; r < R; ++r) {
-    for (int t = 0; t < T; ++t) _mm512_store_ps(products[t][lane + r], sums.f[r][t]);
+    const int64_t at = row + r * kRows, left = a.count - at;
+    for (int t = 0; t < T; ++t) {
+      finish<kBits, kRows>(a, at, left < kRows ? left : kRows, token + t, sums + 16 * (r * T + t),
+                           centers + 16 * (r * T + t));
+    }
   }
 }
 
-/// At most 16 rows against T tokens.
-template <int kBits, int T>
-DELTACOME_INLINE void dot_lanes(const PackedDotArgs& a, const Tail<kBits>& tail, int64_t row,
-                                int64_t n, int64_t token) {
-  alignas(64) Lanes products[T], centers[T];
-  int64_t lane = 0;
-  if constexpr (T > 1) {  // one token waits for memory: a single stream of bytes is read fastest
-    for (; lane + kPackedTileRows <= n; lane += kPackedTileRows)
-      dot_tile<kBits, kPackedTileRows, T>(a, tail, row + lane, token, products, centers, lane);
+/// One panel of few rows, or whole ones against few tokens.
+template <int kBits, int64_t kRows>
+DELTACOME_INLINE void dot_panel(const PackedDotArgs& a, int64_t row, int64_t token) {
+  for (; token + 4 <= a.n_tokens; token += 4) dot_tile<kBits, kRows, 1, 4>(a, row, token);
+  if (token + 2 <= a.n_tokens) {
+    dot_tile<kBits, kRows, 1, 2>(a, row, token);
+    token += 2;
   }
-  for (; lane < n; ++lane)
-    dot_tile<kBits, 1, T>(a, tail, row + lane, token, products, centers, lane);
-  finish<kBits, T>(a, row, n, token, products, centers);
+  if (token < a.n_tokens) dot_tile<kBits, kRows, 1, 1>(a, row, token);
 }
 
-template <int kBits, int T>
-void dot_rows(const PackedDotArgs& a, const Tail<kBits>& tail, int64_t token) {
-  for (int64_t row = 0; row < a.n_rows; row += kPackedLaneRows) {
-    const int64_t left = a.n_rows - row;
-    dot_lanes<kBits, T>(a, tail, row, left < kPackedLaneRows ? left : kPackedLaneRows, token);
-  }
-}
-
-/// Tokens from `token` on.
 template <int kBits>
-void dot_bits(const PackedDotArgs& a, int64_t token) {
-  const Tail<kBits> tail(*a.shape);
-  for (; token + 4 <= a.n_tokens; token += 4) dot_rows<kBits, 4>(a, tail, token);
-  switch (a.n_tokens - token) {
-    case 1:
-      return dot_rows<kBits, 1>(a, tail, token);
-    case 2:
-      return dot_rows<kBits, 2>(a, tail, token);
-    case 3:
-      return dot_rows<kBits, 3>(a, tail, token);
-    default:
-      return;
+void dot_bits(const PackedDotArgs& a) {
+  constexpr int kTokens = 8;
+  const int64_t whole = a.n_rows / kPanelRows * kPanelRows - a.first;  // rows of the call in panels
+  int64_t n = whole < a.count ? whole : a.count;                       // of 16
+  if (n < 0) n = 0;
+  // Pairs of panels stay in the cache while the tokens go by.
+  const int64_t pairs = n / (2 * kPanelRows) * (2 * kPanelRows);
+  const int64_t many = a.n_tokens / kTokens * kTokens;
+  for (int64_t token = 0; token < many; token += kTokens) {
+    for (int64_t row = 0; row < pairs; row += 2 * kPanelRows)
+      dot_tile<kBits, kPanelRows, 2, kTokens>(a, row, token);
   }
+  for (int64_t row = 0; row < n; row += kPanelRows)
+    dot_panel<kBits, kPanelRows>(a, row, row < pairs ? many : 0);
+  for (int64_t row = n; row < a.count; row += kNarrowRows) dot_panel<kBits, kNarrowRows>(a, row, 0);
 }
 
 void dot(const PackedDotArgs& a) {
-  const int64_t done = dot_many_avx512(a);
-  if (done == a.n_tokens) return;
-  visit_packed_bits(a.shape->bits, [&](auto bits) { dot_bits<decltype(bits)::value>(a, done); });
+  visit_packed_bits(a.shape->bits, [&](auto bits) { dot_bits<decltype(bits)::value>(a); });
 }
 
 }  // namespace

@@ -15,8 +15,6 @@ namespace deltacome::cpu {
 void quantize_avx512(const QuantizeArgs& a);
 void quantize_entries_avx512(const EntryQuantizeArgs& a);
 void entry_dot_avx512(const EntryDotArgs& a);
-/// dot() for the first tokens of a call with many of them, as many as it returns.
-int64_t dot_many_avx512(const PackedDotArgs& a);
 
 namespace {
 

@@ -14,20 +14,49 @@ enum class PackedScale : uint8_t {
   kGroup,  // fp16 of each group of kActivationGroup columns, behind the row's codes
 };
 
-/// How a row of codes is stored: whole blocks, then whole groups of 128 columns that do not fill a
-/// block, then the rest. In a run of n columns of b bits, S = ceil(n * b / 8) bytes (to a multiple
-/// of 4), byte j holds columns j, j + S, j + 2 S, ... from its lowest bits on: a mask and a shift
-/// of a whole vector give neighbouring columns. 3 bits are a run of 2 bits and a run of 1 bit
-/// behind it.
+inline constexpr int64_t kPanelRows = 16;  // of a whole panel
+inline constexpr int64_t kNarrowRows =
+    4;  // of those behind the last whole one, as many as it takes
+inline constexpr int64_t kPanelBytes = 64;
+
+/// How codes are stored: in panels of 16 rows, the rest in panels of 4. A panel goes through its
+/// columns group by group of 128, the last cut. A step is 64 codes of a panel, byte i of it row
+/// i / (64 / rows), columns one after another: sums of products by fours are sums of a row, and 16
+/// rows have theirs side by side. A unit is 64 bytes of some steps: step f in bits [b f, b f + b)
+/// of each byte. 3 bits are two units of 2 bits and one of 1 bit, of eight steps. A cut group has
+/// whole units, of codes 0 behind the last column. Scales of groups are behind the codes of a
+/// panel: fp16 [n_groups, 16], a scale for each sum of a step.
 struct PackedShape {
   int bits = 0;  // 1, 2, 3, 4 or 8
   int64_t cols = 0;
-  int64_t n_blocks = 0;
   int64_t n_groups = 0;  // of 128 columns, the last may be cut
-  int64_t code_bytes = 0;
-  int64_t row_bytes = 0;  // codes and scales
+  struct Panel {
+    int64_t code_bytes = 0;
+    int64_t bytes = 0;  // with scales, to whole cache lines
+  };
+  Panel whole, narrow;  // panels of 16 and of 4 rows
   PackedScale scale = PackedScale::kArray;
 };
+
+/// Steps and bytes of a unit. These are static: units of several instruction sets call them, and
+/// each needs a copy of its own (kernels_impl.h).
+static constexpr int64_t unit_steps(int bits) {
+  return bits == 3 ? 8 : 8 / bits;
+}
+static constexpr int64_t unit_bytes(int bits) {
+  return bits == 3 ? 3 * kPanelBytes : kPanelBytes;
+}
+/// Units of a group of n columns in panels of `rows` rows.
+static constexpr int64_t group_units(int bits, int64_t rows, int64_t n) {
+  const int64_t cols = unit_steps(bits) * (kPanelBytes / rows);
+  return (n + cols - 1) / cols;
+}
+/// Where row `row` of `n_rows` rows, the first of a panel, begins.
+static constexpr int64_t panel_offset(const PackedShape& shape, int64_t n_rows, int64_t row) {
+  const int64_t whole = n_rows / kPanelRows;
+  if (row / kPanelRows < whole) return row / kPanelRows * shape.whole.bytes;
+  return whole * shape.whole.bytes + (row - whole * kPanelRows) / kNarrowRows * shape.narrow.bytes;
+}
 
 template <int kBits>
 struct PackedBits {
@@ -50,54 +79,28 @@ void visit_packed_bits(int bits, const Visit& visit) {
   }
 }
 
-inline constexpr int64_t kPackedSlack = 64;  // bytes behind the last row that kernels may read
-
-/// Columns of a block: those of one vector of 64 bytes, or the least that is whole groups. Static:
-/// units of several instruction sets call it, and each needs a copy of its own (kernels_impl.h).
-static constexpr int64_t packed_block_cols(int bits) {
-  return bits == 1 || bits == 3 ? 512 : bits == 2 ? 256 : 128;
-}
-/// Bytes of a run of n columns. Static as well.
-static constexpr int64_t packed_run_bytes(int bits, int64_t n) {
-  if (bits == 3) return packed_run_bytes(2, n) + packed_run_bytes(1, n);
-  const int64_t per_byte = 8 / bits;
-  return ((n + per_byte - 1) / per_byte + 3) / 4 * 4;
-}
-
-/// y[t][y_first + i] = or += row_scale[i] * scale * sum over k of (code[i, k] - center) * x[t][k],
-/// with the scales of its groups in the sum; row_scale null = 1. The order of the sum depends on
-/// the shape alone.
+/// y[t][y_first + i] = or += row_scale[i] * scale * sum over k of (code[first + i, k] - center) *
+/// x[t][k], with the scales of its groups in the sum; row_scale null = 1. The order of the sum
+/// depends on the shape alone.
 struct PackedDotArgs {
   const PackedShape* shape = nullptr;
-  const uint8_t* rows = nullptr;  // first of n_rows
-  int64_t n_rows = 0;
+  const uint8_t* codes = nullptr;  // of all rows
+  int64_t n_rows = 0;              // of all
+  int64_t first = 0;               // of a panel
+  int64_t count = 0;               // whole panels, or all that are left
   float scale = 1;
-  const float* row_scale = nullptr;        // [n_rows] or null
+  const float* row_scale = nullptr;        // [count] or null
   const QuantizedRow* const* x = nullptr;  // [n_tokens]
   float* const* y = nullptr;               // [n_tokens]
   int64_t n_tokens = 0;
   int64_t y_first = 0;
   bool add = false;
-  float* scratch = nullptr;  // packed_scratch() floats
 };
-inline constexpr int kPackedTileRows = 2;
-inline constexpr int kPackedLaneRows = 16;  // lanes of a vector of results
-inline constexpr int kPackedTileTokens = 4;
-inline constexpr int kPackedManyTokens = 8;  // from so many on codes become bytes once for all
-inline constexpr int kPackedManyRows = 64;   // that are bytes at a time
-/// Floats of the scales of a row, to whole vectors of 16. Static as packed_run_bytes().
-static constexpr int64_t packed_scale_stride(const PackedShape& shape) {
-  return (shape.n_groups + 15) / 16 * 16;
-}
-/// Scales of a tile, and unpacked codes.
-inline int64_t packed_scratch(const PackedShape& shape, int64_t n_tokens) {
-  const bool many = n_tokens >= kPackedManyTokens;
-  return (many ? kPackedLaneRows : kPackedTileRows) * kPackedTileTokens *
-             packed_scale_stride(shape) +
-         (many ? kPackedManyRows : 1) * spread_stride(shape.n_groups * kActivationGroup) / 4;
-}
 
 inline constexpr int kEntryBlock = 64;  // vector codes that are looked up at a time
+inline constexpr int kPackedTileTokens = 4;
+inline constexpr int kPackedManyTokens = 8;  // from so many on entries are looked up once for all
+inline constexpr int kPackedManyRows = 64;   // that are bytes at a time
 
 /// y[t][y_first + i] += row_scale[i] / 32 * sum over k of entry[code[i, k / dim]][k % dim] *
 /// x[t][k], where x was quantized for `dim`.

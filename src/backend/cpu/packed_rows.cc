@@ -12,34 +12,58 @@
 namespace deltacome::cpu {
 namespace {
 
+constexpr int64_t kScaleBytes = 2 * 16;  // of a group of a panel
+
 float f16_at(const std::byte* scales, int64_t i) {
   uint16_t bits;
   std::memcpy(&bits, scales + 2 * i, sizeof bits);
   return f16_to_float(bits);
 }
 
-/// Calls visit(bits, shift, first column, columns, offset) for every run of one width of a row;
-/// codes of a run are bits [shift, shift + bits) of a column's code.
+PackedShape::Panel panel_shape(const PackedShape& shape, int64_t rows) {
+  const int64_t whole = shape.cols / kActivationGroup, rest = shape.cols % kActivationGroup;
+  const int64_t units =
+      whole * group_units(shape.bits, rows, kActivationGroup) + group_units(shape.bits, rows, rest);
+  PackedShape::Panel panel{.code_bytes = units * unit_bytes(shape.bits)};
+  const int64_t scales = shape.scale == PackedScale::kGroup ? shape.n_groups * kScaleBytes : 0;
+  panel.bytes = ceil_div(panel.code_bytes + scales, kPanelBytes) * kPanelBytes;
+  return panel;
+}
+
+/// Calls visit(first column, byte of the unit) for every unit of a panel.
 template <class Visit>
-void for_runs(const PackedShape& shape, const Visit& visit) {
-  const int64_t block = packed_block_cols(shape.bits);
-  int64_t offset = 0;
-  const auto run = [&](int64_t first, int64_t n) {
-    if (shape.bits != 3) {
-      visit(shape.bits, 0, first, n, offset);
-    } else if (n == block) {  // a vector of 64 bytes has 256 codes of 2 bits
-      visit(2, 0, first, n / 2, offset);
-      visit(2, 0, first + n / 2, n / 2, offset + 64);
-      visit(1, 2, first, n, offset + 128);
-    } else {
-      visit(2, 0, first, n, offset);
-      visit(1, 2, first, n, offset + packed_run_bytes(2, n));
+void for_units(const PackedShape& shape, int64_t rows, const Visit& visit) {
+  const int64_t cols = unit_steps(shape.bits) * (kPanelBytes / rows);
+  int64_t at = 0;
+  for (int64_t g = 0; g < shape.cols; g += kActivationGroup) {
+    for (int64_t c = g; c < std::min(g + kActivationGroup, shape.cols); c += cols) {
+      visit(c, at);
+      at += unit_bytes(shape.bits);
     }
-    offset += packed_run_bytes(shape.bits, n);
+  }
+}
+
+/// Four codes, a byte each, into and out of bytes [4 i, 4 i + 4) of step f of a unit.
+void put(int bits, int64_t f, int64_t i, uint32_t codes, uint8_t* unit) {
+  const auto merge = [&](uint8_t* vector, uint32_t value) {
+    uint32_t word;
+    std::memcpy(&word, vector + 4 * i, sizeof word);
+    word |= value;
+    std::memcpy(vector + 4 * i, &word, sizeof word);
   };
-  for (int64_t b = 0; b < shape.n_blocks; ++b) run(b * block, block);
-  for (int64_t first = shape.n_blocks * block; first < shape.cols; first += kActivationGroup)
-    run(first, std::min(kActivationGroup, shape.cols - first));
+  if (bits != 3) return merge(unit, codes << (bits * f));
+  merge(unit + f / 4 * kPanelBytes, (codes & 0x03030303) << (2 * (f % 4)));
+  merge(unit + 2 * kPanelBytes, (codes >> 2 & 0x01010101) << f);
+}
+uint32_t get(int bits, int64_t f, int64_t i, const uint8_t* unit) {
+  const auto word = [&](const uint8_t* vector) {
+    uint32_t value;
+    std::memcpy(&value, vector + 4 * i, sizeof value);
+    return value;
+  };
+  if (bits != 3) return word(unit) >> (bits * f) & 0x01010101 * ((1u << bits) - 1);
+  return (word(unit + f / 4 * kPanelBytes) >> (2 * (f % 4)) & 0x03030303) |
+         (word(unit + 2 * kPanelBytes) >> f & 0x01010101) << 2;
 }
 
 /// Unpacks rows of bit planes as the blob holds them.
@@ -80,52 +104,52 @@ bool one_scale(const ArrayFormat& f) {
 }  // namespace
 
 PackedShape packed_shape(int bits, int64_t cols, PackedScale scale) {
-  PackedShape shape{.bits = bits,
-                    .cols = cols,
-                    .n_blocks = cols / packed_block_cols(bits),
-                    .n_groups = ceil_div(cols, kActivationGroup),
-                    .scale = scale};
-  for_runs(shape, [&](int run_bits, int, int64_t, int64_t n, int64_t offset) {
-    shape.code_bytes = std::max(shape.code_bytes, offset + packed_run_bytes(run_bits, n));
-  });
-  shape.row_bytes = shape.code_bytes + (scale == PackedScale::kGroup ? 2 * shape.n_groups : 0);
+  PackedShape shape;
+  shape.bits = bits;
+  shape.cols = cols;
+  shape.n_groups = ceil_div(cols, kActivationGroup);
+  shape.scale = scale;
+  shape.whole = panel_shape(shape, kPanelRows);
+  shape.narrow = panel_shape(shape, kNarrowRows);
   return shape;
-}
-
-void pack_row(const PackedShape& shape, const uint8_t* codes, uint8_t* row) {
-  std::fill_n(row, shape.code_bytes, uint8_t{0});
-  for_runs(shape, [&](int bits, int shift, int64_t first, int64_t n, int64_t offset) {
-    const int64_t stride = packed_run_bytes(bits, n);
-    const auto mask = static_cast<uint8_t>((1 << bits) - 1);
-    for (int field = 0; field < 8 / bits; ++field) {
-      const uint8_t* in = codes + first + field * stride;
-      uint8_t* out = row + offset;
-      const int64_t count = std::min(stride, n - field * stride);
-      for (int64_t j = 0; j < count; ++j)
-        out[j] = static_cast<uint8_t>(out[j] | ((in[j] >> shift) & mask) << (bits * field));
-    }
-  });
-}
-
-void unpack_row(const PackedShape& shape, const uint8_t* row, uint8_t* codes) {
-  std::fill_n(codes, shape.cols, uint8_t{0});
-  for_runs(shape, [&](int bits, int shift, int64_t first, int64_t n, int64_t offset) {
-    const int64_t stride = packed_run_bytes(bits, n);
-    const auto mask = static_cast<uint8_t>((1 << bits) - 1);
-    for (int field = 0; field < 8 / bits; ++field) {
-      uint8_t* out = codes + first + field * stride;
-      const uint8_t* in = row + offset;
-      const int64_t count = std::min(stride, n - field * stride);
-      for (int64_t j = 0; j < count; ++j)
-        out[j] = static_cast<uint8_t>(out[j] | ((in[j] >> (bits * field)) & mask) << shift);
-    }
-  });
 }
 
 PackedRows::PackedRows(PackedShape shape, int64_t n_rows)
     : shape_(shape),
       n_rows_(n_rows),
-      bytes_(static_cast<size_t>(n_rows * shape.row_bytes + kPackedSlack)) {}
+      bytes_(static_cast<size_t>(
+          panel_offset(shape, n_rows, ceil_div(n_rows, kNarrowRows) * kNarrowRows))) {}
+
+PackedRows::Panel PackedRows::panel_of(int64_t r) const noexcept {
+  const int64_t rows = r < n_rows_ / kPanelRows * kPanelRows ? kPanelRows : kNarrowRows;
+  const int64_t first = r / rows * rows;
+  return {first, std::min(rows, n_rows_ - first)};
+}
+
+void PackedRows::set_panel(const Panel& panel, const uint8_t* codes, const uint16_t* scales) {
+  const bool narrow = panel.count < kPanelRows;
+  const int64_t rows = narrow ? kNarrowRows : kPanelRows;
+  const int64_t words = kPanelBytes / rows / 4;  // of a row in a step
+  uint8_t* const to = bytes_.data() + panel_offset(shape_, n_rows_, panel.first);
+  for_units(shape_, rows, [&](int64_t first, int64_t at) {
+    for (int64_t i = 0; i < panel.count * words; ++i) {
+      const uint8_t* row = codes + i / words * shape_.cols;
+      for (int64_t f = 0; f < unit_steps(shape_.bits); ++f) {
+        const int64_t col = first + 4 * (f * words + i % words);
+        if (col >= shape_.cols) break;
+        uint32_t four = 0;
+        std::memcpy(&four, row + col, static_cast<size_t>(std::min<int64_t>(4, shape_.cols - col)));
+        put(shape_.bits, f, i, four, to + at);
+      }
+    }
+  });
+  if (shape_.scale != PackedScale::kGroup) return;
+  uint8_t* const stored = to + (narrow ? shape_.narrow : shape_.whole).code_bytes;
+  for (int64_t g = 0; g < shape_.n_groups; ++g) {
+    for (int64_t i = 0; i < panel.count * words; ++i)
+      std::memcpy(stored + g * kScaleBytes + 2 * i, scales + i / words * shape_.n_groups + g, 2);
+  }
+}
 
 bool PackedRows::can_hold(const ArrayFormat& f) {
   const bool by_row = f.scale_rows == 1 && (f.scale_cols == 0 || f.scale_cols == kActivationGroup);
@@ -145,19 +169,22 @@ PackedRows PackedRows::of(const ArrayFormat& format, int64_t rows, int64_t cols,
                            : format.scale_cols == 0 ? PackedScale::kRow
                                                     : PackedScale::kGroup;
   PackedRows out(packed_shape(format.bits, cols, kind), rows);
-  if (kind == PackedScale::kRow) out.row_scale.reserve(static_cast<size_t>(rows));
   const std::byte* scales = blob.data() + layout.scales.offset;
   const CodeReader reader(format, rows, cols, blob.data() + layout.codes.offset);
-  std::vector<uint8_t> codes(static_cast<size_t>(cols));
+  std::vector<uint8_t> codes(static_cast<size_t>(kPanelRows * cols));
   const int64_t n_groups = out.shape_.n_groups;
-  for (int64_t r = 0; r < rows; ++r) {
-    reader.read(r, 0, cols, codes.data());
-    pack_row(out.shape_, codes.data(), out.row(r));
-    if (kind == PackedScale::kRow) out.row_scale.push_back(f16_at(scales, r));
+  std::vector<uint16_t> of_panel(static_cast<size_t>(kPanelRows * n_groups));
+  for (int64_t r = 0; r < rows;) {
+    const Panel panel = out.panel_of(r);
+    for (int64_t i = 0; i < panel.count; ++i) reader.read(r + i, 0, cols, codes.data() + i * cols);
     if (kind == PackedScale::kGroup)
-      std::memcpy(out.row(r) + out.shape_.code_bytes, scales + 2 * r * n_groups,
-                  static_cast<size_t>(2 * n_groups));
+      std::memcpy(of_panel.data(), scales + 2 * r * n_groups,
+                  static_cast<size_t>(2 * panel.count * n_groups));
+    out.set_panel(panel, codes.data(), of_panel.data());
+    r += panel.count;
   }
+  for (int64_t r = 0; kind == PackedScale::kRow && r < rows; ++r)
+    out.row_scale.push_back(f16_at(scales, r));
   if (kind == PackedScale::kArray && rows > 0) out.scale = f16_at(scales, 0);
   return out;
 }
@@ -171,19 +198,28 @@ PackedRows PackedRows::transpose_of(const ArrayFormat& format, int64_t rank, int
       n_out);
   const std::byte* scales = blob.data() + layout.scales.offset;
   const CodeReader reader(format, rank, n_out, blob.data() + layout.codes.offset);
-  constexpr int64_t kOutputs = 64;  // transposed at a time
+  constexpr int64_t kOutputs = 64;  // transposed at a time, whole panels
+  const int64_t n_groups = out.shape_.n_groups;
   std::vector<uint8_t> by_component(static_cast<size_t>(rank * kOutputs));
-  std::vector<uint8_t> codes(static_cast<size_t>(rank));
+  std::vector<uint8_t> codes(static_cast<size_t>(kPanelRows * rank));
+  std::vector<uint16_t> of_panel(static_cast<size_t>(kPanelRows * n_groups));
   for (int64_t first = 0; first < n_out; first += kOutputs) {
     const int64_t n = std::min(kOutputs, n_out - first);
     for (int64_t k = 0; k < rank; ++k) reader.read(k, first, n, by_component.data() + k * kOutputs);
-    for (int64_t o = 0; o < n; ++o) {
-      for (int64_t k = 0; k < rank; ++k)
-        codes[static_cast<size_t>(k)] = by_component[static_cast<size_t>(k * kOutputs + o)];
-      uint8_t* row = out.row(first + o);
-      pack_row(out.shape_, codes.data(), row);
-      for (int64_t g = 0; by_output && g < out.shape_.n_groups; ++g)
-        std::memcpy(row + out.shape_.code_bytes + 2 * g, scales + 2 * (g * n_out + first + o), 2);
+    for (int64_t o = first; o < first + n;) {
+      const Panel panel = out.panel_of(o);
+      for (int64_t k = 0; k < rank; ++k) {
+        const uint8_t* from = by_component.data() + k * kOutputs + (o - first);
+        for (int64_t i = 0; i < panel.count; ++i)
+          codes[static_cast<size_t>(i * rank + k)] = from[i];
+      }
+      for (int64_t i = 0; by_output && i < panel.count; ++i) {
+        for (int64_t g = 0; g < n_groups; ++g)
+          std::memcpy(&of_panel[static_cast<size_t>(i * n_groups + g)],
+                      scales + 2 * (g * n_out + o + i), 2);
+      }
+      out.set_panel(panel, codes.data(), of_panel.data());
+      o += panel.count;
     }
   }
   if (by_output) return out;
@@ -201,22 +237,31 @@ PackedRows PackedRows::transpose_of(const ArrayFormat& format, int64_t rank, int
 }
 
 int64_t PackedRows::bytes() const noexcept {
-  return n_rows_ * shape_.row_bytes +
-         static_cast<int64_t>(sizeof(float) * (row_scale.size() + column_scale.size()));
+  return static_cast<int64_t>(bytes_.size() +
+                              sizeof(float) * (row_scale.size() + column_scale.size()));
 }
 
 void PackedRows::decode_row(int64_t r, float* out) const {
-  thread_local std::vector<uint8_t> codes;
-  codes.resize(static_cast<size_t>(shape_.cols));
-  unpack_row(shape_, row(r), codes.data());
-  const auto* scales = reinterpret_cast<const std::byte*>(row(r) + shape_.code_bytes);
+  const Panel panel = panel_of(r);
+  const bool narrow = panel.count < kPanelRows;
+  const int64_t rows = narrow ? kNarrowRows : kPanelRows;
+  const int64_t words = kPanelBytes / rows / 4, word = (r - panel.first) * words;
+  const uint8_t* from = codes() + panel_offset(shape_, n_rows_, panel.first);
+  const auto* scales = reinterpret_cast<const std::byte*>(from) +
+                       (narrow ? shape_.narrow : shape_.whole).code_bytes + 2 * word;
   const float center = code_center(shape_.bits);
   const float whole = shape_.scale == PackedScale::kRow ? row_scale[static_cast<size_t>(r)] : scale;
-  for (int64_t i = 0; i < shape_.cols; ++i) {
-    const float by =
-        shape_.scale == PackedScale::kGroup ? f16_at(scales, i / kActivationGroup) : whole;
-    out[i] = by * (static_cast<float>(codes[static_cast<size_t>(i)]) - center);
-  }
+  for_units(shape_, rows, [&](int64_t first, int64_t at) {
+    const float by = shape_.scale == PackedScale::kGroup
+                         ? f16_at(scales, first / kActivationGroup * kScaleBytes / 2)
+                         : whole;
+    for (int64_t i = 0; i < unit_steps(shape_.bits) * words; ++i) {
+      const int64_t col = first + 4 * i;
+      const uint32_t four = get(shape_.bits, i / words, word + i % words, from + at);
+      for (int64_t k = 0; k < std::min<int64_t>(4, shape_.cols - col); ++k)
+        out[col + k] = by * (static_cast<float>(four >> (8 * k) & 0xff) - center);
+    }
+  });
 }
 
 }  // namespace deltacome::cpu

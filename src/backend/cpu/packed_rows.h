@@ -13,12 +13,10 @@
 namespace deltacome::cpu {
 
 PackedShape packed_shape(int bits, int64_t cols, PackedScale scale);
-/// codes [cols] to and from the code bytes of a row.
-void pack_row(const PackedShape& shape, const uint8_t* codes, uint8_t* row);
-void unpack_row(const PackedShape& shape, const uint8_t* row, uint8_t* codes);
 
-/// A coded array [rows, cols] in the layout of the kernels, still packed. The last run of a row is
-/// padded to 4 bytes: at most 31 columns of 1 bit, 15 of 2, 7 of 4, 3 of 8.
+/// A coded array [rows, cols] in the layout of the kernels, still packed. Up to 3 rows are padding,
+/// and of each row the columns that fill a unit: at most 31 of 1 or 3 bits, 15 of 2, 7 of 4, 3 of 8
+/// (four times that in the last rows, if their number is no multiple of 16).
 class PackedRows {
  public:
   PackedRows() = default;
@@ -38,10 +36,18 @@ class PackedRows {
   bool empty() const noexcept { return n_rows_ == 0; }
   int64_t rows() const noexcept { return n_rows_; }
   int64_t cols() const noexcept { return shape_.cols; }
-  int64_t bytes() const noexcept;  // without kPackedSlack
+  int64_t bytes() const noexcept;
   const PackedShape& shape() const noexcept { return shape_; }
-  uint8_t* row(int64_t r) { return bytes_.data() + r * shape_.row_bytes; }
-  const uint8_t* row(int64_t r) const { return bytes_.data() + r * shape_.row_bytes; }
+  const uint8_t* codes() const noexcept { return bytes_.data(); }
+
+  /// The first row of the panel that row r is in, and how many rows that has.
+  struct Panel {
+    int64_t first = 0, count = 0;
+  };
+  Panel panel_of(int64_t r) const noexcept;
+  /// Packs a panel: codes [count, cols] a byte each; scales [count, n_groups] fp16, with kGroup.
+  /// Panels may be set by different threads.
+  void set_panel(const Panel& panel, const uint8_t* codes, const uint16_t* scales);
 
   float scale = 1;               // of all, kArray
   std::vector<float> row_scale;  // [rows], kRow

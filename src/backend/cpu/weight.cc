@@ -12,8 +12,6 @@
 namespace deltacome::cpu {
 namespace {
 
-constexpr int64_t kRowsOfTask = 16;
-
 /// Codes hold finite values only; throws kInvalidArgument naming the row.
 void check_row(std::span<const float> row, const Shape& shape, int64_t r, int bits) {
   const auto bad = std::ranges::find_if(row, [](float v) { return !std::isfinite(v); });
@@ -81,27 +79,35 @@ PackedRows quantize(const Runtime& runtime, const HostTensor& host, int bits) {
   PackedRows out(packed_shape(bits, n_in, bits == 8 ? PackedScale::kRow : PackedScale::kGroup),
                  n_out);
   if (bits == 8) out.row_scale.resize(static_cast<size_t>(n_out));
-  const int64_t n_tasks = ceil_div(n_out, kRowsOfTask);
-  runtime.pool.parallel_for(n_tasks, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> row(static_cast<size_t>(n_in));
-    std::vector<uint8_t> codes(row.size());
-    for (int64_t r = begin * kRowsOfTask; r < std::min(n_out, end * kRowsOfTask); ++r) {
-      convert_to_float(host.bytes.data() + r * n_in * dtype_bytes(host.dtype), host.dtype, row);
-      check_row(row, host.shape, r, bits);
-      if (bits == 8) {
-        out.row_scale[static_cast<size_t>(r)] = quantize_row(row, codes);
-      } else {
-        uint8_t* scales = out.row(r) + out.shape().code_bytes;
-        for (size_t at = 0; at < row.size(); at += kActivationGroup, scales += 2) {
-          const size_t n = std::min<size_t>(kActivationGroup, row.size() - at);
-          const uint16_t scale =
-              quantize_group(std::span(row).subspan(at, n), std::span(codes).subspan(at, n));
-          std::memcpy(scales, &scale, sizeof scale);
+  std::vector<PackedRows::Panel> panels;
+  for (int64_t r = 0; r < n_out; r += panels.back().count) panels.push_back(out.panel_of(r));
+  const int64_t n_groups = out.shape().n_groups;
+  runtime.pool.parallel_for(
+      static_cast<int64_t>(panels.size()), 1, [&](int64_t begin, int64_t end) {
+        std::vector<float> row(static_cast<size_t>(n_in));
+        std::vector<uint8_t> codes(static_cast<size_t>(kPanelRows * n_in));
+        std::vector<uint16_t> scales(static_cast<size_t>(kPanelRows * n_groups));
+        for (const PackedRows::Panel& panel : std::span(panels).subspan(
+                 static_cast<size_t>(begin), static_cast<size_t>(end - begin))) {
+          for (int64_t i = 0; i < panel.count; ++i) {
+            const int64_t r = panel.first + i;
+            convert_to_float(host.bytes.data() + r * n_in * dtype_bytes(host.dtype), host.dtype,
+                             row);
+            check_row(row, host.shape, r, bits);
+            const auto of_row = std::span(codes).subspan(static_cast<size_t>(i * n_in), row.size());
+            if (bits == 8) {
+              out.row_scale[static_cast<size_t>(r)] = quantize_row(row, of_row);
+              continue;
+            }
+            for (size_t at = 0; at < row.size(); at += kActivationGroup) {
+              const size_t n = std::min<size_t>(kActivationGroup, row.size() - at);
+              scales[static_cast<size_t>(i * n_groups) + at / kActivationGroup] =
+                  quantize_group(std::span(row).subspan(at, n), of_row.subspan(at, n));
+            }
+          }
+          out.set_panel(panel, codes.data(), scales.data());
         }
-      }
-      pack_row(out.shape(), codes.data(), out.row(r));
-    }
-  });
+      });
   return out;
 }
 

@@ -44,8 +44,7 @@ CudaContext open_device(int index) {
 /// Checks, then hands each op to its file.
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(int index)
-      : context_(open_device(index)), order_(context_.memory), linear_(context_) {
+  explicit CudaBackend(int index) : context_(open_device(index)), linear_(context_) {
     cudaDeviceProp properties{};
     DELTACOME_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
     name_ = fmt::format("cuda:{} ({})", index, properties.name);
@@ -136,10 +135,11 @@ class CudaBackend final : public Backend {
   void linear(Stream& stream, const VariantPlan& plan, const Tensor& x,
               std::span<const LinearTarget> targets) override {
     if (x.rows() == 0 || targets.empty()) return;
-    CudaStream& ordered = on(stream);
-    linear_.run(ordered, cuda_plan(plan), x, targets);
-    if (!cuda_plan(plan).base_only()) add_deltas(context_, ordered, cuda_plan(plan), x, targets);
-    linear_.add_biases(ordered, cuda_plan(plan), targets);
+    const CudaVariantPlan& variants = cuda_plan(plan);
+    DELTACOME_CHECK(variants.n_rows() == x.rows());
+    linear_.run(on(stream), x, targets);
+    if (!variants.base_only()) add_deltas(context_, on(stream), variants, x, targets);
+    add_biases(on(stream), variants, targets);
   }
   std::unique_ptr<AttentionPlan> plan_attention(std::span<const SequenceChunk> chunks) override {
     return std::make_unique<CudaAttentionPlan>(context_, chunks);
@@ -187,11 +187,9 @@ class CudaBackend final : public Backend {
   TrainingOps& training() override { not_yet("training"); }
 
  private:
-  /// The stream, after all that ops were put on before; its device becomes the thread's current
-  /// one.
-  CudaStream& on(Stream& stream) {
+  /// The stream; its device becomes the thread's current one.
+  CudaStream& on(Stream& stream) const {
     context_.activate();
-    order_.enter(cuda_stream(stream));
     return cuda_stream(stream);
   }
   Tensor to_device(Stream& stream, std::span<const int32_t> values) {
@@ -204,7 +202,6 @@ class CudaBackend final : public Backend {
   }
 
   CudaContext context_;
-  StreamOrder order_;
   BaseLinear linear_;
   std::unique_ptr<CudaStream> loading_;  // of imported weights
   std::string name_;

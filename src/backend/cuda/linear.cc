@@ -131,9 +131,7 @@ void BaseLinear::multiply(CudaStream& stream, const Tensor& x, const Tensor& rou
       "cublasLtMatmul");
 }
 
-void BaseLinear::run(CudaStream& stream, const CudaVariantPlan& plan, const Tensor& x,
-                     std::span<const LinearTarget> targets) {
-  DELTACOME_CHECK(plan.n_rows() == x.rows());
+void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets) {
   const int64_t n_rows = x.rows(), n_in = x.cols();
   for (const LinearTarget& target : targets) {
     DELTACOME_CHECK(target.weight.cols() == n_in && target.y.rows() == n_rows);
@@ -174,8 +172,8 @@ void BaseLinear::run(CudaStream& stream, const CudaVariantPlan& plan, const Tens
   launch();
 }
 
-void BaseLinear::add_biases(CudaStream& stream, const CudaVariantPlan& plan,
-                            std::span<const LinearTarget> targets) const {
+void add_biases(CudaStream& stream, const CudaVariantPlan& plan,
+                std::span<const LinearTarget> targets) {
   for (const LinearTarget& target : targets) {
     if (target.bias.empty()) continue;
     DELTACOME_CHECK(target.bias.size() == target.weight.rows());

@@ -17,18 +17,13 @@ namespace deltacome::cuda {
 Element element_of(DType dtype);  // throws kUnsupported for a type that kernels do not read
 Matrix matrix_of(const Tensor& weight);
 
-/// y = W x of the base, and the biases, which come after the deltas (a raw matrix replaces W x): an
-/// own kernel for a few rows, cuBLASLt for more. x is rounded to the type of W, sums are in f32.
-/// For at most kSkinnyRows rows a row's result does not depend on the others; with cuBLASLt it may,
-/// by the order of the sum.
+/// y = W x of the base: an own kernel for a few rows, cuBLASLt for more. x is rounded to the
+/// type of W, sums are in f32. For at most kSkinnyRows rows a row's result does not depend on the
+/// others; with cuBLASLt it may, by the order of the sum.
 class BaseLinear {
  public:
   explicit BaseLinear(const CudaContext& context);
-  void run(CudaStream& stream, const CudaVariantPlan& plan, const Tensor& x,
-           std::span<const LinearTarget> targets);
-  /// y += b, or the row's variant's own bias.
-  void add_biases(CudaStream& stream, const CudaVariantPlan& plan,
-                  std::span<const LinearTarget> targets) const;
+  void run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets);
 
  private:
   struct Product;  // a prepared call of cuBLASLt
@@ -47,5 +42,10 @@ class BaseLinear {
   Tensor workspace_;
   std::map<Key, std::shared_ptr<const Product>> products_;
 };
+
+/// y += b, each row's own variant's where it has one; after the deltas, since a raw tensor of a
+/// variant replaces y.
+void add_biases(CudaStream& stream, const CudaVariantPlan& plan,
+                std::span<const LinearTarget> targets);
 
 }  // namespace deltacome::cuda
