@@ -34,6 +34,11 @@ __device__ inline void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+/// Into the first-level cache, for a later read.
+__device__ inline void prefetch(const void* p) {
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(p));
+}
+
 /// Lets the next kernel of the stream begin with what does not depend on this one.
 __device__ inline void release_dependents() {
 #if __CUDA_ARCH__ >= 900
@@ -183,7 +188,7 @@ __device__ inline int share_of(int units, int64_t part, int64_t n_parts) {
 /// First result of token `t` of a segment.
 __device__ inline float* result_of(const DeltaBuffers& buffers, const DeltaSegment& segment,
                                    int t) {
-  if (segment.target < 0) return buffers.z + segment.out + int64_t{t} * segment.out_stride;
+  if (segment.target < 0) return buffers.z + segment.z + int64_t{t} * segment.z_stride;
   const int64_t row = buffers.rows[segment.first_token + t];
   return buffers.y[segment.target] + row * buffers.y_stride[segment.target];
 }

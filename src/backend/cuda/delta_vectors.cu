@@ -155,7 +155,7 @@ __device__ void copy_book(const void* from, int dim, uint4* to) {
 /// contiguous share of all segments, whose book it holds, and every warp of it an equal share of
 /// each segment's part. Grid: any, block (32 * kWarps), shared memory kBookBytes + the streams'.
 template <int kTokenTiles>
-__global__ void __launch_bounds__(32 * kWarps)
+__global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1 ? 2 : 1)
     vectors_kernel(const DeltaCall* __restrict__ call,
                    const __grid_constant__ DeltaBuffers buffers) {
   extern __shared__ uint4 shared[];

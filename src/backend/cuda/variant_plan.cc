@@ -123,6 +123,7 @@ void CudaVariantPlan::update(const std::vector<int>& slots, Known& known,
   call.vector_inputs = bytes.append(contents.vector_inputs);
   call.shrink = bytes.append(contents.shrink);
   call.vectors = bytes.append(contents.vectors);
+  call.components = bytes.append(contents.components);
   call.expand = bytes.append(contents.expand);
   call.plain = bytes.append(contents.plain);
   call.plain_expand = bytes.append(contents.plain_expand);
@@ -132,6 +133,7 @@ void CudaVariantPlan::update(const std::vector<int>& slots, Known& known,
   TableBytes::move_to(base, call.vector_inputs);
   TableBytes::move_to(base, call.shrink);
   TableBytes::move_to(base, call.vectors);
+  TableBytes::move_to(base, call.components);
   TableBytes::move_to(base, call.expand);
   TableBytes::move_to(base, call.plain);
   TableBytes::move_to(base, call.plain_expand);
@@ -153,11 +155,6 @@ CudaVariantPlan::Call CudaVariantPlan::call(std::span<const int> slots, int64_t 
   known.n_in = n_in;
   if (known.assigned != assigned_) update(key, known, stream);
   return known.call;
-}
-
-bool CudaVariantPlan::reads_x(int64_t n_in) const noexcept {
-  constexpr int64_t kFewRows = 4;
-  return n_rows_ <= kFewRows && n_in % kTileCols == 0;
 }
 
 void CudaVariantPlan::reserve(const Call& call) const {

@@ -94,9 +94,6 @@ class CudaVariantPlan final : public VariantPlan {
   const WorkList<EmbeddingSegment>* embedding(int slot, CudaStream& stream) const;
   /// Ids that the variant of a row has in the table of a slot, whose base has `n_base`.
   int64_t n_ids(int slot, int64_t row, int64_t n_base) const;
-  /// Whether packed codes read x itself: few rows, so that a launch costs more than quantizing
-  /// again.
-  bool reads_x(int64_t n_in) const noexcept;
   /// Memory of the calls, which follow each other on one stream. Every call with z must run its
   /// expand kernels, which zero the z of the next one; the first one is zeroed here.
   DeltaBuffers buffers(const Call& call, CudaStream& stream) const;
