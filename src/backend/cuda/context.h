@@ -14,6 +14,7 @@ struct CudaContext {
   int n_sms = 0;
   int64_t l2_bytes = 0;
   std::shared_ptr<DeviceMemory> memory;
+  bool deterministic = false;  // deltas: see DeltaLaunch
 
   /// Makes the device the current one of the calling thread. First call of whatever may run on a
   /// thread that the backend has not seen.

@@ -44,12 +44,13 @@ DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const Cuda
           .token_tiles = plan.token_tiles(),
           .overlaps = few && major >= 9,
           .prepares = !few || n_in % kTileCols != 0,
+          .deterministic = context.deterministic,
           .stages = few ? 3 : 2};
 }
 
-void launch_call(const CudaVariantPlan::Call& call, const DeltaBuffers& buffers,
-                 const DeltaLaunch& how) {
+void launch_call(const CudaVariantPlan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
   using Plan = CudaVariantPlan;
+  buffers.whole_blocks = how.deterministic;
   const auto launch = [&](unsigned kind, auto launcher, auto... more) {
     if (call.kinds & kind) DELTACOME_CUDA_CHECK(launcher(call.table, buffers, more..., how));
   };
@@ -59,8 +60,12 @@ void launch_call(const CudaVariantPlan::Call& call, const DeltaBuffers& buffers,
   if (how.prepares) launch(Plan::kInputs, launch_inputs, false);
   launch(Plan::kShrink, launch_shrink);
   if (how.prepares) launch(Plan::kExpand, launch_components);
-  launch(Plan::kExpand, launch_expand);
-  launch(Plan::kPlainExpand, launch_plain, true);
+  // One after another if the order of additions to y matters.
+  for (int tier = 0; tier < (how.deterministic ? kTierLaunches : 1); ++tier) {
+    buffers.tier = how.deterministic ? tier : -1;
+    launch(Plan::kExpand, launch_expand);
+    launch(Plan::kPlainExpand, launch_plain, true);
+  }
 }
 
 void add_deltas(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,

@@ -34,6 +34,16 @@ struct Form {
   }
 };
 
+static_assert(kTierLaunches == kMaxTiers);
+
+void sort_by(HostList<DeltaSegment>& list, int32_t DeltaSegment::*key) {
+  std::ranges::stable_sort(list.items, {}, key);
+  for (size_t i = 0; i < list.items.size(); ++i) {
+    const DeltaSegment& s = list.items[i];
+    list.starts[i + 1] = list.starts[i] + to_int(blocks_of(s.rows, s.bits) * s.groups);
+  }
+}
+
 class Builder {
  public:
   Builder(std::span<const int32_t> order, int token_tiles, int64_t n_in)
@@ -160,17 +170,18 @@ class Builder {
     out_.n_z += group.n_rows * stride;
     for (const auto& tier : t.tiers) {
       add_packed(group, -1, tier.v, form_of(group, t, 0), out_.shrink, 0, z, stride);
-      add_expand(group, target, tier.u, z, stride);
+      add_expand(group, target, tier.u, static_cast<int>(&tier - t.tiers.data()), z, stride);
       z += ceil_to(tier.rank, kTileCols);
     }
   }
 
   /// y += U z, z prepared or as it is.
-  void add_expand(const Group& group, int target, const PackedMatrix& u, int64_t z,
+  void add_expand(const Group& group, int target, const PackedMatrix& u, int tier, int64_t z,
                   int64_t z_stride) {
     const int64_t tiles = tiles_of(u.cols), groups = groups_of(u.cols), n = group.n_rows;
     const int64_t blocks = u.gains == nullptr ? 1 : (u.rows + u.gain_rows - 1) / u.gain_rows;
     DeltaSegment s = segment_of(u, target);
+    s.tier = tier;
     s.z = z;
     s.z_stride = to_int(z_stride);
     s.in = out_.n_inputs;
@@ -207,6 +218,7 @@ class Builder {
       out_.plain.add(v, tier.rank);
       PlainSegment u = plain_of(group, target, tier.plain_u);
       u.factor = t.row_gain;
+      u.tier = static_cast<int32_t>(&tier - t.tiers.data());
       u.in = v.out;
       u.in_stride = to_int(rank);
       out_.plain_expand.add(u, (t.format.base_rows + 31) / 32);
@@ -268,11 +280,12 @@ CallContents contents_of(std::span<const Group> groups, std::span<const int32_t>
   }
   CallContents contents = builder.take();
   // Segments with one book next to each other: a block of threads holds one.
-  HostList<DeltaSegment>& vectors = contents.vectors;
-  std::ranges::stable_sort(vectors.items, {}, &DeltaSegment::dim);
-  for (size_t i = 0; i < vectors.items.size(); ++i) {
-    const DeltaSegment& s = vectors.items[i];
-    vectors.starts[i + 1] = vectors.starts[i] + to_int(blocks_of(s.rows, 0) * s.groups);
+  sort_by(contents.vectors, &DeltaSegment::dim);
+  sort_by(contents.expand, &DeltaSegment::tier);
+  for (int tier = 0; tier <= kTierLaunches; ++tier) {
+    contents.tier_items[tier] =
+        to_int(std::ranges::lower_bound(contents.expand.items, tier, {}, &DeltaSegment::tier) -
+               contents.expand.items.begin());
   }
   return contents;
 }

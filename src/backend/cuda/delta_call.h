@@ -70,6 +70,7 @@ struct CallContents {
   HostList<DeltaSegment> shrink, vectors, expand;
   HostList<PlainSegment> plain, plain_expand;
   int64_t n_inputs = 0, n_scales = 0, n_z = 0;
+  int32_t tier_items[kTierLaunches + 1] = {};
 
   unsigned kinds() const;
 };

@@ -185,6 +185,14 @@ __device__ inline int share_of(int units, int64_t part, int64_t n_parts) {
   return static_cast<int>(units * part / n_parts);
 }
 
+/// The first unit from `unit` on that begins a row block, if those are not shared. All lanes of a
+/// warp together.
+__device__ inline int block_from(const WorkList<DeltaSegment>& list, int unit, bool whole_blocks) {
+  if (!whole_blocks || unit == list.units) return unit;
+  const int item = item_of(list, unit), groups = list.items[item].groups;
+  return unit + (groups - (unit - list.starts[item]) % groups) % groups;
+}
+
 /// First result of token `t` of a segment.
 __device__ inline float* result_of(const DeltaBuffers& buffers, const DeltaSegment& segment,
                                    int t) {

@@ -20,6 +20,9 @@ struct DeltaLaunch {
   /// Inputs of packed codes are prepared by launches of their own; else each warp quantizes what it
   /// multiplies.
   bool prepares = true;
+  /// A row's result does not depend on the others of the batch, not even in its last bits: row
+  /// blocks are not shared by warps, and tiers of a matrix follow each other. Slow for few rows.
+  bool deterministic = false;
   int stages = 3;         // 2, 3 or 4: groups of tiles on their way to a warp
   int blocks_per_sm = 0;  // at most; 0: as many as fit
 };

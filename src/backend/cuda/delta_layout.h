@@ -36,6 +36,7 @@ constexpr int kScaleRows = 64;                       // rows whose scales of a g
 constexpr int kVectorRows = 32;                      // rows of a block of vector codes
 constexpr int kVectorCodes = 64;                     // codes of a row in a block; share x's scale
 constexpr int kMaxTargets = 4;                       // of one launch
+constexpr int kTierLaunches = 8;                     // = kMaxTiers of quant/format.h
 constexpr int kMaxTokens = 8;                        // columns of one product of the tensor cores
 
 DELTACOME_HOST_DEVICE constexpr int block_rows(int bits) {
@@ -115,6 +116,7 @@ struct DeltaSegment {
   int32_t bits = 0;    // of a code in device memory; 0: vector codes
   int32_t digits = 0;  // 2-bit digits of a code; 0: codes are whole
   int32_t dim = 0;     // of vector codes
+  int32_t tier = 0;    // of U
   int32_t gain_rows = 0;
   float center = 0;  // (2^stored bits - 1) / 2
   float factor = 1;  // of all rows
@@ -134,6 +136,7 @@ struct PlainSegment {
   int32_t first_token = 0;
   int32_t n_tokens = 0;
   int32_t assigns = 0;  // y = instead of y +=
+  int32_t tier = 0;     // of U
 };
 
 /// Rows of one variant in an embedding.
@@ -170,6 +173,9 @@ struct DeltaCall {
   WorkList<DeltaSegment> expand;      // U
   WorkList<PlainSegment> plain;       // of x; unit: a row
   WorkList<PlainSegment> plain_expand;  // U of z; unit: 32 columns
+  /// Items of expand that are the first tiers of their matrices, the second ones, and so on: tier t
+  /// is [tier_items[t], tier_items[t + 1]).
+  int32_t tier_items[kTierLaunches + 1] = {};
 };
 
 /// Pointers of a launch that are not the variants'.
@@ -184,6 +190,9 @@ struct DeltaBuffers {
   const int32_t* rows = nullptr;  // [n_rows] of the batch, variant by variant
   float* y[kMaxTargets] = {};
   int64_t y_stride[kMaxTargets] = {};
+  /// A row block belongs to one warp, so that a row's sum does not depend on what else there is.
+  bool whole_blocks = false;
+  int32_t tier = -1;  // of expand, -1: all
 };
 
 }  // namespace deltacome::cuda

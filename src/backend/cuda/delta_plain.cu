@@ -126,6 +126,7 @@ __global__ void __launch_bounds__(32 * kWarps)
     const int item = item_of(list, unit);
     const PlainSegment& segment = list.items[item];
     const int64_t at = unit - list.starts[item];
+    if (kComponents && buffers.tier >= 0 && segment.tier != buffers.tier) continue;
     for (int t = 0; t < segment.n_tokens; t += kTokens) {
       if (kComponents) {
         multiply_columns(buffers, segment, 32 * at, t);

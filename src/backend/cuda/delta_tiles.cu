@@ -282,8 +282,14 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1   ? 4
   const WorkList<DeltaSegment> list = kExpand ? call->expand : call->shrink;
   const int warp = static_cast<int>(threadIdx.x / 32);
   const int64_t index = int64_t{blockIdx.x} * kWarps + warp, n_warps = int64_t{gridDim.x} * kWarps;
-  const int begin = share_of(list.units, index, n_warps);
-  const int end = share_of(list.units, index + 1, n_warps);
+  int first = 0, last = list.units;
+  if (kExpand && buffers.tier >= 0) {
+    first = list.starts[call->tier_items[buffers.tier]];
+    last = list.starts[call->tier_items[buffers.tier + 1]];
+  }
+  const bool whole = buffers.whole_blocks;
+  const int begin = block_from(list, first + share_of(last - first, index, n_warps), whole);
+  const int end = block_from(list, first + share_of(last - first, index + 1, n_warps), whole);
   release_dependents();
   // Segments of a long prompt read the same codes: those stay in the L2 cache.
   GroupStream<kStages, kLoads, kTokenTiles <= 2> stream;

@@ -185,8 +185,9 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1 ? 2 : 1)
       dim = first_dim;
     }
     GroupStream<kStages, kGroupTiles, kTokenTiles <= 2> stream;
-    const int begin = unit + share_of(until - unit, warp, kWarps);
-    const int stop = unit + share_of(until - unit, warp + 1, kWarps);
+    const bool whole = buffers.whole_blocks;
+    const int begin = block_from(list, unit + share_of(until - unit, warp, kWarps), whole);
+    const int stop = block_from(list, unit + share_of(until - unit, warp + 1, kWarps), whole);
     uint4* ring = shared + kBookBytes / 16 + warp * (kStages * kGroupTiles * 32);
     if (begin < stop) stream.start(list, begin, stop, ring);
     if (!waited) wait_for_inputs();

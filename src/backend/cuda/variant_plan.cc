@@ -126,6 +126,7 @@ void CudaVariantPlan::update(const std::vector<int>& slots, Known& known,
   call.components = bytes.append(contents.components);
   call.expand = bytes.append(contents.expand);
   call.plain = bytes.append(contents.plain);
+  std::ranges::copy(contents.tier_items, call.tier_items);
   call.plain_expand = bytes.append(contents.plain_expand);
   moved(known.table.reserve(context_, static_cast<int64_t>(bytes.bytes().size())));
   std::byte* base = known.table.data();
