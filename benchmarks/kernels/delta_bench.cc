@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "backend/cuda/delta_kernels.h"
+#include "backend/cuda/delta.h"
 #include "backend/cuda/variant.h"
 #include "backend/cuda/variant_plan.h"
 #include "quant/vector_codes.h"
@@ -238,40 +238,49 @@ class Bench {
 
  private:
   using Purpose = cuda::Purpose;
-  /// How the kernels of a call are launched.
+  /// How the kernels of a call are launched: changes to what add_deltas() does.
   struct Form {
     std::string name;
-    bool overlaps = true;
+    std::function<void(cuda::DeltaLaunch&)> change;
     unsigned parts = ~0u;  // of CudaVariantPlan::Kinds
-    int stages = 3;
-    int reads_x = -1;  // 0, 1; -1: as the plan has it
   };
 
-  std::vector<Form> forms_for(const std::string& kind, const CudaVariantPlan& plan) const {
-    std::vector<Form> forms = {{"", true}, {"no overlap of launches", false}};
-    if (kind == "come" || kind == "auto") {
-      forms.push_back({"2 stages", true, ~0u, 2});
-      forms.push_back({"4 stages", true, ~0u, 4});
-      forms.push_back({"inputs prepared", true, ~0u, 3, 0});
-      if (plan.token_tiles() == 1) forms.push_back({"inputs inside shrink", true, ~0u, 3, 1});
-      forms.push_back({"inputs alone", true, CudaVariantPlan::kInputs});
-      forms.push_back({"shrink alone", true, CudaVariantPlan::kShrink});
-      forms.push_back({"expand alone", true, CudaVariantPlan::kExpand});
-    }
+  static std::vector<Form> forms_for(const std::string& kind, const CudaVariantPlan& plan) {
+    using Launch = cuda::DeltaLaunch;
+    std::vector<Form> forms = {{"", {}}};
+    const auto prepared = [](bool prepares, bool overlaps, int stages, int blocks) {
+      return [=](Launch& how) {
+        how.prepares = prepares;
+        how.overlaps = overlaps;
+        how.stages = stages;
+        how.blocks_per_sm = blocks;
+      };
+    };
     if (kind == "vector") {
-      forms.push_back({"inputs alone", true, CudaVariantPlan::kVectorInputs});
-      forms.push_back({"codes alone", true, CudaVariantPlan::kVectors});
+      forms.push_back({"other overlap", [](Launch& how) { how.overlaps = !how.overlaps; }});
+      forms.push_back({"inputs alone", {}, CudaVariantPlan::kVectorInputs});
+      forms.push_back({"codes alone", {}, CudaVariantPlan::kVectors});
     }
+    if (kind != "come") return forms;
+    forms.push_back({"prepared, 2 stages", prepared(true, false, 2, 0)});
+    if (plan.token_tiles() > 1) return forms;
+    forms.push_back({"prepared, 3 stages", prepared(true, false, 3, 0)});
+    forms.push_back({"prepared, overlap", prepared(true, true, 2, 0)});
+    forms.push_back({"inside, 2 stages", prepared(false, false, 2, 0)});
+    forms.push_back({"inside, overlap", prepared(false, true, 2, 0)});
+    forms.push_back({"inside, overlap, 2 blocks", prepared(false, true, 3, 2)});
+    forms.push_back({"inside, overlap, 1 block", prepared(false, true, 3, 1)});
+    forms.push_back({"shrink alone", prepared(true, false, 2, 0), CudaVariantPlan::kShrink});
+    forms.push_back({"expand alone", prepared(true, false, 2, 0), CudaVariantPlan::kExpand});
     return forms;
   }
 
   void run_call(const CudaVariantPlan& plan, const std::vector<int>& matrices, int64_t layer,
                 const Tensor& x, const Tensor& y, int64_t n, const Form& form) {
-    using Plan = CudaVariantPlan;
     std::vector<int> slots;
     for (const int m : matrices) slots.push_back(static_cast<int>(7 * layer) + m);
     const MatrixShape& shape = kMatrices[matrices[0]];
-    const Plan::Call call = plan.call(slots, shape.n_in, *stream_);
+    CudaVariantPlan::Call call = plan.call(slots, shape.n_in, *stream_);
     cuda::DeltaBuffers buffers = plan.buffers(call, *stream_);
     buffers.x = f32(x);
     buffers.x_stride = shape.n_in;
@@ -279,24 +288,10 @@ class Bench {
       buffers.y[i] = f32(y) + static_cast<int64_t>(i) * n * kInner;
       buffers.y_stride[i] = shape.n_out;
     }
-    const cuda::DeltaLaunch how{stream_->get(), context_.n_sms, plan.token_tiles(), form.overlaps,
-                                form.stages};
-    const unsigned kinds = call.kinds & form.parts;
-    const bool reads_x = form.reads_x < 0 ? plan.reads_x(shape.n_in) : form.reads_x == 1;
-    if (kinds & Plan::kVectorInputs)
-      DELTACOME_CUDA_CHECK(launch_inputs(call.table, buffers, true, how));
-    if (kinds & Plan::kVectors) DELTACOME_CUDA_CHECK(launch_vectors(call.table, buffers, how));
-    if (kinds & Plan::kPlain) DELTACOME_CUDA_CHECK(launch_plain(call.table, buffers, false, how));
-    if ((kinds & Plan::kInputs) && (!reads_x || form.parts == Plan::kInputs))
-      DELTACOME_CUDA_CHECK(launch_inputs(call.table, buffers, false, how));
-    if (kinds & Plan::kShrink) {
-      const cuda::TileInput input = reads_x ? cuda::TileInput::kX : cuda::TileInput::kPrepared;
-      DELTACOME_CUDA_CHECK(launch_tiles(call.table, buffers, input, how));
-    }
-    if (kinds & Plan::kExpand)
-      DELTACOME_CUDA_CHECK(launch_tiles(call.table, buffers, cuda::TileInput::kZ, how));
-    if (kinds & Plan::kPlainExpand)
-      DELTACOME_CUDA_CHECK(launch_plain(call.table, buffers, true, how));
+    cuda::DeltaLaunch how = cuda::launch_of(context_, *stream_, plan, shape.n_in);
+    if (form.change) form.change(how);
+    call.kinds &= form.parts;
+    cuda::launch_call(call, buffers, how);
   }
 
   /// `d` variants of enough layers that all of them are several times the L2 cache. Their codes are

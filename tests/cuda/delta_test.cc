@@ -277,6 +277,49 @@ TEST_F(DeltaTest, CallsThatFollowEachOther) {
   }
 }
 
+/// With `deterministic`, to the last bit.
+TEST_F(DeltaTest, ARowDoesNotDependOnTheBatch) {
+  context_.deterministic = true;
+  const int64_t n_in = 1312, n_out = 150;
+  const MatrixFormat a = low_rank(n_out, n_in, {tier(140, 2, 2), tier(20, 2, 3), tier(2, 8, 8)});
+  const std::vector<MatrixFormat> formats = {
+      a,
+      dense(n_out, n_in, 2),
+      raw_format({n_out, n_in}, DType::kBf16),
+      vector_format(n_out, n_in, 12, true),
+      low_rank(n_out, n_in, {tier(9, 16, 16), tier(5, 16, 4)}),
+      with_gains(a, true, true)};
+  std::vector<std::shared_ptr<const DeviceVariant>> variants;
+  for (const MatrixFormat& format : formats) {
+    auto variant = std::make_shared<CudaVariant>(context_, 1);
+    variant->set(0, format, random_blob(rng_, format), *stream_);
+    variants.push_back(variant);
+  }
+  const std::vector<float> row = random_floats(rng_, n_in), base = random_floats(rng_, n_out);
+  const auto result = [&](size_t v, int64_t n, int64_t at, int64_t others) {
+    std::vector<float> x = random_floats(rng_, (n + others) * n_in);
+    std::ranges::copy(row, x.begin() + at * n_in);
+    std::vector<float> before = random_floats(rng_, (n + others) * n_out);
+    std::ranges::copy(base, before.begin() + at * n_out);
+    const std::vector<VariantSegment> segments = {{variants[v], n},
+                                                  {variants[(v + 1) % formats.size()], others}};
+    const CudaVariantPlan plan(context_, segments, *stream_);
+    LinearTarget target;
+    target.slot = 0;
+    target.y = put({n + others, n_out}, before);
+    add_deltas(context_, *stream_, plan, put({n + others, n_in}, x), {&target, 1});
+    const std::vector<float> all = get(target.y);
+    return std::vector<float>(all.begin() + at * n_out, all.begin() + (at + 1) * n_out);
+  };
+  for (size_t v = 0; v < formats.size(); ++v) {
+    const std::vector<float> alone = result(v, 1, 0, 0);
+    for (const int64_t n : {1, 2, 3, 7, 8, 9, 17, 40}) {
+      EXPECT_EQ(result(v, n, n - 1, 0), alone) << "format " << v << " rows " << n;
+      EXPECT_EQ(result(v, n, n / 2, 3), alone) << "format " << v << " rows " << n;
+    }
+  }
+}
+
 /// Five targets share x; slots differ in gains and codecs, more targets than one launch takes.
 TEST_F(DeltaTest, TargetsThatShareAnInput) {
   const int64_t n_in = 384, n_out = 300, n = 3;

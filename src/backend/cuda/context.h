@@ -15,6 +15,7 @@ struct CudaContext {
   int64_t l2_bytes = 0;
   bool overlaps = false;  // kernels may begin early: sm_90 or later
   std::shared_ptr<DeviceMemory> memory;
+  bool deterministic = false;  // deltas: see DeltaLaunch
 
   /// Makes the device the current one of the calling thread. First call of whatever may run on a
   /// thread that the backend has not seen.

@@ -46,8 +46,7 @@ CudaContext open_device(int index) {
 /// Checks, then hands each op to its file.
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(int index)
-      : context_(open_device(index)), order_(context_.memory), linear_(context_) {
+  explicit CudaBackend(int index) : context_(open_device(index)), linear_(context_) {
     cudaDeviceProp properties{};
     DELTACOME_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
     name_ = fmt::format("cuda:{} ({})", index, properties.name);
@@ -189,11 +188,9 @@ class CudaBackend final : public Backend {
   TrainingOps& training() override { not_yet("training"); }
 
  private:
-  /// The stream, after all that ops were put on before; its device becomes the thread's current
-  /// one.
-  CudaStream& on(Stream& stream) {
+  /// The stream; its device becomes the thread's current one.
+  CudaStream& on(Stream& stream) const {
     context_.activate();
-    order_.enter(cuda_stream(stream));
     return cuda_stream(stream);
   }
   Tensor to_device(Stream& stream, std::span<const int32_t> values) {
@@ -206,7 +203,6 @@ class CudaBackend final : public Backend {
   }
 
   CudaContext context_;
-  StreamOrder order_;
   BaseLinear linear_;
   std::unique_ptr<CudaStream> loading_;  // of imported weights
   std::string name_;

@@ -10,16 +10,6 @@
 namespace deltacome::cuda {
 namespace {
 
-DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan) {
-  int major = 0;
-  DELTACOME_CUDA_CHECK(
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, context.device));
-  return {.stream = stream.get(),
-          .n_sms = context.n_sms,
-          .token_tiles = plan.token_tiles(),
-          .overlaps = major >= 9};
-}
-
 void add_to(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
             const Tensor& x, std::span<const LinearTarget> targets) {
   using Plan = CudaVariantPlan;
@@ -35,26 +25,48 @@ void add_to(const CudaContext& context, CudaStream& stream, const CudaVariantPla
     buffers.y[i] = f32(targets[i].y);
     buffers.y_stride[i] = targets[i].y.cols();
   }
-  const DeltaLaunch how = launch_of(context, stream, plan);
-  const unsigned kinds = call.kinds;
-  const bool reads_x = plan.reads_x(x.cols());
-  if (kinds & Plan::kVectorInputs)
-    DELTACOME_CUDA_CHECK(launch_inputs(call.table, buffers, true, how));
-  if (kinds & Plan::kVectors) DELTACOME_CUDA_CHECK(launch_vectors(call.table, buffers, how));
-  if (kinds & Plan::kPlain) DELTACOME_CUDA_CHECK(launch_plain(call.table, buffers, false, how));
-  if ((kinds & Plan::kInputs) && !reads_x)
-    DELTACOME_CUDA_CHECK(launch_inputs(call.table, buffers, false, how));
-  if (kinds & Plan::kShrink) {
-    const TileInput input = reads_x ? TileInput::kX : TileInput::kPrepared;
-    DELTACOME_CUDA_CHECK(launch_tiles(call.table, buffers, input, how));
-  }
-  if (kinds & Plan::kExpand)
-    DELTACOME_CUDA_CHECK(launch_tiles(call.table, buffers, TileInput::kZ, how));
-  if (kinds & Plan::kPlainExpand)
-    DELTACOME_CUDA_CHECK(launch_plain(call.table, buffers, true, how));
+  launch_call(call, buffers, launch_of(context, stream, plan, x.cols()));
 }
 
 }  // namespace
+
+DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
+                      int64_t n_in) {
+  // Up to so many rows launches cost more than quantizing the same numbers in many warps, and
+  // kernels leave room for the next ones. Tuned on an H100, Llama-2-7B's shapes.
+  constexpr int64_t kFewRows = 8;
+  int major = 0;
+  DELTACOME_CUDA_CHECK(
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, context.device));
+  const bool few = plan.n_rows() <= kFewRows && plan.token_tiles() == 1;
+  return {.stream = stream.get(),
+          .n_sms = context.n_sms,
+          .token_tiles = plan.token_tiles(),
+          .overlaps = few && major >= 9,
+          .prepares = !few || n_in % kTileCols != 0,
+          .deterministic = context.deterministic,
+          .stages = few ? 3 : 2};
+}
+
+void launch_call(const CudaVariantPlan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
+  using Plan = CudaVariantPlan;
+  buffers.whole_blocks = how.deterministic;
+  const auto launch = [&](unsigned kind, auto launcher, auto... more) {
+    if (call.kinds & kind) DELTACOME_CUDA_CHECK(launcher(call.table, buffers, more..., how));
+  };
+  launch(Plan::kVectorInputs, launch_inputs, true);
+  launch(Plan::kVectors, launch_vectors);
+  launch(Plan::kPlain, launch_plain, false);
+  if (how.prepares) launch(Plan::kInputs, launch_inputs, false);
+  launch(Plan::kShrink, launch_shrink);
+  if (how.prepares) launch(Plan::kExpand, launch_components);
+  // One after another if the order of additions to y matters.
+  for (int tier = 0; tier < (how.deterministic ? kTierLaunches : 1); ++tier) {
+    buffers.tier = how.deterministic ? tier : -1;
+    launch(Plan::kExpand, launch_expand);
+    launch(Plan::kPlainExpand, launch_plain, true);
+  }
+}
 
 void add_deltas(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
                 const Tensor& x, std::span<const LinearTarget> targets) {
@@ -71,8 +83,8 @@ void embed_deltas(const CudaContext& context, CudaStream& stream, const CudaVari
   DELTACOME_CHECK(plan.n_rows() == y.rows());
   const WorkList<EmbeddingSegment>* list = plan.embedding(slot, stream);
   if (list == nullptr) return;
-  DELTACOME_CUDA_CHECK(
-      launch_embedding(list, ids, plan.rows(), y.cols(), f32(y), launch_of(context, stream, plan)));
+  DELTACOME_CUDA_CHECK(launch_embedding(list, ids, plan.rows(), y.cols(), f32(y),
+                                        launch_of(context, stream, plan, y.cols())));
 }
 
 }  // namespace deltacome::cuda

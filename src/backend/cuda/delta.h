@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/context.h"
+#include "backend/cuda/delta_kernels.h"
 #include "backend/cuda/variant_plan.h"
 
 namespace deltacome::cuda {
@@ -15,6 +16,11 @@ namespace deltacome::cuda {
 /// f32. Stream-ordered; no host synchronization, capturable once the plan knows the call.
 void add_deltas(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
                 const Tensor& x, std::span<const LinearTarget> targets);
+
+/// How the calls of a plan are launched, and the launches of one call.
+DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
+                      int64_t n_in);
+void launch_call(const CudaVariantPlan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how);
 
 /// y[i] += delta row ids[i] of row i's variant, or = the row that replaces the base's or that only
 /// the variant has. ids [n_rows] i32 in device memory (see CudaVariantPlan::check_ids()), y

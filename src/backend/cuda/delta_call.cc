@@ -34,6 +34,16 @@ struct Form {
   }
 };
 
+static_assert(kTierLaunches == kMaxTiers);
+
+void sort_by(HostList<DeltaSegment>& list, int32_t DeltaSegment::*key) {
+  std::ranges::stable_sort(list.items, {}, key);
+  for (size_t i = 0; i < list.items.size(); ++i) {
+    const DeltaSegment& s = list.items[i];
+    list.starts[i + 1] = list.starts[i] + to_int(blocks_of(s.rows, s.bits) * s.groups);
+  }
+}
+
 class Builder {
  public:
   Builder(std::span<const int32_t> order, int token_tiles, int64_t n_in)
@@ -109,6 +119,8 @@ class Builder {
     s.rows = to_int(m.rows);
     s.tiles = to_int(tiles_of(m.cols));
     s.groups = to_int(groups_of(m.cols));
+    s.digits = m.digits;
+    if (m.digits > 0) s.tiles = m.digits;
     s.bits = m.bits;
     s.gain_rows = to_int(m.gain_rows);
     s.center = m.center;
@@ -125,7 +137,7 @@ class Builder {
       part.n_tokens = to_int(std::min(tokens_, group.n_rows - t));
       part.in += t * s.in_stride;
       part.in_scales += t * s.scale_stride;
-      part.out += t * s.out_stride;
+      part.z += t * s.z_stride;
       list.add(part, units);
     }
   }
@@ -141,8 +153,8 @@ class Builder {
     s.in_stride = to_int(form.stride);
     s.in_scales = form.scales;
     s.scale_stride = to_int(form.groups);
-    s.out = out;
-    s.out_stride = to_int(out_stride);
+    s.z = out;
+    s.z_stride = to_int(out_stride);
     s.dim = dim;
     if (dim != 0) {
       s.groups = to_int(form.groups);
@@ -158,12 +170,40 @@ class Builder {
     out_.n_z += group.n_rows * stride;
     for (const auto& tier : t.tiers) {
       add_packed(group, -1, tier.v, form_of(group, t, 0), out_.shrink, 0, z, stride);
-      DeltaSegment s = segment_of(tier.u, target);
-      s.in = z;
-      s.in_stride = to_int(stride);
-      add_by_tokens(group, s, out_.expand);
+      add_expand(group, target, tier.u, static_cast<int>(&tier - t.tiers.data()), z, stride);
       z += ceil_to(tier.rank, kTileCols);
     }
+  }
+
+  /// y += U z, z prepared or as it is.
+  void add_expand(const Group& group, int target, const PackedMatrix& u, int tier, int64_t z,
+                  int64_t z_stride) {
+    const int64_t tiles = tiles_of(u.cols), groups = groups_of(u.cols), n = group.n_rows;
+    const int64_t blocks = u.gains == nullptr ? 1 : (u.rows + u.gain_rows - 1) / u.gain_rows;
+    DeltaSegment s = segment_of(u, target);
+    s.tier = tier;
+    s.z = z;
+    s.z_stride = to_int(z_stride);
+    s.in = out_.n_inputs;
+    s.in_stride = to_int(tiles * kTileCols);
+    s.in_block = n * s.in_stride;
+    s.in_scales = out_.n_scales;
+    s.scale_stride = to_int(groups);
+    s.scales_block = n * groups;
+    ComponentJob job;
+    job.gains = u.gains;
+    job.z = z;
+    job.z_stride = s.z_stride;
+    job.out = s.in;
+    job.scales = s.in_scales;
+    job.n_tokens = to_int(n);
+    job.gain_blocks = to_int(blocks);
+    job.tiles = to_int(tiles);
+    job.groups = to_int(groups);
+    out_.components.add(job, blocks * n * groups);
+    out_.n_inputs += blocks * s.in_block;
+    out_.n_scales += blocks * s.scales_block;
+    add_by_tokens(group, s, out_.expand);
   }
 
   void add_plain_tiers(const Group& group, int target, const CudaTensor& t) {
@@ -178,6 +218,7 @@ class Builder {
       out_.plain.add(v, tier.rank);
       PlainSegment u = plain_of(group, target, tier.plain_u);
       u.factor = t.row_gain;
+      u.tier = static_cast<int32_t>(&tier - t.tiers.data());
       u.in = v.out;
       u.in_stride = to_int(rank);
       out_.plain_expand.add(u, (t.format.base_rows + 31) / 32);
@@ -239,11 +280,12 @@ CallContents contents_of(std::span<const Group> groups, std::span<const int32_t>
   }
   CallContents contents = builder.take();
   // Segments with one book next to each other: a block of threads holds one.
-  HostList<DeltaSegment>& vectors = contents.vectors;
-  std::ranges::stable_sort(vectors.items, {}, &DeltaSegment::dim);
-  for (size_t i = 0; i < vectors.items.size(); ++i) {
-    const DeltaSegment& s = vectors.items[i];
-    vectors.starts[i + 1] = vectors.starts[i] + to_int(blocks_of(s.rows, 0) * s.groups);
+  sort_by(contents.vectors, &DeltaSegment::dim);
+  sort_by(contents.expand, &DeltaSegment::tier);
+  for (int tier = 0; tier <= kTierLaunches; ++tier) {
+    contents.tier_items[tier] =
+        to_int(std::ranges::lower_bound(contents.expand.items, tier, {}, &DeltaSegment::tier) -
+               contents.expand.items.begin());
   }
   return contents;
 }

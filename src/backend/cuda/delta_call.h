@@ -66,9 +66,11 @@ class TableBytes {
 /// What the tensors of some slots need, for all variants of a plan.
 struct CallContents {
   HostList<InputJob> inputs, vector_inputs;
+  HostList<ComponentJob> components;
   HostList<DeltaSegment> shrink, vectors, expand;
   HostList<PlainSegment> plain, plain_expand;
   int64_t n_inputs = 0, n_scales = 0, n_z = 0;
+  int32_t tier_items[kTierLaunches + 1] = {};
 
   unsigned kinds() const;
 };

@@ -9,16 +9,21 @@ namespace deltacome::cuda {
 // What the kernels of packed deltas share: the stream of tiles through shared memory, products of
 // the tensor cores, and results.
 
-/// Begins an asynchronous copy of 16 bytes that are read once.
+/// Begins an asynchronous copy of 16 bytes, with what the L2 cache should do with them.
 __device__ inline void copy16(uint4* shared, const uint4* global, uint64_t policy) {
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to),
                "l"(global), "l"(policy)
                : "memory");
 }
-__device__ inline uint64_t read_once_policy() {
+template <bool kReadOnce>
+__device__ inline uint64_t cache_policy() {
   uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  if (kReadOnce) {
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  } else {
+    asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  }
   return policy;
 }
 __device__ inline void commit_copies() {
@@ -28,6 +33,11 @@ __device__ inline void commit_copies() {
 template <int kPending>
 __device__ inline void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+/// Into the first-level cache, for a later read.
+__device__ inline void prefetch(const void* p) {
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(p));
 }
 
 /// c += a b on the tensor cores, m16n8k32; kSigned: a is s8, else u8; b is s8.
@@ -93,7 +103,7 @@ struct Cursor {
 
 /// A warp's stream of groups: copies run kStages - 1 groups ahead of the products. Every lane reads
 /// what it copied itself, so nothing is synchronized.
-template <int kStages, int kLoads>
+template <int kStages, int kLoads, bool kReadOnce>
 struct GroupStream {
   uint4* ring;  // [kStages][kLoads][32] of the warp, at this lane
   Cursor now, ahead;
@@ -105,7 +115,7 @@ struct GroupStream {
   /// Units [begin, end) of the list.
   __device__ void start(const WorkList<DeltaSegment>& list, int begin, int end, uint4* shared) {
     ring = shared + threadIdx.x % 32;
-    policy = read_once_policy();
+    policy = cache_policy<kReadOnce>();
     const int item = item_of(list, begin);
     now.enter(list.items + item, begin - list.starts[item]);
     ahead = now;
@@ -163,10 +173,18 @@ __device__ inline int share_of(int units, int64_t part, int64_t n_parts) {
   return static_cast<int>(units * part / n_parts);
 }
 
+/// The first unit from `unit` on that begins a row block, if those are not shared. All lanes of a
+/// warp together.
+__device__ inline int block_from(const WorkList<DeltaSegment>& list, int unit, bool whole_blocks) {
+  if (!whole_blocks || unit == list.units) return unit;
+  const int item = item_of(list, unit), groups = list.items[item].groups;
+  return unit + (groups - (unit - list.starts[item]) % groups) % groups;
+}
+
 /// First result of token `t` of a segment.
 __device__ inline float* result_of(const DeltaBuffers& buffers, const DeltaSegment& segment,
                                    int t) {
-  if (segment.target < 0) return buffers.z + segment.out + int64_t{t} * segment.out_stride;
+  if (segment.target < 0) return buffers.z + segment.z + int64_t{t} * segment.z_stride;
   const int64_t row = buffers.rows[segment.first_token + t];
   return buffers.y[segment.target] + row * buffers.y_stride[segment.target];
 }

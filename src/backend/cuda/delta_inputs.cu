@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kMaxChunk = 4096;  // columns in shared memory
-constexpr int kChunkGrid = 4;    // blocks of threads of a row
+constexpr int kChunkGrid = 16;   // blocks of threads of a row
 
 /// +1 or -1: element i of the signs of a rotation of n elements (rotation_signs()).
 __device__ float sign_of(uint64_t seed, int64_t n, int64_t i) {
@@ -18,19 +18,34 @@ __device__ float sign_of(uint64_t seed, int64_t n, int64_t i) {
   return ((z ^ (z >> 31)) & 1) == 0 ? 1.0f : -1.0f;
 }
 
-/// Hadamard blocks of v [n], a multiple of `block`, in place, over sqrt(block).
+/// Hadamard blocks of v [n], a multiple of `block`, in place, over sqrt(block): two levels at a
+/// time, in the order of one at a time.
 __device__ void hadamard(float* v, int n, int block) {
-  for (int half = 1; half < block; half *= 2) {
-    for (int i = static_cast<int>(threadIdx.x); i < n / 2; i += kThreads) {
-      const int at = i / half * 2 * half + i % half;
-      const float a = v[at], b = v[at + half];
-      v[at] = a + b;
-      v[at + half] = a - b;
+  const int t = static_cast<int>(threadIdx.x);
+  int half = 1;
+  for (; 2 * half < block; half *= 4) {
+    for (int i = t; i < n / 4; i += kThreads) {
+      float* p = v + i / half * 4 * half + i % half;
+      const float a = p[0], b = p[half], c = p[2 * half], d = p[3 * half];
+      const float ab = a + b, a_b = a - b, cd = c + d, c_d = c - d;
+      p[0] = ab + cd;
+      p[half] = a_b + c_d;
+      p[2 * half] = ab - cd;
+      p[3 * half] = a_b - c_d;
+    }
+    __syncthreads();
+  }
+  if (half < block) {
+    for (int i = t; i < n / 2; i += kThreads) {
+      float* p = v + i / half * 2 * half + i % half;
+      const float a = p[0], b = p[half];
+      p[0] = a + b;
+      p[half] = a - b;
     }
     __syncthreads();
   }
   const float by = 1 / sqrtf(static_cast<float>(block));
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) v[i] *= by;
+  for (int i = t; i < n; i += kThreads) v[i] *= by;
   __syncthreads();
 }
 
@@ -100,7 +115,59 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+/// z as U multiplies it. Grid: any, block (kThreads); a warp takes units in turn.
+__global__ void __launch_bounds__(kThreads)
+    components_kernel(const DeltaCall* __restrict__ call,
+                      const __grid_constant__ DeltaBuffers buffers) {
+  const WorkList<ComponentJob> list = call->components;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int n_warps = static_cast<int>(gridDim.x) * (kThreads / 32);
+  release_dependents();
+  wait_for_inputs();
+  for (int unit =
+           static_cast<int>(blockIdx.x) * (kThreads / 32) + static_cast<int>(threadIdx.x / 32);
+       unit < list.units; unit += n_warps) {
+    const int item = item_of(list, unit);
+    const ComponentJob& job = list.items[item];
+    const int at = unit - list.starts[item];
+    const int group = at % job.groups, row = at / job.groups;  // row: of [gain_blocks][n_tokens]
+    const int col = kGroupCols * group + 4 * lane, cols = kTileCols * job.tiles;
+    float4 v{};
+    if (col < cols) {
+      v = *reinterpret_cast<const float4*>(buffers.z + job.z +
+                                           int64_t{row % job.n_tokens} * job.z_stride + col);
+      if (job.gains != nullptr) {
+        const float4 by =
+            *reinterpret_cast<const float4*>(job.gains + int64_t{row / job.n_tokens} * cols + col);
+        v = {v.x * by.x, v.y * by.y, v.z * by.z, v.w * by.w};
+      }
+    }
+    const float x[4] = {v.x, v.y, v.z, v.w};
+    uint32_t largest = 0;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) largest = max(largest, __float_as_uint(x[e]) & 0x7fffffffu);
+    largest = __reduce_max_sync(~0u, largest);
+    const float by = largest == 0 ? 0.0f : 127.0f / __uint_as_float(largest);
+    uint32_t word = 0;
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      word |= (__float_as_uint(fmaf(x[e], by, 12582912.0f)) & 0xffu) << (8 * e);
+    if (col < cols)
+      *reinterpret_cast<uint32_t*>(buffers.inputs + job.out + int64_t{row} * cols + col) = word;
+    const int sum = __reduce_add_sync(~0u, __dp4a(static_cast<int>(word), 0x01010101, 0));
+    if (lane == 0) {
+      reinterpret_cast<float2*>(buffers.input_scales)[job.scales + at] = {
+          __uint_as_float(largest) * (1.0f / 127), static_cast<float>(sum)};
+    }
+  }
+}
+
 }  // namespace
+
+cudaError_t launch_components(const DeltaCall* call, const DeltaBuffers& buffers,
+                              const DeltaLaunch& how) {
+  return launch_persistent(components_kernel, kThreads, 0, call, buffers, how);
+}
 
 cudaError_t launch_inputs(const DeltaCall* call, const DeltaBuffers& buffers, bool vectors,
                           const DeltaLaunch& how) {

@@ -17,7 +17,14 @@ struct DeltaLaunch {
   /// The kernel begins before the one before it in the stream has ended, and waits for it inside
   /// (programmatic dependent launch; not on devices before Hopper).
   bool overlaps = true;
-  int stages = 3;  // 2, 3 or 4: groups of tiles on their way to a warp
+  /// Inputs of packed codes are prepared by launches of their own; else each warp quantizes what it
+  /// multiplies.
+  bool prepares = true;
+  /// A row's result does not depend on the others of the batch, not even in its last bits: row
+  /// blocks are not shared by warps, and tiers of a matrix follow each other. Slow for few rows.
+  bool deterministic = false;
+  int stages = 3;         // 2, 3 or 4: groups of tiles on their way to a warp
+  int blocks_per_sm = 0;  // at most; 0: as many as fit
 };
 
 // Each launcher is stream-ordered and returns the launch's status. `call` is in device memory.
@@ -25,14 +32,15 @@ struct DeltaLaunch {
 /// Prepares the inputs of packed codes, or of vector codes.
 cudaError_t launch_inputs(const DeltaCall* call, const DeltaBuffers& buffers, bool vectors,
                           const DeltaLaunch& how);
-/// What packed codes are multiplied with.
-enum class TileInput {
-  kPrepared,  // y or z += V or a dense delta times inputs of launch_inputs()
-  kX,         // the same of x itself, quantized by each warp: saves a launch where rows are few
-  kZ,         // y += U times z, quantized by each warp; clears the next call's z
-};
-cudaError_t launch_tiles(const DeltaCall* call, const DeltaBuffers& buffers, TileInput input,
-                         const DeltaLaunch& how);
+/// Prepares z for U.
+cudaError_t launch_components(const DeltaCall* call, const DeltaBuffers& buffers,
+                              const DeltaLaunch& how);
+/// y or z += packed codes times x: V, dense deltas.
+cudaError_t launch_shrink(const DeltaCall* call, const DeltaBuffers& buffers,
+                          const DeltaLaunch& how);
+/// y += U z; clears the next call's z.
+cudaError_t launch_expand(const DeltaCall* call, const DeltaBuffers& buffers,
+                          const DeltaLaunch& how);
 /// y += vector codes times prepared inputs.
 cudaError_t launch_vectors(const DeltaCall* call, const DeltaBuffers& buffers,
                            const DeltaLaunch& how);

@@ -38,6 +38,7 @@ cudaError_t launch_persistent(void (*kernel)(const DeltaCall*, DeltaBuffers), in
       status != cudaSuccess) {
     return status;
   }
+  if (how.blocks_per_sm > 0 && how.blocks_per_sm < blocks) blocks = how.blocks_per_sm;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;

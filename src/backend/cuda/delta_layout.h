@@ -23,6 +23,9 @@ namespace deltacome::cuda {
 // of a row block follow each other by column, row blocks by row. Four tiles are a group of 128
 // columns, which share a scale of the input and, if the format has them, an fp16 scale a row.
 //
+// Digits: arrays of 3, 4 and 8 bits with at most 32 columns (small tiers of U) as 2-bit tiles: tile
+// d of a row block holds digit d (of base 4) of every code, so that one group has all of them.
+//
 // Vector codes: blocks of 32 rows by 64 codes, 2,048 bytes: see pack_vector().
 
 constexpr int kTileCols = 32;
@@ -33,6 +36,7 @@ constexpr int kScaleRows = 64;                       // rows whose scales of a g
 constexpr int kVectorRows = 32;                      // rows of a block of vector codes
 constexpr int kVectorCodes = 64;                     // codes of a row in a block; share x's scale
 constexpr int kMaxTargets = 4;                       // of one launch
+constexpr int kTierLaunches = 8;                     // = kMaxTiers of quant/format.h
 constexpr int kMaxTokens = 8;                        // columns of one product of the tensor cores
 
 DELTACOME_HOST_DEVICE constexpr int block_rows(int bits) {
@@ -73,6 +77,20 @@ struct InputJob {
   int32_t chunk = 0;   // columns that one block of threads prepares
 };
 
+/// z of a tier of some tokens to prepare for U: times the gains of each block of its rows, as int8
+/// with a scale for each group. Unit: a group of a token of a block, in that order from the last.
+struct ComponentJob {
+  const float* gains = nullptr;  // [gain_blocks][32 tiles] or null
+  int64_t z = 0;                 // first float of the first token
+  int64_t out = 0;               // first byte, [gain_blocks][n_tokens][32 tiles]
+  int64_t scales = 0;            // first pair, [gain_blocks][n_tokens][groups]
+  int32_t z_stride = 0;
+  int32_t n_tokens = 0;
+  int32_t gain_blocks = 1;
+  int32_t tiles = 0;
+  int32_t groups = 0;
+};
+
 /// One coded matrix times the tokens of one variant, at most kMaxTokens * tiles of the launch.
 struct DeltaSegment {
   const void* codes = nullptr;
@@ -80,20 +98,25 @@ struct DeltaSegment {
   const float* row_factor = nullptr;  // [rows] or null
   const float* gains = nullptr;       // of inputs, [ceil(rows / gain_rows)][padded cols] or null
   const void* book = nullptr;         // entries [256][entry_words()] of vector codes
-  int64_t in = 0;         // first byte of the first token's prepared input, or its first float of z
-  int64_t in_scales = 0;  // its first pair of scales
-  int64_t out = 0;        // first float of the first token's z, if target is -1
-  int32_t in_stride = 0;  // between tokens: bytes, or floats of z
+  // Prepared inputs of the first token, and what is between those of tokens and of blocks of
+  // gain_rows rows: bytes, and pairs of scales.
+  int64_t in = 0, in_block = 0;
+  int64_t in_scales = 0, scales_block = 0;
+  int32_t in_stride = 0;
   int32_t scale_stride = 0;
-  int32_t out_stride = 0;   // between tokens of z, floats
+  // z: of U what it reads, of V what it writes (target -1). Floats.
+  int64_t z = 0;
+  int32_t z_stride = 0;
   int32_t target = -1;      // y of the launch, -1: z
   int32_t first_token = 0;  // among the plan's rows
   int32_t n_tokens = 0;
   int32_t rows = 0;
-  int32_t tiles = 0;   // 32-column tiles of a row block; vector codes: blocks
+  int32_t tiles = 0;   // 32-column tiles of a row block; vector codes: 4 a block
   int32_t groups = 0;  // of a row block: what a warp takes at a time
   int32_t bits = 0;    // of a code in device memory; 0: vector codes
+  int32_t digits = 0;  // 2-bit digits of a code; 0: codes are whole
   int32_t dim = 0;     // of vector codes
+  int32_t tier = 0;    // of U
   int32_t gain_rows = 0;
   float center = 0;  // (2^stored bits - 1) / 2
   float factor = 1;  // of all rows
@@ -113,6 +136,7 @@ struct PlainSegment {
   int32_t first_token = 0;
   int32_t n_tokens = 0;
   int32_t assigns = 0;  // y = instead of y +=
+  int32_t tier = 0;     // of U
 };
 
 /// Rows of one variant in an embedding.
@@ -141,13 +165,17 @@ struct WorkList {
 /// What one call of add_deltas() multiplies. In device memory, at an address that a captured graph
 /// keeps when the plan is assigned other variants.
 struct DeltaCall {
-  WorkList<InputJob> inputs;         // of shrink; unit: a job
-  WorkList<InputJob> vector_inputs;  // of vectors
-  WorkList<DeltaSegment> shrink;     // of prepared inputs: V, dense; unit: a group of a row block
-  WorkList<DeltaSegment> vectors;    // vector codes; unit: a block
-  WorkList<DeltaSegment> expand;     // U
-  WorkList<PlainSegment> plain;      // of x; unit: a row
+  WorkList<InputJob> inputs;          // of shrink; unit: a job
+  WorkList<InputJob> vector_inputs;   // of vectors
+  WorkList<DeltaSegment> shrink;      // of prepared inputs: V, dense; unit: a group of a row block
+  WorkList<DeltaSegment> vectors;     // vector codes; unit: a block
+  WorkList<ComponentJob> components;  // of expand
+  WorkList<DeltaSegment> expand;      // U
+  WorkList<PlainSegment> plain;       // of x; unit: a row
   WorkList<PlainSegment> plain_expand;  // U of z; unit: 32 columns
+  /// Items of expand that are the first tiers of their matrices, the second ones, and so on: tier t
+  /// is [tier_items[t], tier_items[t + 1]).
+  int32_t tier_items[kTierLaunches + 1] = {};
 };
 
 /// Pointers of a launch that are not the variants'.
@@ -162,6 +190,9 @@ struct DeltaBuffers {
   const int32_t* rows = nullptr;  // [n_rows] of the batch, variant by variant
   float* y[kMaxTargets] = {};
   int64_t y_stride[kMaxTargets] = {};
+  /// A row block belongs to one warp, so that a row's sum does not depend on what else there is.
+  bool whole_blocks = false;
+  int32_t tier = -1;  // of expand, -1: all
 };
 
 }  // namespace deltacome::cuda

@@ -7,6 +7,9 @@
 namespace deltacome::cuda {
 namespace {
 
+/// What packed codes are multiplied with: prepared inputs, or x or z that each warp quantizes.
+enum class Source { kPrepared, kX, kZ };
+
 constexpr int kWarps = 4;
 constexpr int kLoads = kGroupTiles + 2;  // 16-byte loads of a lane for a group: codes, scales
 
@@ -18,36 +21,37 @@ struct GroupInput {
   float2 scale_sum[kTokenTiles][2];
 };
 
-/// From inputs that were prepared as bytes.
+/// From inputs that were prepared as bytes: `x` and `scales` of the segment's first token.
 template <int kTokenTiles>
-__device__ void load_prepared(const DeltaBuffers& buffers, const DeltaSegment& segment, int group,
-                              GroupInput<kTokenTiles>& input) {
+__device__ void load_prepared(const DeltaSegment& segment, const int8_t* x, const float2* scales,
+                              int group, int n_tiles, GroupInput<kTokenTiles>& input) {
   const int lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll
   for (int n = 0; n < kTokenTiles; ++n) {
     const int token = kMaxTokens * n + lane / 4;
     const bool there = token < segment.n_tokens;
-    const int8_t* x = buffers.inputs + segment.in + int64_t{token} * segment.in_stride +
-                      kGroupCols * group + 8 * (lane % 4);
+    const int8_t* from =
+        x + int64_t{token} * segment.in_stride + kGroupCols * group + 8 * (lane % 4);
 #pragma unroll
     for (int i = 0; i < kGroupTiles; ++i) {
-      const uint2 pair = there ? *reinterpret_cast<const uint2*>(x + kTileCols * i) : uint2{0, 0};
+      const uint2 pair = there && i < n_tiles
+                             ? *reinterpret_cast<const uint2*>(from + kTileCols * i)
+                             : uint2{0, 0};
       input.b[n][i][0] = pair.x;
       input.b[n][i][1] = pair.y;
     }
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
       const int t = kMaxTokens * n + 2 * (lane % 4) + c;
-      const float2* scales = reinterpret_cast<const float2*>(buffers.input_scales) +
-                             segment.in_scales + int64_t{t} * segment.scale_stride + group;
-      input.scale_sum[n][c] = t < segment.n_tokens ? *scales : float2{0, 0};
+      input.scale_sum[n][c] =
+          t < segment.n_tokens ? scales[int64_t{t} * segment.scale_stride + group] : float2{0, 0};
     }
   }
 }
 
 /// From x or z in float32: multiplied with the gains of the row block and quantized here, as
 /// prepared inputs are. x has whole tiles of columns, z has zeros behind its components.
-template <int kTokenTiles, TileInput kInput>
+template <int kTokenTiles, Source kSource>
 __device__ void quantize_input(const DeltaBuffers& buffers, const DeltaSegment& segment, int block,
                                int group, int n_tiles, GroupInput<kTokenTiles>& input) {
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -55,15 +59,16 @@ __device__ void quantize_input(const DeltaBuffers& buffers, const DeltaSegment& 
   const int first_col = kGroupCols * group + 8 * (lane % 4);
   if (gains != nullptr) {
     const int row = block * block_rows(segment.bits);
-    gains += int64_t{row / segment.gain_rows} * segment.tiles * kTileCols + first_col;
+    const int tiles = segment.digits > 0 ? 1 : segment.tiles;
+    gains += int64_t{row / segment.gain_rows} * tiles * kTileCols + first_col;
   }
 #pragma unroll
   for (int n = 0; n < kTokenTiles; ++n) {
     const int token = kMaxTokens * n + lane / 4;
     const bool there = token < segment.n_tokens;
     const float* from = nullptr;
-    if (kInput == TileInput::kZ) {
-      from = buffers.z + segment.in + int64_t{token} * segment.in_stride + first_col;
+    if (kSource == Source::kZ) {
+      from = buffers.z + segment.z + int64_t{token} * segment.z_stride + first_col;
     } else if (there) {
       from = buffers.x + buffers.rows[segment.first_token + token] * buffers.x_stride + first_col;
     }
@@ -72,10 +77,13 @@ __device__ void quantize_input(const DeltaBuffers& buffers, const DeltaSegment& 
 #pragma unroll
     for (int i = 0; i < kGroupTiles; ++i) {
 #pragma unroll
+      for (int e = 0; e < 8; ++e) x[8 * i + e] = 0;
+      if (i >= n_tiles) continue;
+#pragma unroll
       for (int e = 0; e < 8; e += 4) {
-        const bool read = there && i < n_tiles;
+        const bool read = there;
         float4 v = read ? *reinterpret_cast<const float4*>(from + kTileCols * i + e) : float4{};
-        if (gains != nullptr && i < n_tiles) {
+        if (gains != nullptr) {
           const float4 by = *reinterpret_cast<const float4*>(gains + kTileCols * i + e);
           v = {v.x * by.x, v.y * by.y, v.z * by.z, v.w * by.w};
         }
@@ -95,6 +103,8 @@ __device__ void quantize_input(const DeltaBuffers& buffers, const DeltaSegment& 
     int sum = 0;
 #pragma unroll
     for (int i = 0; i < kGroupTiles; ++i) {
+      input.b[n][i][0] = input.b[n][i][1] = 0;
+      if (i >= n_tiles) continue;
 #pragma unroll
       for (int p = 0; p < 2; ++p) {
         uint32_t q[4];  // nearest integers, in the low bits of a large float
@@ -165,8 +175,43 @@ __device__ void multiply_group(const uint4* slot, int n_tiles, bool has_scales, 
   }
 }
 
+/// The same of 2-bit digits: tile d of the group holds digit d of the codes of the same 32 columns.
+template <int kTokenTiles>
+__device__ void multiply_digits(const uint4* slot, int n_digits, bool has_scales, float center,
+                                const GroupInput<kTokenTiles>& input,
+                                float (&sum)[4][kTokenTiles][4]) {
+  uint4 a[kGroupTiles];
+#pragma unroll
+  for (int i = 0; i < kGroupTiles; ++i) a[i] = slot[32 * i];
+#pragma unroll
+  for (int field = 0; field < 4; ++field) {
+    const uint32_t mask = 0x03030303u << (2 * field);
+    const float2 scales = has_scales ? scales_of<2>(slot, field, 0) : float2{1, 1};
+#pragma unroll
+    for (int n = 0; n < kTokenTiles; ++n) {
+      int total[4] = {};
+#pragma unroll
+      for (int i = 0; i < kGroupTiles; ++i) {
+        if (i >= n_digits) continue;
+        int c[4] = {};
+        multiply_add<false>(c, a[i].x & mask, a[i].y & mask, a[i].z & mask, a[i].w & mask,
+                            input.b[n][0][0], input.b[n][0][1]);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) total[e] += (c[e] >> (2 * field)) * (1 << (2 * i));  // exact
+      }
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float2 x = input.scale_sum[n][e % 2];
+        const float centered = fmaf(-center, x.y, static_cast<float>(total[e]));
+        sum[field][n][e] = fmaf(x.x * static_cast<float>(1 << (2 * field)) * centered,
+                                e < 2 ? scales.x : scales.y, sum[field][n][e]);
+      }
+    }
+  }
+}
+
 /// The groups of one row block that the warp has, and their results.
-template <int kBits, int kTokenTiles, TileInput kInput, class Stream>
+template <int kBits, int kTokenTiles, Source kSource, class Stream>
 __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream) {
   constexpr int kFields = 8 / kBits;
   const DeltaSegment& segment = *stream.now.segment;
@@ -176,19 +221,42 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream) {
   const int part = kBits <= 2 ? 0 : block % (kBits / 2);
   const float center = segment.center;
   float sum[kFields][kTokenTiles][4] = {};
+  constexpr bool kPrepared = kSource == Source::kPrepared;
+  constexpr bool kAhead = kPrepared && kTokenTiles == 1;  // more would take too many registers
+  const int digits = kBits == 2 ? segment.digits : 0;
+  if (segment.row_factor != nullptr && threadIdx.x % 32 < (block_rows(kBits) + 31) / 32)
+    prefetch(
+        segment.row_factor +
+        min(block * block_rows(kBits) + static_cast<int>(threadIdx.x % 32) * 32, segment.rows - 1));
+  const int gain_block =
+      segment.gains == nullptr ? 0 : block * block_rows(kBits) / segment.gain_rows;
+  const int8_t* x = buffers.inputs + segment.in + gain_block * segment.in_block;
+  const float2* x_scales = reinterpret_cast<const float2*>(buffers.input_scales) +
+                           segment.in_scales + gain_block * segment.scales_block;
   GroupInput<kTokenTiles> input, next;
-  constexpr bool kPrepared = kInput == TileInput::kPrepared;
-  if (kPrepared) load_prepared(buffers, segment, stream.now.group, input);
-  for (int i = 0; i < n; ++i) {
-    const uint4* slot = stream.take();
-    const int group = stream.now.group, n_tiles = stream.now.n_tiles();
-    if (!kPrepared) {
-      quantize_input<kTokenTiles, kInput>(buffers, segment, block, group, n_tiles, input);
-    } else if (i + 1 < n) {
-      load_prepared(buffers, segment, group + 1, next);
+  // Tiles of the input; digits share one.
+  const auto input_tiles = [&](int group) {
+    return digits > 0 ? 1 : min(kGroupTiles, segment.tiles - kGroupTiles * group);
+  };
+  const auto load = [&](int group, GroupInput<kTokenTiles>& to) {
+    if (kPrepared) {
+      load_prepared(segment, x, x_scales, group, input_tiles(group), to);
+    } else {
+      quantize_input<kTokenTiles, kSource>(buffers, segment, block, group, input_tiles(group), to);
     }
-    multiply_group<kBits, kTokenTiles>(slot, n_tiles, has_scales, part, center, input, sum);
-    if (kPrepared) input = next;
+  };
+  if (kAhead) load(stream.now.group, input);
+  for (int i = 0; i < n; ++i) {
+    const int group = stream.now.group, n_tiles = stream.now.n_tiles();
+    if (!kAhead) load(group, input);  // while the codes are on their way
+    const uint4* slot = stream.take();
+    if (kAhead && i + 1 < n) load(group + 1, next);
+    if constexpr (kBits == 2) {
+      if (digits > 0) multiply_digits<kTokenTiles>(slot, n_tiles, has_scales, center, input, sum);
+    }
+    if (digits == 0)
+      multiply_group<kBits, kTokenTiles>(slot, n_tiles, has_scales, part, center, input, sum);
+    if (kAhead) input = next;
     stream.advance();
   }
 #pragma unroll
@@ -205,66 +273,82 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream) {
 /// groups of all segments, in the order in which they lie in memory, and adds its partial sums to
 /// the results.
 /// Grid: any, block (32 * kWarps), shared memory kWarps * kStages * kLoads * 512 bytes.
-template <int kTokenTiles, TileInput kInput, int kStages>
-__global__ void __launch_bounds__(32 * kWarps)
+template <int kTokenTiles, Source kSource, bool kExpand, int kStages>
+__global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1   ? 4
+                                               : kTokenTiles == 2 ? 3
+                                                                  : 2)
     tiles_kernel(const DeltaCall* __restrict__ call, const __grid_constant__ DeltaBuffers buffers) {
   extern __shared__ uint4 shared[];
-  const WorkList<DeltaSegment> list = kInput == TileInput::kZ ? call->expand : call->shrink;
+  const WorkList<DeltaSegment> list = kExpand ? call->expand : call->shrink;
   const int warp = static_cast<int>(threadIdx.x / 32);
   const int64_t index = int64_t{blockIdx.x} * kWarps + warp, n_warps = int64_t{gridDim.x} * kWarps;
-  const int begin = share_of(list.units, index, n_warps);
-  const int end = share_of(list.units, index + 1, n_warps);
+  int first = 0, last = list.units;
+  if (kExpand && buffers.tier >= 0) {
+    first = list.starts[call->tier_items[buffers.tier]];
+    last = list.starts[call->tier_items[buffers.tier + 1]];
+  }
+  const bool whole = buffers.whole_blocks;
+  const int begin = block_from(list, first + share_of(last - first, index, n_warps), whole);
+  const int end = block_from(list, first + share_of(last - first, index + 1, n_warps), whole);
   release_dependents();
-  GroupStream<kStages, kLoads> stream;
+  // Segments of a long prompt read the same codes: those stay in the L2 cache.
+  GroupStream<kStages, kLoads, kTokenTiles <= 2> stream;
   if (begin < end) stream.start(list, begin, end, shared + warp * (kStages * kLoads * 32));
   wait_for_inputs();
-  if (kInput == TileInput::kZ) clear_next_z(buffers);
+  if (kExpand) clear_next_z(buffers);
   if (begin == end) return;
   while (stream.left > 0) {
     switch (stream.now.bits) {
       case 1:
-        multiply_block<1, kTokenTiles, kInput>(buffers, stream);
+        multiply_block<1, kTokenTiles, kSource>(buffers, stream);
         break;
       case 2:
-        multiply_block<2, kTokenTiles, kInput>(buffers, stream);
+        multiply_block<2, kTokenTiles, kSource>(buffers, stream);
         break;
       case 4:
-        multiply_block<4, kTokenTiles, kInput>(buffers, stream);
+        multiply_block<4, kTokenTiles, kSource>(buffers, stream);
         break;
       default:
-        multiply_block<8, kTokenTiles, kInput>(buffers, stream);
+        multiply_block<8, kTokenTiles, kSource>(buffers, stream);
     }
   }
 }
 
-template <int kTokenTiles, TileInput kInput, int kStages>
+template <int kTokenTiles, Source kSource, bool kExpand, int kStages>
 cudaError_t launch(const DeltaCall* call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  return launch_persistent(tiles_kernel<kTokenTiles, kInput, kStages>, 32 * kWarps,
+  return launch_persistent(tiles_kernel<kTokenTiles, kSource, kExpand, kStages>, 32 * kWarps,
                            kWarps * kStages * kLoads * 512, call, buffers, how);
 }
 
-template <TileInput kInput>
+template <Source kSource, bool kExpand>
 cudaError_t launch(const DeltaCall* call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  if (how.token_tiles > 2) return launch<4, kInput, 3>(call, buffers, how);
-  if (how.token_tiles > 1) return launch<2, kInput, 3>(call, buffers, how);
-  if (how.stages < 3) return launch<1, kInput, 2>(call, buffers, how);
-  if (how.stages > 3) return launch<1, kInput, 4>(call, buffers, how);
-  return launch<1, kInput, 3>(call, buffers, how);
+  if (how.stages < 3) return launch<1, kSource, kExpand, 2>(call, buffers, how);
+  if (how.stages > 3) return launch<1, kSource, kExpand, 4>(call, buffers, how);
+  return launch<1, kSource, kExpand, 3>(call, buffers, how);
+}
+
+/// Few tokens in the form asked for; more always from prepared inputs.
+template <Source kUnprepared, bool kExpand>
+cudaError_t launch_any(const DeltaCall* call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
+  if (!how.prepares) {
+    return how.token_tiles > 1 ? cudaErrorInvalidValue
+                               : launch<kUnprepared, kExpand>(call, buffers, how);
+  }
+  if (how.token_tiles > 2) return launch<4, Source::kPrepared, kExpand, 3>(call, buffers, how);
+  if (how.token_tiles > 1) return launch<2, Source::kPrepared, kExpand, 3>(call, buffers, how);
+  return launch<Source::kPrepared, kExpand>(call, buffers, how);
 }
 
 }  // namespace
 
-cudaError_t launch_tiles(const DeltaCall* call, const DeltaBuffers& buffers, TileInput input,
-                         const DeltaLaunch& how) {
-  switch (input) {
-    case TileInput::kPrepared:
-      return launch<TileInput::kPrepared>(call, buffers, how);
-    case TileInput::kX:
-      return how.token_tiles > 1 ? cudaErrorInvalidValue
-                                 : launch<1, TileInput::kX, 3>(call, buffers, how);
-    default:
-      return launch<TileInput::kZ>(call, buffers, how);
-  }
+cudaError_t launch_shrink(const DeltaCall* call, const DeltaBuffers& buffers,
+                          const DeltaLaunch& how) {
+  return launch_any<Source::kX, false>(call, buffers, how);
+}
+
+cudaError_t launch_expand(const DeltaCall* call, const DeltaBuffers& buffers,
+                          const DeltaLaunch& how) {
+  return launch_any<Source::kZ, true>(call, buffers, how);
 }
 
 }  // namespace deltacome::cuda

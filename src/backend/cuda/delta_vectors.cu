@@ -155,7 +155,7 @@ __device__ void copy_book(const void* from, int dim, uint4* to) {
 /// contiguous share of all segments, whose book it holds, and every warp of it an equal share of
 /// each segment's part. Grid: any, block (32 * kWarps), shared memory kBookBytes + the streams'.
 template <int kTokenTiles>
-__global__ void __launch_bounds__(32 * kWarps)
+__global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1 ? 2 : 1)
     vectors_kernel(const DeltaCall* __restrict__ call,
                    const __grid_constant__ DeltaBuffers buffers) {
   extern __shared__ uint4 shared[];
@@ -184,9 +184,10 @@ __global__ void __launch_bounds__(32 * kWarps)
       __syncthreads();
       dim = first_dim;
     }
-    GroupStream<kStages, kGroupTiles> stream;
-    const int begin = unit + share_of(until - unit, warp, kWarps);
-    const int stop = unit + share_of(until - unit, warp + 1, kWarps);
+    GroupStream<kStages, kGroupTiles, kTokenTiles <= 2> stream;
+    const bool whole = buffers.whole_blocks;
+    const int begin = block_from(list, unit + share_of(until - unit, warp, kWarps), whole);
+    const int stop = block_from(list, unit + share_of(until - unit, warp + 1, kWarps), whole);
     uint4* ring = shared + kBookBytes / 16 + warp * (kStages * kGroupTiles * 32);
     if (begin < stop) stream.start(list, begin, stop, ring);
     if (!waited) wait_for_inputs();

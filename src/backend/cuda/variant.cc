@@ -193,11 +193,17 @@ class TensorBuilder {
     m.cols = transposed ? rows : cols;
     m.bits = format.bits == 3 ? 4 : format.bits;
     m.center = code_center(format.bits);
+    if (transposed && m.bits > 2 && m.cols <= kTileCols) {
+      m.digits = m.bits / 2;
+      m.bits = 2;
+    }
     const PlainArray from = array_of(format, rows, cols, at, staged_);
-    std::byte* codes = place(tile_bytes(m.rows, m.cols, m.bits));
+    std::byte* codes =
+        place(m.digits > 0 ? digit_bytes(m.rows, m.digits) : tile_bytes(m.rows, m.cols, m.bits));
     m.codes = codes;
     if (live()) {
-      DELTACOME_CUDA_CHECK(launch_pack_tiles(from, transposed, m.bits, codes, stream_->get()));
+      DELTACOME_CUDA_CHECK(
+          launch_pack_tiles(from, transposed, m.bits, m.digits, codes, stream_->get()));
     }
     const std::vector<float> scales = floats_of(blob_, at.scales, DType::kF16);
     if (one_scale(format)) {

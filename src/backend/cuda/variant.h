@@ -24,7 +24,8 @@ struct PackedMatrix {
   const void* book = nullptr;    // of vector codes
   int64_t rows = 0, cols = 0;
   int64_t gain_rows = 0;
-  int bits = 0;  // of tiles; 0: vector codes
+  int bits = 0;    // of tiles; 0: vector codes
+  int digits = 0;  // of a code, if it is stored so
   float center = 0;
   float factor = 1;
 };

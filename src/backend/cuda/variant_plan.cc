@@ -21,7 +21,7 @@ bool DeviceTable::reserve(const CudaContext& context, int64_t bytes) {
   const bool had = storage_ != nullptr;
   capacity_ = with_reserve(bytes);
   storage_.reset();
-  storage_ = std::make_unique<CudaStorage>(context.memory, capacity_, Purpose::kWorkspace);
+  storage_ = std::make_unique<CudaStorage>(context.memory, capacity_, purpose_);
   return had;
 }
 
@@ -123,8 +123,10 @@ void CudaVariantPlan::update(const std::vector<int>& slots, Known& known,
   call.vector_inputs = bytes.append(contents.vector_inputs);
   call.shrink = bytes.append(contents.shrink);
   call.vectors = bytes.append(contents.vectors);
+  call.components = bytes.append(contents.components);
   call.expand = bytes.append(contents.expand);
   call.plain = bytes.append(contents.plain);
+  std::ranges::copy(contents.tier_items, call.tier_items);
   call.plain_expand = bytes.append(contents.plain_expand);
   moved(known.table.reserve(context_, static_cast<int64_t>(bytes.bytes().size())));
   std::byte* base = known.table.data();
@@ -132,6 +134,7 @@ void CudaVariantPlan::update(const std::vector<int>& slots, Known& known,
   TableBytes::move_to(base, call.vector_inputs);
   TableBytes::move_to(base, call.shrink);
   TableBytes::move_to(base, call.vectors);
+  TableBytes::move_to(base, call.components);
   TableBytes::move_to(base, call.expand);
   TableBytes::move_to(base, call.plain);
   TableBytes::move_to(base, call.plain_expand);
@@ -153,11 +156,6 @@ CudaVariantPlan::Call CudaVariantPlan::call(std::span<const int> slots, int64_t 
   known.n_in = n_in;
   if (known.assigned != assigned_) update(key, known, stream);
   return known.call;
-}
-
-bool CudaVariantPlan::reads_x(int64_t n_in) const noexcept {
-  constexpr int64_t kFewRows = 4;
-  return n_rows_ <= kFewRows && n_in % kTileCols == 0;
 }
 
 void CudaVariantPlan::reserve(const Call& call) const {

@@ -17,11 +17,14 @@ namespace deltacome::cuda {
 /// as long as they fit.
 class DeviceTable {
  public:
+  /// Tables may be written on a stream that loads while others compute: that is no workspace.
+  explicit DeviceTable(Purpose purpose = Purpose::kVariants) : purpose_(purpose) {}
   /// Room for `bytes`; true if what was there has moved.
   bool reserve(const CudaContext& context, int64_t bytes);
   std::byte* data() const noexcept { return storage_ == nullptr ? nullptr : storage_->data(); }
 
  private:
+  Purpose purpose_;
   std::unique_ptr<CudaStorage> storage_;
   int64_t capacity_ = 0;
 };
@@ -91,9 +94,6 @@ class CudaVariantPlan final : public VariantPlan {
   const WorkList<EmbeddingSegment>* embedding(int slot, CudaStream& stream) const;
   /// Ids that the variant of a row has in the table of a slot, whose base has `n_base`.
   int64_t n_ids(int slot, int64_t row, int64_t n_base) const;
-  /// Whether packed codes read x itself: few rows, so that a launch costs more than quantizing
-  /// again.
-  bool reads_x(int64_t n_in) const noexcept;
   /// Memory of the calls, which follow each other on one stream. Every call with z must run its
   /// expand kernels, which zero the z of the next one; the first one is zeroed here.
   DeltaBuffers buffers(const Call& call, CudaStream& stream) const;
@@ -127,7 +127,8 @@ class CudaVariantPlan final : public VariantPlan {
   mutable uint64_t generation_ = 0;
   mutable std::map<std::vector<int>, Known> calls_;
   mutable std::map<int, KnownEmbedding> embeddings_;
-  mutable DeviceTable inputs_, scales_, z_;
+  mutable DeviceTable inputs_{Purpose::kWorkspace}, scales_{Purpose::kWorkspace},
+      z_{Purpose::kWorkspace};
   mutable int64_t z_floats_ = 0;  // of each of two z, which take turns
   mutable bool z_cleared_ = false, z_turn_ = false;
 };
