@@ -3,14 +3,20 @@
 
 #include "backend/cpu/packed_kernels.h"
 #include "backend/cpu/runtime.h"
+#include "backend/cpu/vector_rows.h"
 
 namespace deltacome::cpu {
 
 void QuantizedRows::reset(int64_t n_rows, int64_t n, int dim) {
   n_ = n;
   dim_ = dim;
-  const int64_t group = dim == 0 ? kActivationGroup : int64_t{kEntryBlock} * dim;
-  stride_ = spread_stride(ceil_div(n, group) * group);
+  const int64_t group = dim == 0 ? kActivationGroup : kEntryGroup * dim;
+  if (dim != 0) {
+    const int64_t n_codes = ceil_div(n, group) * kEntryGroup;
+    stride_ = n_codes * (n_rows <= kEntrySumTokens ? kEntrySumBytes : entry_bytes(dim));
+  } else {
+    stride_ = spread_stride(ceil_div(n, group) * group);
+  }
   groups_ = ceil_div(ceil_div(n, group), 16) * 16;
   bytes_.resize(static_cast<size_t>(n_rows * stride_));
   floats_.assign(static_cast<size_t>(2 * n_rows * groups_), 0.0F);  // of groups behind the last
@@ -25,7 +31,13 @@ void QuantizedRows::set(const PackedKernels& kernels, int64_t r, const float* x,
   if (dim_ == 0) {
     kernels.quantize({x, gains, n_, bytes, scale, sum});
   } else {
-    kernels.quantize_entries({x, n_, dim_, bytes, scale, sum});
+    kernels.quantize_entries({.x = x,
+                              .n = n_,
+                              .book = &entry_book(dim_),
+                              .sums = n_rows() <= kEntrySumTokens,
+                              .bytes = bytes,
+                              .scale = scale,
+                              .sum = sum});
   }
   float total = 0;
   for (int64_t g = 0; g < groups_; ++g) total += sum[g];

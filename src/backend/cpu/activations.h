@@ -43,12 +43,42 @@ struct QuantizeArgs {
   float* sum = nullptr;
 };
 
-/// The input of vector codes of one dimension, in the order that entry_dot() of the same kernels
-/// wants; 64 codes share a scale.
+inline constexpr int64_t kEntryGroup = 64;  // vector codes of which the inputs share a scale
+inline constexpr int64_t kEntryBookSize = 256;
+/// So few rows of one input are kept as sums: of each code the products with all 256 entries. Then
+/// a code is one look-up, whatever its dimension.
+inline constexpr int64_t kEntrySumTokens = 3;
+
+/// Bytes of the inputs of a code: its elements to a multiple of 4, or the sums, low bytes and then
+/// high bytes plus 128.
+static constexpr int64_t entry_bytes(int dim) {
+  return (dim + 3) / 4 * 4;
+}
+inline constexpr int64_t kEntrySumBytes = 2 * kEntryBookSize;
+/// Levels of an input, so that its sums fit 16 bits: those of the largest entries are 221, 261 and
+/// 314 levels for dimensions up to 8, of 12 and of 16.
+static constexpr float entry_levels(int dim) {
+  return dim == 16 ? 104 : dim == 12 ? 125 : kActivationLevels;
+}
+
+/// A code book for products of integers; elements plus 128.
+struct EntryBook {
+  int dim = 0;
+  const uint8_t* entries = nullptr;  // [256, dim]
+  const uint8_t* planes = nullptr;   // [entry_bytes(dim), 256]: an element of every entry
+  /// [entry_bytes(dim) / 4, 256, 4], where entry 64 a + 16 b + 4 c + d is at 64 a + 16 c + 4 b + d:
+  /// packing sums to bytes puts them in order.
+  const uint8_t* quads = nullptr;
+};
+
+/// The input of vector codes of one dimension; scales of groups of 64 codes. `sum` are those of a
+/// group's integers here. `bytes` has room for whole groups of codes: elements, by code, or sums,
+/// if they are asked for and the kernels have them.
 struct EntryQuantizeArgs {
   const float* x = nullptr;  // [n]
   int64_t n = 0;
-  int dim = 0;
+  const EntryBook* book = nullptr;
+  bool sums = false;
   int8_t* bytes = nullptr;
   float* scale = nullptr;
   float* sum = nullptr;
@@ -58,7 +88,8 @@ struct EntryQuantizeArgs {
 class QuantizedRows {
  public:
   QuantizedRows() = default;
-  /// `dim` 0: rows for packed codes; otherwise for vector codes of that dimension.
+  /// `dim` 0: rows for packed codes; otherwise for vector codes of that dimension, all the rows of
+  /// a product.
   QuantizedRows(int64_t n_rows, int64_t n, int dim = 0) { reset(n_rows, n, dim); }
   /// Rows of another number and length, none of them set, in the same memory if it suffices.
   void reset(int64_t n_rows, int64_t n, int dim = 0);

@@ -180,16 +180,15 @@ DELTACOME_INLINE int32_t sum_of_products(const uint8_t* codes, const int8_t* x, 
 #endif
 }
 
-/// A group of n elements, x times gains; returns its scale. Values that are not finite give NaN.
-DELTACOME_INLINE float quantize_group(const float* x, const float* gains, int64_t n, int8_t* bytes,
-                                      float* sum) {
+/// A group of n elements, x times gains, in -levels to levels, with the sum of the integers;
+/// returns its scale. Values that are not finite give NaN.
+DELTACOME_INLINE float quantize_group(const float* x, const float* gains, int64_t n, float levels,
+                                      int8_t* bytes, float* sum) {
   constexpr float kMagic = 0x1.8p23f;  // adding it rounds to the nearest integer
   const uint32_t most = largest_magnitude(x, gains, n);
   const auto largest = load_as<float>(&most);
   const bool finite = most < 0x7f800000u;
-  const float scale = !finite            ? __builtin_nanf("")
-                      : largest < 1e-30f ? 0.0f
-                                         : largest / kActivationLevels;
+  const float scale = !finite ? __builtin_nanf("") : largest < 1e-30f ? 0.0f : largest / levels;
   const float inverse = finite && scale > 0 ? 1 / scale : 0.0f;
   int32_t total = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -199,7 +198,7 @@ DELTACOME_INLINE float quantize_group(const float* x, const float* gains, int64_
     bytes[i] = static_cast<int8_t>(q);
     total += q;
   }
-  *sum = scale * static_cast<float>(total);
+  *sum = static_cast<float>(total);
   return scale;
 }
 
@@ -207,43 +206,63 @@ void quantize_codes_input(const QuantizeArgs& a) {
   for (int64_t g = 0; g * kActivationGroup < a.n; ++g) {
     const int64_t at = g * kActivationGroup;
     a.scale[g] = quantize_group(a.x + at, a.gains == nullptr ? nullptr : a.gains + at,
-                                smaller(kActivationGroup, a.n - at), a.bytes + at, a.sum + g);
+                                smaller(kActivationGroup, a.n - at), kActivationLevels,
+                                a.bytes + at, a.sum + g);
+    a.sum[g] *= a.scale[g];
   }
 }
 
-/// Here elements stay in order: an entry is copied as a whole.
+/// Elements, never sums.
 void quantize_entries_input(const EntryQuantizeArgs& a) {
-  const int64_t block = int64_t{kEntryBlock} * a.dim;
-  for (int64_t g = 0; g * block < a.n; ++g) {
-    a.scale[g] = quantize_group(a.x + g * block, nullptr, smaller(block, a.n - g * block),
-                                a.bytes + g * block, a.sum + g);
-  }
-}
-
-static_assert(int64_t{kEntryBlock} * 16 * 255 * 127 < (int64_t{1} << 31));
-
-template <int kDim>
-void entry_dot_of(const EntryDotArgs& a) {
-  uint8_t values[kEntryBlock * kDim];
-  for (int64_t r = 0; r < a.n_rows; ++r) {
-    const uint8_t* codes = a.codes + r * a.n_codes;
-    for (int64_t b = 0; b * kEntryBlock < a.n_codes; ++b) {
-      const int64_t first = b * kEntryBlock, n = smaller(kEntryBlock, a.n_codes - first);
-      for (int64_t j = 0; j < n; ++j)
-        __builtin_memcpy(values + j * kDim, a.entries + codes[first + j] * kDim, kDim);
-      __builtin_memset(values + n * kDim, 0, static_cast<size_t>((kEntryBlock - n) * kDim));
-      for (int64_t t = 0; t < a.n_tokens; ++t) {
-        const QuantizedRow& x = *a.x[t];
-        const auto sum =
-            static_cast<float>(sum_of_products(values, x.bytes + first * kDim, kEntryBlock * kDim));
-        a.y[t][a.y_first + r] += a.row_scale[r] * 0.03125f * (sum * x.scale[b] - 128 * x.sum[b]);
-      }
+  const int64_t dim = a.book->dim, group = kEntryGroup * dim, padded = entry_bytes(a.book->dim);
+  int8_t elements[kEntryGroup * 16];
+  for (int64_t g = 0; g * group < a.n; ++g) {
+    __builtin_memset(elements, 0, sizeof elements);
+    a.scale[g] = quantize_group(a.x + g * group, nullptr, smaller(group, a.n - g * group),
+                                entry_levels(a.book->dim), elements, a.sum + g);
+    const int64_t n = smaller(kEntryGroup, (a.n - g * group + dim - 1) / dim);
+    for (int64_t j = 0; j < n; ++j) {
+      int8_t* to = a.bytes + (g * kEntryGroup + j) * padded;
+      __builtin_memset(to, 0, static_cast<size_t>(padded));
+      __builtin_memcpy(to, elements + j * dim, static_cast<size_t>(dim));
     }
   }
 }
 
+static_assert(kEntryGroup * 16 * 255 * 127 < (int64_t{1} << 31));
+
+template <int kDim>
+void entry_dot_of(const EntryDotArgs& a) {
+  constexpr int64_t kPadded = entry_bytes(kDim);
+  uint8_t values[kEntryGroup * kPadded] = {};
+  for (int64_t r = 0; r < a.count; ++r) {
+    const int64_t block = (a.first + r) / kEntryRows * kEntryRows;
+    const int64_t width = entry_block_rows(a.n_rows, block);
+    for (int64_t t = 0; t < a.n_tokens; ++t) a.scratch[t] = 0;
+    for (int64_t g = 0; g * kEntryGroup < a.n_codes; ++g) {
+      const int64_t first = g * kEntryGroup, n = smaller(kEntryGroup, a.n_codes - first);
+      for (int64_t j = 0; j < n; ++j) {
+        const int64_t code = first + j;
+        const uint8_t c = a.codes[entry_offset(a.n_rows, code / kEntryPiece, block) +
+                                  code % kEntryPiece * width + (a.first + r - block)];
+        __builtin_memcpy(values + j * kPadded, a.book->entries + c * kDim, kDim);
+      }
+      __builtin_memset(values + n * kPadded, 0, static_cast<size_t>((kEntryGroup - n) * kPadded));
+      for (int64_t t = 0; t < a.n_tokens; ++t) {
+        const QuantizedRow& x = *a.x[t];
+        const int32_t sum =
+            sum_of_products(values, x.bytes + first * kPadded, kEntryGroup * kPadded) -
+            128 * static_cast<int32_t>(x.sum[g]);
+        a.scratch[t] += static_cast<float>(sum) * x.scale[g];
+      }
+    }
+    for (int64_t t = 0; t < a.n_tokens; ++t)
+      a.y[t][a.y_first + r] += a.row_scale[r] * 0.03125f * a.scratch[t];
+  }
+}
+
 void entry_dot(const EntryDotArgs& a) {
-  switch (a.dim) {
+  switch (a.book->dim) {
     case 4:
       return entry_dot_of<4>(a);
     case 6:

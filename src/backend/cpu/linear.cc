@@ -17,6 +17,9 @@ constexpr int64_t kWideFromRows = 32;
 constexpr int64_t kDenseScratch = (kOutputTile + 1) * kInputBlock;  // decoded rows and scales
 constexpr int64_t kShrinkTile = 32;                                 // components of a task
 constexpr int64_t kExpandOutputs = 128;                             // outputs of a task
+// The same of vector codes: sums of an input, half a KiB a code, are read once for each task.
+constexpr int64_t kVectorOutputs = 1024, kFewVectorOutputs = 256;
+static_assert(kFewVectorOutputs % kEntryRows == 0);
 constexpr int64_t kExpandComponents = 128;              // components decoded at a time: 64 KiB
 static_assert(kExpandOutputs % kActivationGroup == 0);  // a task has one set of column scales
 static_assert(kOutputTile % kPanelRows == 0 && kShrinkTile % kPanelRows == 0);
@@ -72,6 +75,13 @@ class LinearCall {
       for (const Part& part : product.parts) {
         const int64_t n_in = product.weight.n_in();
         first_work += part.n() * product.n_out * n_in;
+        if (part.is(Codec::kVector)) {
+          const int64_t rows = part.tensor->vector.rows();
+          const int64_t at_once = rows < 2 * kVectorOutputs ? kFewVectorOutputs : kVectorOutputs;
+          second_work += (part.n() + 1) * rows * n_in;
+          for (int64_t o = 0; o < rows; o += at_once)
+            second.push_back({&product, &part, nullptr, o, std::min(at_once, rows - o)});
+        }
         if (part.z.empty()) continue;
         const int64_t rank = part.tensor->rank();
         const int64_t base_rows = part.tensor->format.base_rows;
@@ -89,7 +99,9 @@ class LinearCall {
       task.part == nullptr ? compute_outputs(task) : shrink(task);
     });
     quantize_components();
-    run_tasks(second, second_work, [this](const Task& task) { expand(task); });
+    run_tasks(second, second_work, [this](const Task& task) {
+      task.part->is(Codec::kVector) ? add_vector(*task.part, task) : expand(task);
+    });
   }
 
  private:
@@ -144,7 +156,7 @@ class LinearCall {
     });
   }
 
-  /// Outputs [first, first + count) of all rows, but for low-rank deltas.
+  /// Outputs [first, first + count) of all rows, but for deltas of the second stage.
   void compute_outputs(const Task& task) const {
     const Product& product = *task.product;
     multiply_base(product, task);
@@ -157,7 +169,6 @@ class LinearCall {
         for (int64_t o = task.first; o < end; ++o) y[o] += part.bias[o];
       }
       if (part.is(Codec::kDense)) add_dense(part, task);
-      if (part.is(Codec::kVector)) add_vector(part, task);
     }
   }
 
@@ -205,10 +216,8 @@ class LinearCall {
 
   /// y += (rotated rows) x'.
   void add_vector(const Part& part, const Task& task) const {
-    const VectorRows& rows = part.tensor->vector;
-    const int64_t count = std::min(task.first + task.count, rows.rows()) - task.first;
-    if (count > 0)
-      rows.multiply(*runtime_.kernels.packed, task.first, count, part.quantized, part.y.data());
+    part.tensor->vector.multiply(*runtime_.kernels.packed, task.first, task.count, part.quantized,
+                                 part.y.data());
   }
 
   /// tile [n_rows, stride]: columns times gains[first, first + n_cols), if there are any.

@@ -154,7 +154,7 @@ inline void add_vector(Oracle& oracle, const Entry& e, const float* x) {
   for (size_t i = 0; i < gains.size(); ++i) rotated[i] *= gains[i];
   rotate(std::span(rotated), rotation_signs(e.format.vector.seed, e.format.n_in()),
          e.format.vector.block);
-  const Activations input = quantized(rotated, kEntryBlock * e.format.vector.dim);
+  const Activations input = quantized_entries(rotated, e.format.vector.dim);
   std::vector<float> row_scale(w.size() / n_in);
   convert_to_float(e.blob.bytes.data() + layout_of(e.format).row_scale.offset, DType::kF16,
                    row_scale);

@@ -300,7 +300,8 @@ TEST_P(LinearTest, ResidentBytesCountGainsAndSharedSigns) {
   const MatrixFormat vector = vector_format(20, 40, 8, true);
   const MatrixFormat factors = with_gains(low_rank(20, 40, {tier(3, 2, 2)}), true, true);
   const auto variant = backend_.create_variant(3);
-  const int64_t vector_bytes = layout_of(vector).total_bytes + 4 * 40 + 4 * 20;  // gains, scales
+  // 5 codes are one piece of 16, 20 rows are padded to 32.
+  const int64_t vector_bytes = 32 * 16 + 4 * 40 + 4 * 20;  // codes, gains, scales
   variant->set(0, vector, random_blob(rng_, vector), *stream_);
   EXPECT_EQ(variant->resident_bytes(), vector_bytes + 4 * 40);
   variant->set(1, vector, random_blob(rng_, vector), *stream_);

@@ -97,33 +97,46 @@ struct PackedDotArgs {
   bool add = false;
 };
 
-inline constexpr int kEntryBlock = 64;  // vector codes that are looked up at a time
-inline constexpr int kPackedTileTokens = 4;
-inline constexpr int kPackedManyTokens = 8;  // from so many on entries are looked up once for all
-inline constexpr int kPackedManyRows = 64;   // that are bytes at a time
+// Vector codes are stored in pieces of 16 codes of all rows; in a piece rows go in blocks of 64,
+// the last of what is left to a multiple of 16; in a block code by code, those of its rows side by
+// side.
+inline constexpr int64_t kEntryRows = 64;
+inline constexpr int64_t kEntryPiece = 16;
+static constexpr int64_t entry_padded_rows(int64_t n_rows) {
+  return (n_rows + 15) / 16 * 16;
+}
+static constexpr int64_t entry_pieces(int64_t n_codes) {
+  return (n_codes + kEntryPiece - 1) / kEntryPiece;
+}
+/// Rows of the block that begins with row `row`, padding included.
+static constexpr int64_t entry_block_rows(int64_t n_rows, int64_t row) {
+  const int64_t left = entry_padded_rows(n_rows) - row;
+  return left < kEntryRows ? left : kEntryRows;
+}
+/// Where the codes of a piece for the block that begins with row `row` are.
+static constexpr int64_t entry_offset(int64_t n_rows, int64_t piece, int64_t row) {
+  return (piece * entry_padded_rows(n_rows) + row) * kEntryPiece;
+}
 
-/// y[t][y_first + i] += row_scale[i] / 32 * sum over k of entry[code[i, k / dim]][k % dim] *
-/// x[t][k], where x was quantized for `dim`.
+/// y[t][y_first + i] += row_scale[i] / 32 * sum over k of entry[code[first + i, k / dim]][k % dim]
+/// * x[t][k], where x was quantized for `dim` in a set of n_tokens rows.
 struct EntryDotArgs {
-  int dim = 0;
-  const uint8_t* codes = nullptr;  // [n_rows, n_codes]
-  int64_t n_codes = 0;
-  int64_t n_rows = 0;
-  const uint8_t* planes = nullptr;         // [dim, 256] element p of every entry, plus 128
-  const uint8_t* entries = nullptr;        // the same by entry, [256, dim]
-  const float* row_scale = nullptr;        // [n_rows]
+  const EntryBook* book = nullptr;
+  const uint8_t* codes = nullptr;  // of all rows, in pieces
+  int64_t n_codes = 0;             // of a row
+  int64_t n_rows = 0;              // of all
+  int64_t first = 0;               // of a block
+  int64_t count = 0;
+  const float* row_scale = nullptr;        // [count]
   const QuantizedRow* const* x = nullptr;  // [n_tokens]
   float* const* y = nullptr;               // [n_tokens]
   int64_t n_tokens = 0;
   int64_t y_first = 0;
   float* scratch = nullptr;  // entry_scratch() floats
 };
-/// Elements of codes that were looked up, and sums of a tile.
-inline int64_t entry_scratch(int64_t n_codes, int dim, int64_t n_tokens) {
-  if (n_tokens < kPackedManyTokens) return 0;
-  const int64_t n_blocks = (n_codes + kEntryBlock - 1) / kEntryBlock;
-  return kPackedManyRows *
-         (spread_stride(n_blocks * kEntryBlock * dim) / 4 + kPackedTileTokens * 16);
+/// Sums of a block, and its codes of a group as elements.
+inline int64_t entry_scratch(int dim, int64_t n_tokens) {
+  return kEntryRows * (n_tokens + kEntryGroup * entry_bytes(dim) / 4);
 }
 
 /// y[t][y_first + o] = sum over k of w[o, k] * x[t][k], both bf16, in f32.

@@ -45,7 +45,8 @@ struct Activations {
 };
 /// What is left of them in whole steps of each group's scale: off by a step where it is open which
 /// one is nearest.
-inline Activations quantized(const Activations& x, int64_t group = kActivationGroup) {
+inline Activations quantized(const Activations& x, int64_t group = kActivationGroup,
+                             double levels = kActivationLevels) {
   Activations out;
   for (size_t first = 0; first < x.values.size(); first += static_cast<size_t>(group)) {
     const size_t end = std::min(first + static_cast<size_t>(group), x.values.size());
@@ -54,11 +55,11 @@ inline Activations quantized(const Activations& x, int64_t group = kActivationGr
       largest = std::max(largest, std::abs(x.values[i]));
       error = std::max(error, x.errors[i]);
     }
-    const double step = largest / 127;
+    const double step = largest / levels;
     for (size_t i = first; i < end; ++i) {
       const double steps = step > 0 ? x.values[i] / step : 0;
       const double off =
-          step > 0 ? (x.errors[i] + error) / step + 127 * gamma_k(4) : 0;  // of `steps`
+          step > 0 ? (x.errors[i] + error) / step + levels * gamma_k(4) : 0;  // of `steps`
       const bool open = std::abs(steps - std::floor(steps) - 0.5) <= off;
       out.values.push_back(std::nearbyint(steps) * step);
       out.errors.push_back(error + (open ? step : 0));
@@ -66,8 +67,13 @@ inline Activations quantized(const Activations& x, int64_t group = kActivationGr
   }
   return out;
 }
-inline Activations quantized(std::span<const float> x, int64_t group = kActivationGroup) {
-  return quantized(Activations::exact(x), group);
+inline Activations quantized(std::span<const float> x) {
+  return quantized(Activations::exact(x));
+}
+/// As vector codes of `dim` multiply them.
+inline Activations quantized_entries(std::span<const float> x, int dim) {
+  return quantized(Activations::exact(x), kEntryGroup * dim,
+                   static_cast<double>(entry_levels(dim)));
 }
 
 /// Bound of the error of sum of codes times activations, for weights scale * (code - center) of a

@@ -26,11 +26,12 @@ void scale_rows(PackedRows& rows, std::span<const float> factors) {
   rows.row_scale = std::move(scaled);
 }
 
-/// Codes and factors of a dense or low-rank tensor in the kernels' layout. Of the blob only the
-/// added rows stay.
+/// Codes and factors of a tensor that the kernels have a layout for. Of the blob only the added
+/// rows stay.
 void repack(VariantTensor& t, const BlobLayout& layout, const HostTensor& blob) {
   const MatrixFormat& f = t.format;
-  t.packed = true;
+  t.packed = f.codec != Codec::kVector;
+  if (f.codec == Codec::kVector) t.vector = VectorRows(f, layout, blob.bytes.data());
   if (f.codec == Codec::kDense)
     t.packed_dense = PackedRows::of(f.dense, f.base_rows, f.n_in(), layout.dense, blob.bytes);
   const std::vector<float> row_gain = decode_gains(blob.bytes, layout.row_gain);
@@ -65,7 +66,7 @@ std::unique_ptr<VariantTensor> make_tensor(const MatrixFormat& format, const Hos
     convert_to_float(blob.bytes.data() + layout.s.offset, DType::kBf16, t.s);
   }
   t.col_gain = decode_gains(blob.bytes, layout.col_gain);
-  if (can_pack(format)) {
+  if (can_pack(format) || format.codec == Codec::kVector) {
     repack(t, layout, blob);
     t.added = {t.blob.bytes.data(), format.raw_dtype, format.added_rows(), format.n_in()};
     return tensor;
@@ -99,7 +100,6 @@ std::unique_ptr<VariantTensor> make_tensor(const MatrixFormat& format, const Hos
       break;
     }
     case Codec::kVector:
-      t.vector = VectorRows(format, layout, data);
       break;
   }
   t.row_gain = decode_gains(t.blob.bytes, layout.row_gain);
@@ -119,7 +119,7 @@ bool can_pack(const MatrixFormat& format) {
 
 int64_t VariantTensor::own_bytes() const noexcept {
   const size_t floats = values.size() + s.size() + row_gain.size() + col_gain.size();
-  int64_t packed_bytes = packed_dense.bytes() + vector.own_bytes();
+  int64_t packed_bytes = packed_dense.bytes() + vector.bytes();
   for (const Tier& tier : tiers) packed_bytes += tier.packed_v.bytes() + tier.packed_u.bytes();
   return static_cast<int64_t>(blob.bytes.size() + sizeof(float) * floats) + packed_bytes;
 }

@@ -56,8 +56,8 @@ struct VariantTensor {
   int64_t own_bytes() const noexcept;
 };
 
-/// The tensors of a variant in host memory: raw and vector codes as they are stored, dense and
-/// low-rank codes in the layout of the kernels where that can hold them.
+/// The tensors of a variant in host memory: raw ones as they are stored, codes in the layout of the
+/// kernels where that can hold them.
 class CpuVariant final : public DeviceVariant {
  public:
   explicit CpuVariant(int n_slots);
