@@ -156,6 +156,7 @@ void add_bench_trace(CLI::App& bench) {
       ->check(integer_in(1, 1 << 20));
   c->add_flag("--strict-shares", o->engine.strict_shares,
               "No tenant gets more seats than its share while others are active");
+  add_device_option(*c, o->engine.device);
   add_threads_option(*c, o->engine.n_threads);
   add_base_dtype_option(*c, o->engine.base_dtype);
   add_kv_dtype_option(*c, o->engine.kv_dtype);

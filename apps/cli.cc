@@ -88,6 +88,12 @@ CLI::Validator not_empty() {
       ""};
 }
 
+void add_device_option(CLI::App& command, std::string& device) {
+  command.add_option("--device", device, "What computes: cpu (default), cuda or cuda:N")
+      ->type_name("NAME")
+      ->check(not_empty());
+}
+
 void add_threads_option(CLI::App& command, int& n_threads) {
   command.add_option("--threads", n_threads, "Threads; 0 = one per core")
       ->type_name("N")

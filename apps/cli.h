@@ -71,6 +71,7 @@ CLI::Option* add_path(CLI::App& command, const std::string& name, T& value, cons
   return command.add_option(name, value, help)->type_name(type)->check(not_empty());
 }
 
+void add_device_option(CLI::App& command, std::string& device);
 void add_threads_option(CLI::App& command, int& n_threads);
 void add_base_dtype_option(CLI::App& command, std::string& base_dtype);
 void add_kv_dtype_option(CLI::App& command, std::string& kv_dtype);

@@ -89,6 +89,7 @@ void add_eval(CLI::App& program) {
       ->excludes(no_generate);
   add_base_dtype_option(*c, o->eval.base_dtype);
   add_kv_dtype_option(*c, o->eval.kv_dtype);
+  add_device_option(*c, o->eval.device);
   add_threads_option(*c, o->eval.n_threads);
   add_json_option(*c, o->json);
   c->callback([o] { eval(*o); });

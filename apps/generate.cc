@@ -17,6 +17,7 @@ struct Options {
   std::string prompt, chat, system;  // may be given and empty
   bool has_prompt = false, has_chat = false, has_system = false;
   GenerateOptions generate;
+  std::string device = "cpu";
   int n_threads = 0;
   std::string base_dtype = "auto", kv_dtype = "f32";
   bool json = false;
@@ -51,6 +52,7 @@ void generate(const Options& options) {
   LanguageModel model =
       LanguageModel::open({.model = options.choice.model.value_or(options.choice.base),
                            .delta = options.choice.delta,
+                           .device = options.device,
                            .n_threads = options.n_threads,
                            .base_dtype = options.base_dtype,
                            .kv_dtype = options.kv_dtype});
@@ -117,6 +119,7 @@ void add_generate(CLI::App& program) {
       ->check(integer_in(0, std::numeric_limits<int64_t>::max()));
   add_base_dtype_option(*c, o->base_dtype);
   add_kv_dtype_option(*c, o->kv_dtype);
+  add_device_option(*c, o->device);
   add_threads_option(*c, o->n_threads);
   add_json_option(*c, o->json);
   c->callback([o, c] {

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # What needs a GPU: builds the preset "cuda", runs its tests, then again under compute-sanitizer.
 # Ends at the first failed part; a table comes last.
-#   tools/gpu_check.sh [build] [test] [sanitize]    the parts named, or all
+#   tools/gpu_check.sh [build] [test] [sanitize] [bench]    the parts named, or all but bench
 #   tools/gpu_check.sh --prepare                    for a GPU machine without network, elsewhere and
 #       first: fetches PCRE2 and utf8proc into .cache/gpu-deps, which travels with the checkout
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/cuda/bin
 
-programs=(backend_cuda_test)  # the programs whose tests have the label "cuda"
+programs=(backend_cuda_test backend_cuda_delta_test cuda_golden_test)  # the programs whose tests have the label "cuda"
+benches=(base_bench delta_bench)
 deps=$PWD/.cache/gpu-deps
 log=$(mktemp)
 rows=()
@@ -32,8 +33,8 @@ build() {
   for pc in "$deps"/usr/lib/*/pkgconfig; do
     [[ ! -d $pc ]] || export PKG_CONFIG_PATH=$pc
   done
-  cmake --preset cuda "${options[@]}" >"$log" 2>&1 || { cat "$log"; return 1; }
-  cmake --build --preset cuda -j "$(nproc)" --target "${programs[@]}" deltacome_program
+  cmake --preset cuda -DDELTACOME_BUILD_BENCHMARKS=ON "${options[@]}" >"$log" 2>&1 || { cat "$log"; return 1; }
+  cmake --build --preset cuda -j "$(nproc)" --target "${programs[@]}" check_backend "${benches[@]}" deltacome_program
 }
 
 # A skipped test means that the GPU was not used: that is no pass here.
@@ -47,6 +48,11 @@ sanitize() {  # TOOL [OPTION ...]
   for program in "${programs[@]}"; do
     passes compute-sanitizer --tool "$tool" "$@" --error-exitcode 1 "build/cuda/bin/$program" || return 1
   done
+}
+
+bench() {
+  local program
+  for program in "${benches[@]}"; do "build/cuda/bin/$program" || return 1; done
 }
 
 part() {  # NAME COMMAND...
@@ -77,6 +83,7 @@ for argument; do
       nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
       part test gpu_tests
       ;;
+    bench) part bench bench ;;
     sanitize)
       if command -v compute-sanitizer >/dev/null; then
         part "sanitize: memcheck" sanitize memcheck --leak-check full

@@ -17,7 +17,8 @@ namespace deltacome {
 
 struct EngineOptions {
   std::filesystem::path base;                // a Hugging Face checkpoint
-  int n_threads = 0;                         // 0 = one per core
+  std::string device = "cpu";                // as ModelOptions::device
+  int n_threads = 0;                         // of the CPU; 0 = one per core
   std::string base_dtype = "auto";           // as ModelOptions::base_dtype
   std::string kv_dtype = "f32";              // as ModelOptions::kv_dtype
   int64_t kv_cache_bytes = 1 << 30;          // for keys and values of all sequences

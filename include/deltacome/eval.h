@@ -22,7 +22,8 @@ struct EvalOptions {
   int64_t max_tokens = 160;    // of a greedy generation
   bool generate = true;        // greedy exact match where rows have an answer
   std::optional<std::filesystem::path>
-      generations;  // write {prompt, completion, ...} rows here, for all rows
+      generations;             // write {prompt, completion, ...} rows here, for all rows
+  std::string device = "cpu";  // cpu, cuda (the first GPU) or cuda:N
   int n_threads = 0;
   std::string base_dtype = "auto";  // of the candidate's weights: auto, bf16, int8, int4
   std::string kv_dtype = "f32";     // of the candidate's cache: f32, bf16, int8

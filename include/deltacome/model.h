@@ -14,7 +14,8 @@ namespace deltacome {
 struct ModelOptions {
   std::filesystem::path model;                 // a Hugging Face checkpoint: base or fine-tune
   std::optional<std::filesystem::path> delta;  // an archive made from it, or a LoRA adapter
-  int n_threads = 0;                           // 0 = one per core
+  std::string device = "cpu";                  // cpu, cuda (the first GPU) or cuda:N
+  int n_threads = 0;                           // of the CPU; 0 = one per core
   std::string base_dtype = "auto";  // weights in memory: auto (as stored), bf16, int8, int4
   std::string kv_dtype = "f32";     // of keys and values in the cache: f32, bf16, int8
 };

@@ -3,6 +3,7 @@
 
 #include <future>
 
+#include "backend/device.h"
 #include "backend/weight_format.h"
 #include "core/check.h"
 #include "engine/engine_loop.h"
@@ -15,7 +16,7 @@ struct Engine::Impl {
       : options(o),
         checkpoint(Checkpoint::open(o.base)),
         config(read_model_config(o.base)),
-        backend(create_cpu_backend(o.n_threads)),
+        backend(create_backend(o.device, o.n_threads)),
         model(*backend, checkpoint, config, parse_weight_format(o.base_dtype),
               parse_kv_dtype(o.kv_dtype)),
         base_text(texts.load(o.base, "the base")),

@@ -90,6 +90,21 @@ TEST_F(EngineTest, GivesTheTokensOfThePlainGenerator) {
   }
 }
 
+TEST_F(EngineTest, AnUnknownDeviceIsRefusedByName) {
+  for (const char* device : {"", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1x", "CPU"}) {
+    EngineOptions o = options();
+    o.device = device;
+    try {
+      Engine engine(o);
+      ADD_FAILURE() << device;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument) << device;
+      EXPECT_EQ(std::string(error.what()),
+                fmt::format("device \"{}\", expected cpu, cuda or cuda:N", device));
+    }
+  }
+}
+
 /// E7: alone, and in any mix, with preemption and prefix hits.
 TEST_F(EngineTest, AnswersDoNotDependOnTheBatch) {
   constexpr uint32_t kRequests = 40;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "backend/device.h"
 #include "core/check.h"
 #include "delta/load_variant.h"
 #include "deltacome/model.h"
@@ -32,7 +33,7 @@ LanguageModel LanguageModel::open(const ModelOptions& options) {
   auto impl = std::make_unique<Impl>();
   const Checkpoint checkpoint = Checkpoint::open(options.model);
   impl->config = read_model_config(options.model);
-  impl->backend = create_cpu_backend(options.n_threads);
+  impl->backend = create_backend(options.device, options.n_threads);
   impl->stream = impl->backend->create_stream();
   impl->model = std::make_unique<Model>(*impl->backend, checkpoint, impl->config,
                                         parse_weight_format(options.base_dtype),

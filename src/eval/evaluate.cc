@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "backend/device.h"
 #include "core/check.h"
 #include "delta/load_variant.h"
 #include "deltacome/eval.h"
@@ -97,7 +98,7 @@ EvalResult evaluate(const EvalOptions& options,
                     const std::function<void(int64_t, int64_t)>& on_progress) {
   const auto start = std::chrono::steady_clock::now();
   const std::vector<EvalRow> rows = read_eval_rows(options.data, options.limit);
-  const auto backend = create_cpu_backend(options.n_threads);
+  const auto backend = create_backend(options.device, options.n_threads);
   const auto stream = backend->create_stream();
   const Candidate candidate = open_candidate(options, *backend, *stream);
   std::unique_ptr<Model> reference;

@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA backend so far: memory, streams and the elementwise ops. What it does not have yet
-// throws kUnsupported by name; docs/architecture.md lists it.
+// What the CUDA backend does not have yet throws kUnsupported by name; docs/architecture.md lists
+// it.
 #include <cuda_runtime.h>
 
 #include "backend/backend.h"
-#include "backend/cuda/cuda_check.h"
+#include "backend/cuda/attention.h"
+#include "backend/cuda/delta.h"
 #include "backend/cuda/elementwise.h"
+#include "backend/cuda/linear.h"
+#include "backend/cuda/rows.h"
+#include "backend/cuda/sampler.h"
+#include "backend/cuda/variant.h"
+#include "backend/cuda/variant_plan.h"
 
 namespace deltacome {
 namespace cuda {
@@ -15,148 +21,194 @@ namespace {
   fail(ErrorCode::kUnsupported, "the CUDA backend does not have {} yet; run on the CPU", op);
 }
 
-class CudaStorage final : public Storage {
- public:
-  explicit CudaStorage(int64_t bytes) {
-    if (bytes > 0) DELTACOME_CUDA_CHECK(cudaMalloc(&data_, static_cast<size_t>(bytes)));
+CudaContext open_device(int index) {
+  int count = 0;
+  DELTACOME_CUDA_CHECK(cudaGetDeviceCount(&count));
+  if (index < 0 || index >= count) {
+    fail(ErrorCode::kDevice, "CUDA device {} was asked for, this machine has {}", index, count);
   }
-  ~CudaStorage() override { cudaFree(data_); }
-  std::byte* data() const noexcept { return static_cast<std::byte*>(data_); }
-
- private:
-  void* data_ = nullptr;
-};
-
-class CudaStream final : public Stream {
- public:
-  CudaStream() { DELTACOME_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
-  ~CudaStream() override { cudaStreamDestroy(stream_); }
-  void synchronize() override { DELTACOME_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
-  cudaStream_t get() const noexcept { return stream_; }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
-
-cudaStream_t raw(Stream& stream) {
-  return static_cast<CudaStream&>(stream).get();
+  DELTACOME_CUDA_CHECK(cudaSetDevice(index));
+  CudaContext context;
+  context.device = index;
+  int l2_bytes = 0, major = 0;
+  DELTACOME_CUDA_CHECK(
+      cudaDeviceGetAttribute(&context.n_sms, cudaDevAttrMultiProcessorCount, index));
+  DELTACOME_CUDA_CHECK(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, index));
+  context.l2_bytes = l2_bytes;
+  DELTACOME_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
+  context.overlaps = major >= 9;
+  size_t free = 0, total = 0;
+  DELTACOME_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  context.memory = std::make_shared<DeviceMemory>(index, static_cast<int64_t>(free));
+  return context;
 }
 
-std::byte* bytes_of(const Tensor& tensor) {
-  DELTACOME_CHECK(tensor.storage != nullptr);
-  return static_cast<CudaStorage&>(*tensor.storage).data() + tensor.offset;
-}
-
-float* f32(const Tensor& tensor) {
-  DELTACOME_CHECK(tensor.dtype == DType::kF32);
-  return reinterpret_cast<float*>(bytes_of(tensor));
-}
-
+/// Checks, then hands each op to its file.
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(int index) {
-    int count = 0;
-    DELTACOME_CUDA_CHECK(cudaGetDeviceCount(&count));
-    if (index < 0 || index >= count) {
-      fail(ErrorCode::kDevice, "CUDA device {} was asked for, this machine has {}", index, count);
-    }
-    DELTACOME_CUDA_CHECK(cudaSetDevice(index));
+  explicit CudaBackend(int index)
+      : context_(open_device(index)), order_(context_.memory), linear_(context_) {
     cudaDeviceProp properties{};
     DELTACOME_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
     name_ = fmt::format("cuda:{} ({})", index, properties.name);
   }
 
   std::string name() const override { return name_; }
-  std::unique_ptr<Stream> create_stream() override { return std::make_unique<CudaStream>(); }
+  std::unique_ptr<Stream> create_stream() override {
+    return std::make_unique<CudaStream>(context_.memory);
+  }
 
   Tensor allocate(DType dtype, Shape shape) override {
-    const int64_t bytes = element_count(shape) * dtype_bytes(dtype);
-    return {std::make_shared<CudaStorage>(bytes), 0, dtype, std::move(shape)};
+    return context_.allocate(dtype, std::move(shape));
   }
   Tensor import_weight(const HostTensor& host) override {
-    const Tensor tensor = allocate(host.dtype, host.shape);
+    const Tensor tensor = context_.allocate(host.dtype, host.shape, Purpose::kWeights);
     DELTACOME_CHECK(static_cast<int64_t>(host.bytes.size()) == tensor.bytes());
-    if (!host.bytes.empty()) {
-      // The copy may return before the bytes are there, and our streams do not wait for it.
-      DELTACOME_CUDA_CHECK(cudaMemcpy(bytes_of(tensor), host.bytes.data(), host.bytes.size(),
-                                      cudaMemcpyHostToDevice));
-      DELTACOME_CUDA_CHECK(cudaStreamSynchronize(cudaStreamLegacy));
-    }
+    if (loading_ == nullptr) loading_ = std::make_unique<CudaStream>(context_.memory);
+    loading_->upload(host.bytes, bytes_of(tensor));
+    loading_->synchronize();  // other streams do not wait for this one
     return tensor;
   }
   Tensor import_projection(const HostTensor& host, WeightFormat format) override {
     if (format == WeightFormat::kStored) return import_weight(host);
-    fail(ErrorCode::kUnsupported, "quantized weights of the base on {}", name());
+    if (format != WeightFormat::kBf16) {
+      fail(ErrorCode::kUnsupported, "a base of {} bits on {}; expected auto or bf16",
+           format == WeightFormat::kInt8 ? 8 : 4, name());
+    }
+    if (host.dtype == DType::kBf16) return import_weight(host);
+    std::vector<std::byte> rounded(static_cast<size_t>(2 * host.size()));
+    convert_from_float(host.to_float(), DType::kBf16, rounded.data());
+    return import_weight(HostTensor::of(DType::kBf16, host.shape, std::move(rounded)));
   }
   void upload(Stream& stream, std::span<const std::byte> host, const Tensor& to) override {
     DELTACOME_CHECK(static_cast<int64_t>(host.size()) == to.bytes());
-    if (host.empty()) return;
-    DELTACOME_CUDA_CHECK(cudaMemcpyAsync(bytes_of(to), host.data(), host.size(),
-                                         cudaMemcpyHostToDevice, raw(stream)));
+    on(stream).upload(host, bytes_of(to));
   }
   void download(Stream& stream, const Tensor& from, std::span<std::byte> host) override {
     DELTACOME_CHECK(static_cast<int64_t>(host.size()) == from.bytes());
-    if (!host.empty()) {
-      DELTACOME_CUDA_CHECK(cudaMemcpyAsync(host.data(), bytes_of(from), host.size(),
-                                           cudaMemcpyDeviceToHost, raw(stream)));
-    }
-    stream.synchronize();
+    on(stream).download(bytes_of(from), host);
   }
 
+  std::shared_ptr<DeviceVariant> create_variant(int n_slots) override {
+    return std::make_shared<CudaVariant>(context_, n_slots);
+  }
+  std::unique_ptr<VariantPlan> plan_variants(std::span<const VariantSegment> segments) override {
+    if (loading_ == nullptr) loading_ = std::make_unique<CudaStream>(context_.memory);
+    order_.enter(*loading_);  // its tables may lie where an op before still reads
+    return std::make_unique<CudaVariantPlan>(context_, segments, *loading_);
+  }
+
+  void embed(Stream& stream, const VariantPlan& plan, int slot, std::span<const int32_t> ids,
+             const Tensor& table, const Tensor& y) override {
+    const CudaVariantPlan& variants = cuda_plan(plan);
+    const auto n = static_cast<int64_t>(ids.size());
+    DELTACOME_CHECK(variants.n_rows() == n && y.rows() == n);
+    if (n == 0) return;
+    DELTACOME_CHECK(y.cols() == table.cols());
+    for (int64_t row = 0; row < n; ++row) {
+      const int32_t id = ids[static_cast<size_t>(row)];
+      const int64_t n_ids = variants.n_ids(slot, row, table.rows());
+      if (id >= 0 && id < n_ids) continue;
+      fail(ErrorCode::kInvalidArgument, "token id {} of row {}, expected 0 to {}", id, row,
+           n_ids - 1);
+    }
+    const Tensor on_device = to_device(stream, ids);
+    DELTACOME_CUDA_CHECK(
+        launch_embed(matrix_of(table), i32(on_device), n, f32(y), on(stream).get()));
+    if (!variants.base_only())
+      embed_deltas(context_, on(stream), variants, slot, i32(on_device), y);
+  }
+  void rms_norm(Stream& stream, const VariantPlan& plan, int slot, const Tensor& x,
+                const Tensor& weight, double eps, const Tensor& y) override {
+    const int64_t d = weight.size();
+    DELTACOME_CHECK(cuda_plan(plan).n_rows() == x.rows() && y.shape == x.shape);
+    DELTACOME_CHECK(d > 0 && x.cols() % d == 0);
+    DELTACOME_CUDA_CHECK(launch_rms_norm({.x = f32(x),
+                                          .y = f32(y),
+                                          .weight = bytes_of(weight),
+                                          .type = element_of(weight.dtype),
+                                          .own = cuda_plan(plan).raw_rows(slot),
+                                          .n_rows = x.rows(),
+                                          .per_row = x.cols() / d,
+                                          .d = d,
+                                          .eps = eps},
+                                         on(stream).get()));
+  }
+  void linear(Stream& stream, const VariantPlan& plan, const Tensor& x,
+              std::span<const LinearTarget> targets) override {
+    if (x.rows() == 0 || targets.empty()) return;
+    const CudaVariantPlan& variants = cuda_plan(plan);
+    DELTACOME_CHECK(variants.n_rows() == x.rows());
+    linear_.run(on(stream), x, targets);
+    if (!variants.base_only()) add_deltas(context_, on(stream), variants, x, targets);
+    add_biases(on(stream), variants, targets);
+  }
+  std::unique_ptr<AttentionPlan> plan_attention(std::span<const SequenceChunk> chunks) override {
+    return std::make_unique<CudaAttentionPlan>(context_, chunks);
+  }
+  void rope(Stream& stream, const AttentionPlan& plan, const Tensor& x,
+            const Tensor& inv_freq) override {
+    if (x.rows() > 0) cuda::rope(on(stream), cuda_plan(plan), x, inv_freq);
+  }
+  void store_kv(Stream& stream, const AttentionPlan& plan, const Tensor& k, const Tensor& v,
+                const Tensor& k_cache, const Tensor& v_cache) override {
+    if (k.rows() == 0) return;
+    cuda::store_kv(on(stream), cuda_plan(plan), k, v, k_cache, v_cache);
+  }
+  void attention(Stream& stream, const AttentionPlan& plan, const AttentionShape& shape,
+                 const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+                 const Tensor& out) override {
+    if (q.rows() == 0) return;
+    cuda::attention(on(stream), cuda_plan(plan), shape, q, k_cache, v_cache, out);
+  }
   void silu_mul(Stream& stream, const Tensor& gate, const Tensor& up, const Tensor& out) override {
     DELTACOME_CHECK(gate.size() == up.size() && gate.size() == out.size());
-    DELTACOME_CUDA_CHECK(launch_silu_mul(f32(gate), f32(up), f32(out), out.size(), raw(stream)));
+    DELTACOME_CUDA_CHECK(
+        launch_silu_mul(f32(gate), f32(up), f32(out), out.size(), on(stream).get()));
   }
   void add(Stream& stream, const Tensor& x, const Tensor& y) override {
     DELTACOME_CHECK(x.size() == y.size());
-    DELTACOME_CUDA_CHECK(launch_add(f32(x), f32(y), y.size(), raw(stream)));
+    DELTACOME_CUDA_CHECK(launch_add(f32(x), f32(y), y.size(), on(stream).get()));
   }
   void gather_rows(Stream& stream, const Tensor& x, std::span<const int32_t> rows,
                    const Tensor& y) override {
-    DELTACOME_CHECK(static_cast<int64_t>(rows.size()) == y.rows() && x.cols() == y.cols());
-    const Tensor ids = allocate(DType::kI32, {y.rows()});
-    upload(stream, std::as_bytes(rows), ids);
-    DELTACOME_CUDA_CHECK(launch_gather_rows(f32(x), reinterpret_cast<const int32_t*>(bytes_of(ids)),
-                                            f32(y), y.rows(), y.cols(), raw(stream)));
-    stream.synchronize();  // `rows` and `ids` end with this call
+    DELTACOME_CHECK(static_cast<int64_t>(rows.size()) == y.rows());
+    if (rows.empty()) return;
+    DELTACOME_CHECK(x.cols() == y.cols());
+    for (const int32_t row : rows) DELTACOME_CHECK(row >= 0 && row < x.rows());
+    const Tensor on_device = to_device(stream, rows);
+    DELTACOME_CUDA_CHECK(
+        launch_gather_rows(f32(x), i32(on_device), f32(y), y.rows(), y.cols(), on(stream).get()));
+  }
+  void sample(Stream& stream, const Tensor& logits, std::span<const SampleParams> params,
+              std::span<int32_t> tokens) override {
+    cuda::sample(context_, on(stream), logits, params, tokens);
   }
 
-  std::shared_ptr<DeviceVariant> create_variant(int) override { not_yet("variants"); }
-  std::unique_ptr<VariantPlan> plan_variants(std::span<const VariantSegment>) override {
-    not_yet("variants");
-  }
-  void embed(Stream&, const VariantPlan&, int, std::span<const int32_t>, const Tensor&,
-             const Tensor&) override {
-    not_yet("embed");
-  }
-  void rms_norm(Stream&, const VariantPlan&, int, const Tensor&, const Tensor&, double,
-                const Tensor&) override {
-    not_yet("rms_norm");
-  }
-  void linear(Stream&, const VariantPlan&, const Tensor&, std::span<const LinearTarget>) override {
-    not_yet("linear");
-  }
-  std::unique_ptr<AttentionPlan> plan_attention(std::span<const SequenceChunk>) override {
-    not_yet("attention");
-  }
-  void rope(Stream&, const AttentionPlan&, const Tensor&, const Tensor&) override {
-    not_yet("rope");
-  }
-  void store_kv(Stream&, const AttentionPlan&, const Tensor&, const Tensor&, const Tensor&,
-                const Tensor&) override {
-    not_yet("attention");
-  }
-  void attention(Stream&, const AttentionPlan&, const AttentionShape&, const Tensor&, const Tensor&,
-                 const Tensor&, const Tensor&) override {
-    not_yet("attention");
-  }
-  void sample(Stream&, const Tensor&, std::span<const SampleParams>, std::span<int32_t>) override {
-    not_yet("sample");
-  }
   CompressionOps& compression() override { not_yet("compression"); }
   TrainingOps& training() override { not_yet("training"); }
 
  private:
+  /// The stream, after all that ops were put on before; its device becomes the thread's current
+  /// one.
+  CudaStream& on(Stream& stream) {
+    context_.activate();
+    order_.enter(cuda_stream(stream));
+    return cuda_stream(stream);
+  }
+  Tensor to_device(Stream& stream, std::span<const int32_t> values) {
+    Tensor tensor = context_.allocate(DType::kI32, {static_cast<int64_t>(values.size())});
+    on(stream).upload(std::as_bytes(values), bytes_of(tensor));
+    return tensor;
+  }
+  static const int32_t* i32(const Tensor& tensor) {
+    return reinterpret_cast<const int32_t*>(bytes_of(tensor));
+  }
+
+  CudaContext context_;
+  StreamOrder order_;
+  BaseLinear linear_;
+  std::unique_ptr<CudaStream> loading_;  // of imported weights
   std::string name_;
 };
 

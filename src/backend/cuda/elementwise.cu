@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/cuda/elementwise.h"
 
+#include "backend/cuda/overlap.cuh"
+
 namespace deltacome::cuda {
 namespace {
 
@@ -14,6 +16,7 @@ int grid_for(int64_t n) {
 
 /// Grid-stride loops: grid (<= kMaxGrid), block (kBlock), any n.
 __global__ void add_kernel(const float* __restrict__ x, float* __restrict__ y, int64_t n) {
+  release_dependents();
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n;
        i += int64_t{gridDim.x} * blockDim.x) {
     y[i] += x[i];
@@ -21,6 +24,7 @@ __global__ void add_kernel(const float* __restrict__ x, float* __restrict__ y, i
 }
 
 __global__ void silu_mul_kernel(const float* gate, const float* up, float* out, int64_t n) {
+  release_dependents();
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n;
        i += int64_t{gridDim.x} * blockDim.x) {
     const float g = gate[i];

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+
+#include "backend/cuda/memory.h"
+
+namespace deltacome::cuda {
+
+/// The device and its memory: what every part of the backend shares. Outlived by nothing that
+/// points to it: tensors keep the memory alive themselves.
+struct CudaContext {
+  int device = 0;
+  int n_sms = 0;
+  int64_t l2_bytes = 0;
+  bool overlaps = false;  // kernels may begin early: sm_90 or later
+  std::shared_ptr<DeviceMemory> memory;
+  bool deterministic = false;  // deltas: see DeltaLaunch
+
+  /// Makes the device the current one of the calling thread. First call of whatever may run on a
+  /// thread that the backend has not seen.
+  void activate() const { DELTACOME_CUDA_CHECK(cudaSetDevice(device)); }
+  /// A tensor of undefined contents. Throws kOutOfMemory.
+  Tensor allocate(DType dtype, Shape shape, Purpose purpose = Purpose::kWorkspace) const {
+    const int64_t bytes = element_count(shape) * dtype_bytes(dtype);
+    return {std::make_shared<CudaStorage>(memory, bytes, purpose), 0, dtype, std::move(shape)};
+  }
+};
+
+}  // namespace deltacome::cuda

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "backend/cuda/delta_layout.h"
+#include "backend/cuda/overlap.cuh"
+
+namespace deltacome::cuda {
+
+// What the kernels of packed deltas share: the stream of tiles through shared memory, products of
+// the tensor cores, and results.
+
+/// Begins an asynchronous copy of 16 bytes, with what the L2 cache should do with them.
+__device__ inline void copy16(uint4* shared, const uint4* global, uint64_t policy) {
+  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to),
+               "l"(global), "l"(policy)
+               : "memory");
+}
+template <bool kReadOnce>
+__device__ inline uint64_t cache_policy() {
+  uint64_t policy;
+  if (kReadOnce) {
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  } else {
+    asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  }
+  return policy;
+}
+__device__ inline void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+/// Waits until at most kPending of this thread's groups of copies are on their way.
+template <int kPending>
+__device__ inline void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+/// Into the first-level cache, for a later read.
+__device__ inline void prefetch(const void* p) {
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(p));
+}
+
+/// c += a b on the tensor cores, m16n8k32; kSigned: a is s8, else u8; b is s8.
+template <bool kSigned>
+__device__ inline void multiply_add(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                    uint32_t b0, uint32_t b1) {
+  if (kSigned) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  } else {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  }
+}
+
+/// The item of a list that `unit` belongs to. All lanes of a warp together.
+template <class Item>
+__device__ inline int item_of(const WorkList<Item>& list, int unit) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  int low = 0, high = list.n;  // starts[low] <= unit < starts[high]
+  while (high - low > 1) {
+    const int step = (high - low + 31) / 32, i = low + step * lane;
+    const unsigned at_or_before = __ballot_sync(~0u, i < high && list.starts[i] <= unit);
+    low += step * (__popc(at_or_before) - 1);
+    high = min(low + step, high);
+  }
+  return low;
+}
+
+/// Where in a list of segments a warp is.
+struct Cursor {
+  const DeltaSegment* segment = nullptr;
+  const uint4* codes = nullptr;   // of the next group
+  const uint4* scales = nullptr;  // of the segment, or null
+  int tiles = 0, groups = 0, bits = 0;
+  int block = 0, n_blocks = 0, group = 0;
+
+  __device__ void enter(const DeltaSegment* to, int unit) {
+    segment = to;
+    tiles = to->tiles;
+    groups = to->groups;
+    bits = to->bits;
+    n_blocks = (to->rows + block_rows(bits) - 1) / block_rows(bits);
+    block = unit / groups;
+    group = unit % groups;
+    scales = static_cast<const uint4*>(to->scales);
+    codes = static_cast<const uint4*>(to->codes) +
+            (static_cast<int64_t>(block) * tiles + kGroupTiles * group) * 32;
+  }
+  __device__ int n_tiles() const { return min(kGroupTiles, tiles - kGroupTiles * group); }
+  /// To the next group; `last` if there is none.
+  __device__ void advance(bool last) {
+    codes += n_tiles() * 32;
+    if (++group < groups) return;
+    group = 0;
+    if (++block == n_blocks && !last) enter(segment + 1, 0);
+  }
+};
+
+/// A warp's stream of groups: copies run kStages - 1 groups ahead of the products. Every lane reads
+/// what it copied itself, so nothing is synchronized.
+template <int kStages, int kLoads, bool kReadOnce>
+struct GroupStream {
+  uint4* ring;  // [kStages][kLoads][32] of the warp, at this lane
+  Cursor now, ahead;
+  int left = 0;        // groups to multiply
+  int left_ahead = 0;  // groups to copy
+  int slot = 0, slot_ahead = 0;
+  uint64_t policy;
+
+  /// Units [begin, end) of the list.
+  __device__ void start(const WorkList<DeltaSegment>& list, int begin, int end, uint4* shared) {
+    ring = shared + threadIdx.x % 32;
+    policy = cache_policy<kReadOnce>();
+    const int item = item_of(list, begin);
+    now.enter(list.items + item, begin - list.starts[item]);
+    ahead = now;
+    left = left_ahead = end - begin;
+#pragma unroll
+    for (int i = 0; i < kStages - 1; ++i) copy_next();
+  }
+  __device__ void copy_next() {
+    if (left_ahead > 0) {
+      uint4* to = ring + slot_ahead * (kLoads * 32);
+      const uint4* from = ahead.codes + threadIdx.x % 32;
+      const int n = ahead.n_tiles();
+#pragma unroll
+      for (int i = 0; i < kGroupTiles; ++i) {
+        if (i < n) copy16(to + 32 * i, from + 32 * i, policy);
+      }
+      if (kLoads > kGroupTiles && ahead.scales != nullptr) {
+        // 8 scales of the rows of this lane; row blocks of 128 rows have two such pieces.
+        const int chunk = ahead.bits == 1 ? 2 * ahead.block : ahead.block * 2 / (ahead.bits);
+        const uint4* scales = ahead.scales +
+                              (static_cast<int64_t>(chunk) * ahead.groups + ahead.group) * 8 +
+                              threadIdx.x % 32 / 4;
+        copy16(to + 32 * kGroupTiles, scales, policy);
+        if (ahead.bits == 1) copy16(to + 32 * (kLoads - 1), scales + ahead.groups * 8, policy);
+      }
+      ahead.advance(--left_ahead == 0);
+    }
+    commit_copies();  // also of nothing, so that groups can be counted
+    slot_ahead = slot_ahead + 1 == kStages ? 0 : slot_ahead + 1;
+  }
+  /// The codes and scales of `now`, after the copy of another group has begun.
+  __device__ const uint4* take() {
+    copy_next();
+    wait_copies<kStages - 1>();
+    const uint4* at = ring + slot * (kLoads * 32);
+    slot = slot + 1 == kStages ? 0 : slot + 1;
+    return at;
+  }
+  __device__ void advance() {
+    now.advance(--left == 0);
+  }
+};
+
+/// Zeros for the z of the next call, by the last kernel that this one launches.
+__device__ inline void clear_next_z(const DeltaBuffers& buffers) {
+  const int step = static_cast<int>(gridDim.x * blockDim.x);
+  for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < buffers.n_next_z;
+       i += step) {
+    buffers.next_z[i] = 0;
+  }
+}
+
+/// Part of a warp of the units of a list.
+__device__ inline int share_of(int units, int64_t part, int64_t n_parts) {
+  return static_cast<int>(units * part / n_parts);
+}
+
+/// The first unit from `unit` on that begins a row block, if those are not shared. All lanes of a
+/// warp together.
+__device__ inline int block_from(const WorkList<DeltaSegment>& list, int unit, bool whole_blocks) {
+  if (!whole_blocks || unit == list.units) return unit;
+  const int item = item_of(list, unit), groups = list.items[item].groups;
+  return unit + (groups - (unit - list.starts[item]) % groups) % groups;
+}
+
+/// First result of token `t` of a segment.
+__device__ inline float* result_of(const DeltaBuffers& buffers, const DeltaSegment& segment,
+                                   int t) {
+  if (segment.target < 0) return buffers.z + segment.z + int64_t{t} * segment.z_stride;
+  const int64_t row = buffers.rows[segment.first_token + t];
+  return buffers.y[segment.target] + row * buffers.y_stride[segment.target];
+}
+
+/// Adds sums of 16 rows by 8 tokens, as the tensor cores leave them: rows first + {g, g + 8},
+/// tokens 2 j, 2 j + 1 of token tile `tile`.
+__device__ inline void add_results(const DeltaBuffers& buffers, const DeltaSegment& segment,
+                                   int first, int tile, float factor, const float (&sum)[4]) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int t = kMaxTokens * tile + 2 * (lane % 4);
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = first + lane / 4 + 8 * h;
+    if (row >= segment.rows || t >= segment.n_tokens) continue;
+    const float by = segment.row_factor == nullptr ? factor : factor * segment.row_factor[row];
+    atomicAdd(result_of(buffers, segment, t) + row, sum[2 * h] * by);
+    if (t + 1 < segment.n_tokens)
+      atomicAdd(result_of(buffers, segment, t + 1) + row, sum[2 * h + 1] * by);
+  }
+}
+
+}  // namespace deltacome::cuda

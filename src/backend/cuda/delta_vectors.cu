@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cuda/delta_device.cuh"
+#include "backend/cuda/delta_kernels.h"
+
+namespace deltacome::cuda {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kBookBytes = 32 * 1024;  // copies of a book: each lane of a wavefront has its own
+constexpr int kStages = 3;
+
+template <int kWords>
+struct EntryWords;
+template <>
+struct EntryWords<1> {
+  using Type = uint32_t;
+};
+template <>
+struct EntryWords<2> {
+  using Type = uint2;
+};
+template <>
+struct EntryWords<4> {
+  using Type = uint4;
+};
+
+__device__ void words_of(uint32_t entry, uint32_t (&w)[1]) {
+  w[0] = entry;
+}
+__device__ void words_of(uint2 entry, uint32_t (&w)[2]) {
+  w[0] = entry.x;
+  w[1] = entry.y;
+}
+__device__ void words_of(uint4 entry, uint32_t (&w)[4]) {
+  w[0] = entry.x;
+  w[1] = entry.y;
+  w[2] = entry.z;
+  w[3] = entry.w;
+}
+
+/// Entries of a lane's chunk and its columns: whole operands of 8 columns; see
+/// launch_pack_vector().
+template <int kDim>
+struct Chunk {
+  static constexpr int kEntries = kDim % 8 == 0 ? 1 : kDim == 6 ? 4 : 2;
+  static constexpr int kCols = kEntries * kDim;
+  static constexpr int kWords = kCols / 4;
+};
+
+/// Columns of one chunk of a row, from its codes (in the low bytes), as 32-bit words.
+template <int kDim>
+__device__ void decode_chunk(const void* book, uint32_t codes,
+                             uint32_t (&words)[Chunk<kDim>::kWords]) {
+  constexpr int kEntryWords = entry_words(kDim), kEntries = Chunk<kDim>::kEntries;
+  constexpr int kCopies = 32 / kEntryWords;
+  using Entry = typename EntryWords<kEntryWords>::Type;
+  const Entry* table = static_cast<const Entry*>(book) + threadIdx.x % kCopies;
+  uint32_t entries[kEntries][kEntryWords];
+#pragma unroll
+  for (int e = 0; e < kEntries; ++e)
+    words_of(table[(codes >> (8 * e) & 255u) * kCopies], entries[e]);
+  if constexpr (kDim == 6) {  // 4 entries of 6 bytes
+#pragma unroll
+    for (int e = 0; e < 4; e += 2) {
+      words[e / 2 * 3] = entries[e][0];
+      words[e / 2 * 3 + 1] = __byte_perm(entries[e][1], entries[e + 1][0], 0x5410);
+      words[e / 2 * 3 + 2] = __byte_perm(entries[e + 1][0], entries[e + 1][1], 0x5432);
+    }
+  } else {
+#pragma unroll
+    for (int w = 0; w < Chunk<kDim>::kWords; ++w)
+      words[w] = entries[w / (kDim / 4)][w % (kDim / 4)];
+  }
+}
+
+/// sum += one block of codes (32 rows by 64) times the input: sum[h] of rows 16 h + {g, g + 8}.
+template <int kDim, int kTokenTiles>
+__device__ void multiply_codes(const void* book, const uint4* slot, const DeltaBuffers& buffers,
+                               const DeltaSegment& segment, int group,
+                               float (&sum)[2][kTokenTiles][4]) {
+  constexpr int kEntries = Chunk<kDim>::kEntries, kCols = Chunk<kDim>::kCols;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  uint32_t codes[4][4];  // of rows g, g + 8, g + 16, g + 24
+#pragma unroll
+  for (int q = 0; q < 4; ++q) words_of(slot[32 * q], codes[q]);
+  int c[2][kTokenTiles][4] = {};
+#pragma unroll
+  for (int p = 0; p < 16 / kEntries; ++p) {
+    uint32_t a[4][Chunk<kDim>::kWords];
+#pragma unroll
+    for (int q = 0; q < 4; ++q)
+      decode_chunk<kDim>(book, codes[q][p * kEntries / 4] >> (8 * (p * kEntries % 4)), a[q]);
+#pragma unroll
+    for (int n = 0; n < kTokenTiles; ++n) {
+      const int token = kMaxTokens * n + lane / 4;
+      const int8_t* x = buffers.inputs + segment.in + int64_t{token} * segment.in_stride +
+                        kVectorCodes * kDim * group + kCols * (4 * p + lane % 4);
+#pragma unroll
+      for (int w = 0; w < Chunk<kDim>::kWords; w += 2) {
+        const uint2 b =
+            token < segment.n_tokens ? *reinterpret_cast<const uint2*>(x + 4 * w) : uint2{0, 0};
+        multiply_add<true>(c[0][n], a[0][w], a[1][w], a[0][w + 1], a[1][w + 1], b.x, b.y);
+        multiply_add<true>(c[1][n], a[2][w], a[3][w], a[2][w + 1], a[3][w + 1], b.x, b.y);
+      }
+    }
+  }
+#pragma unroll
+  for (int n = 0; n < kTokenTiles; ++n) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int t = kMaxTokens * n + 2 * (lane % 4) + e;
+      const float2* scales = reinterpret_cast<const float2*>(buffers.input_scales) +
+                             segment.in_scales + int64_t{t} * segment.scale_stride + group;
+      const float scale = t < segment.n_tokens ? scales->x : 0.0f;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        sum[h][n][e] = fmaf(scale, static_cast<float>(c[h][n][e]), sum[h][n][e]);
+        sum[h][n][e + 2] = fmaf(scale, static_cast<float>(c[h][n][e + 2]), sum[h][n][e + 2]);
+      }
+    }
+  }
+}
+
+template <int kDim, int kTokenTiles, class Stream>
+__device__ void multiply_block(const void* book, const DeltaBuffers& buffers, Stream& stream) {
+  const DeltaSegment& segment = *stream.now.segment;
+  const int block = stream.now.block;
+  const int n = min(stream.left, segment.groups - stream.now.group);
+  float sum[2][kTokenTiles][4] = {};
+  for (int i = 0; i < n; ++i) {
+    const uint4* slot = stream.take();
+    multiply_codes<kDim, kTokenTiles>(book, slot, buffers, segment, stream.now.group, sum);
+    stream.advance();
+  }
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+#pragma unroll
+    for (int t = 0; t < kTokenTiles; ++t)
+      add_results(buffers, segment, block * kVectorRows + 16 * h, t, segment.factor, sum[h][t]);
+  }
+}
+
+/// Copies of a book [256][words] for conflict-free reads: entry e of copy c at [e][c].
+__device__ void copy_book(const void* from, int dim, uint4* to) {
+  const int words = entry_words(dim);
+  auto* out = reinterpret_cast<uint32_t*>(to);
+  const auto* in = static_cast<const uint32_t*>(from);
+  for (int i = static_cast<int>(threadIdx.x); i < kBookBytes / 4; i += 32 * kWarps) {
+    const int entry = i / 32, word = i % 32 % words;
+    out[i] = in[entry * words + word];
+  }
+}
+
+/// Vector codes times prepared inputs: a persistent grid; every block of threads has an equal,
+/// contiguous share of all segments, whose book it holds, and every warp of it an equal share of
+/// each segment's part. Grid: any, block (32 * kWarps), shared memory kBookBytes + the streams'.
+template <int kTokenTiles>
+__global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1 ? 2 : 1)
+    vectors_kernel(const DeltaCall* __restrict__ call,
+                   const __grid_constant__ DeltaBuffers buffers) {
+  extern __shared__ uint4 shared[];
+  const WorkList<DeltaSegment> list = call->vectors;
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  int unit = share_of(list.units, blockIdx.x, gridDim.x);
+  const int end = share_of(list.units, int64_t{blockIdx.x} + 1, gridDim.x);
+  int dim = 0;
+  bool waited = false;
+  release_dependents();
+  int item = unit < end ? item_of(list, unit) : 0;
+  while (unit < end) {
+    // Units of all following segments with the same book.
+    const int first_dim = list.items[item].dim;
+    int until = end;
+    while (list.starts[item + 1] < end) {
+      if (list.items[item + 1].dim != first_dim) {
+        until = list.starts[item + 1];
+        break;
+      }
+      ++item;
+    }
+    if (dim != first_dim) {
+      __syncthreads();  // nobody reads the book before
+      copy_book(list.items[item].book, first_dim, shared);
+      __syncthreads();
+      dim = first_dim;
+    }
+    GroupStream<kStages, kGroupTiles, kTokenTiles <= 2> stream;
+    const bool whole = buffers.whole_blocks;
+    const int begin = block_from(list, unit + share_of(until - unit, warp, kWarps), whole);
+    const int stop = block_from(list, unit + share_of(until - unit, warp + 1, kWarps), whole);
+    uint4* ring = shared + kBookBytes / 16 + warp * (kStages * kGroupTiles * 32);
+    if (begin < stop) stream.start(list, begin, stop, ring);
+    if (!waited) wait_for_inputs();
+    waited = true;
+    while (stream.left > 0) {
+      switch (dim) {
+        case 4:
+          multiply_block<4, kTokenTiles>(shared, buffers, stream);
+          break;
+        case 6:
+          multiply_block<6, kTokenTiles>(shared, buffers, stream);
+          break;
+        case 8:
+          multiply_block<8, kTokenTiles>(shared, buffers, stream);
+          break;
+        case 12:
+          multiply_block<12, kTokenTiles>(shared, buffers, stream);
+          break;
+        default:
+          multiply_block<16, kTokenTiles>(shared, buffers, stream);
+      }
+    }
+    unit = until;
+    ++item;
+  }
+  if (!waited) wait_for_inputs();
+}
+
+template <int kTokenTiles>
+cudaError_t launch(const DeltaCall* call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
+  constexpr size_t kShared = kBookBytes + kWarps * kStages * kGroupTiles * 512;
+  return launch_persistent(vectors_kernel<kTokenTiles>, 32 * kWarps, kShared, call, buffers, how);
+}
+
+}  // namespace
+
+cudaError_t launch_vectors(const DeltaCall* call, const DeltaBuffers& buffers,
+                           const DeltaLaunch& how) {
+  switch (how.token_tiles) {
+    case 1:
+      return launch<1>(call, buffers, how);
+    case 2:
+      return launch<2>(call, buffers, how);
+    default:
+      return launch<4>(call, buffers, how);
+  }
+}
+
+}  // namespace deltacome::cuda

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cuda/test_support.h"
+
+namespace deltacome::cuda {
+namespace {
+
+using namespace testing;
+
+struct Case {
+  DType dtype;
+  int64_t n_rows, n_in;
+  std::vector<int64_t> n_out;  // of the targets
+};
+
+class LinearTest : public CudaTest {
+ protected:
+  std::vector<std::vector<float>> run(Device& device, const std::vector<HostTensor>& weights,
+                                      const std::vector<HostTensor>& biases, int64_t n_rows,
+                                      const std::vector<float>& x, int64_t extra_columns) {
+    const auto plan = device.base_plan(n_rows);
+    const int64_t n_in = static_cast<int64_t>(x.size()) / n_rows;
+    std::vector<Guarded> outputs;
+    std::vector<LinearTarget> targets;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      outputs.emplace_back(device, n_rows, weights[i].rows() + extra_columns);
+      LinearTarget target;
+      target.slot = 2 * static_cast<int>(i);
+      target.weight = device.backend->import_projection(weights[i], WeightFormat::kStored);
+      if (!biases.empty()) {
+        target.bias_slot = target.slot + 1;
+        target.bias = device.backend->import_weight(biases[i]);
+      }
+      target.y = outputs.back().tensor();
+      targets.push_back(std::move(target));
+    }
+    const Tensor in = device.put({n_rows, n_in}, x);
+    device.backend->linear(*device.stream, *plan, in, targets);
+    std::vector<std::vector<float>> out;
+    for (const Guarded& output : outputs) out.push_back(output.get());
+    return out;
+  }
+
+  void check(const Case& c, bool bias, int64_t extra_columns) {
+    // Inputs that the weights' type holds: the GPU rounds them to it, the CPU does not.
+    const std::vector<float> x = rounded(c.dtype, random_floats(rng_, c.n_rows * c.n_in));
+    std::vector<HostTensor> weights, biases, abs_weights, abs_biases;
+    for (const int64_t n : c.n_out) {
+      const std::vector<float> w = rounded(c.dtype, random_floats(rng_, n * c.n_in, 0.1f));
+      weights.push_back(host_tensor(c.dtype, {n, c.n_in}, w));
+      abs_weights.push_back(host_tensor(c.dtype, {n, c.n_in}, magnitudes(w)));
+      if (!bias) continue;
+      const std::vector<float> b = rounded(c.dtype, random_floats(rng_, n));
+      biases.push_back(host_tensor(c.dtype, {n}, b));
+      abs_biases.push_back(host_tensor(c.dtype, {n}, magnitudes(b)));
+    }
+    const auto want = run(cpu_, weights, biases, c.n_rows, x, extra_columns);
+    const auto size = run(cpu_, abs_weights, abs_biases, c.n_rows, magnitudes(x), extra_columns);
+    const auto got = run(gpu(), weights, biases, c.n_rows, x, extra_columns);
+    for (size_t t = 0; t < got.size(); ++t) {
+      std::vector<double> bounds;
+      for (size_t i = 0; i < got[t].size(); ++i) {
+        const bool extra = static_cast<int64_t>(i) % (c.n_out[t] + extra_columns) >= c.n_out[t];
+        bounds.push_back(extra ? 0 : 2 * gamma_k(c.n_in + 2) * static_cast<double>(size[t][i]));
+      }
+      expect_close(got[t], want[t], bounds,
+                   std::string(dtype_name(c.dtype)) + " rows " + std::to_string(c.n_rows) + " in " +
+                       std::to_string(c.n_in) + " target " + std::to_string(t));
+    }
+  }
+};
+
+TEST_F(LinearTest, FollowsTheCpuForFewRowsOfAnyType) {
+  for (const DType dtype : {DType::kBf16, DType::kF16, DType::kF32}) {
+    for (const int64_t n_rows : {1, 2, 3, 7, 8, 9, 15, 16}) {
+      check({dtype, n_rows, 64, {16}}, false, 0);
+      check({dtype, n_rows, 1384, {33, 1, 160}}, false, 0);
+    }
+    for (const int64_t n_in : {8, 24, 40, 128, 136, 1024, 4096, 11008})
+      check({dtype, 5, n_in, {17, 48}}, false, 0);
+  }
+}
+
+TEST_F(LinearTest, FollowsTheCpuForManyRows) {
+  for (const DType dtype : {DType::kBf16, DType::kF16, DType::kF32}) {
+    for (const int64_t n_rows : {17, 33, 64, 127, 300})
+      check({dtype, n_rows, 512, {96, 40}}, false, 0);
+    check({dtype, 65, 1376, {1023, 257}}, false, 0);
+  }
+}
+
+TEST_F(LinearTest, FollowsTheCpuForInputsThatDoNotAlign) {
+  for (const DType dtype : {DType::kBf16, DType::kF16, DType::kF32}) {
+    for (const int64_t n_in : {1, 2, 3, 5, 7, 193}) {
+      check({dtype, 3, n_in, {5, 34}}, true, 0);
+      check({dtype, 35, n_in, {5}}, true, 0);
+    }
+  }
+}
+
+TEST_F(LinearTest, AddsBiasesAndLeavesColumnsBeyondTheBaseAlone) {
+  for (const DType dtype : {DType::kBf16, DType::kF16, DType::kF32}) {
+    for (const int64_t n_rows : {1, 6, 20}) {
+      check({dtype, n_rows, 128, {48, 20, 7}}, true, 0);
+      check({dtype, n_rows, 128, {48, 20, 7}}, true, 3);
+    }
+  }
+}
+
+TEST_F(LinearTest, MoreTargetsThanALaunchTakes) {
+  check({DType::kBf16, 4, 256, {16, 32, 48, 64, 80, 96, 5}}, true, 1);
+}
+
+TEST_F(LinearTest, OneRealLayer) {
+  check({DType::kBf16, 8, 4096, {4096, 1024, 1024}}, false, 0);
+  check({DType::kF16, 1, 11008, {4096}}, false, 0);
+  check({DType::kBf16, 40, 4096, {11008}}, false, 0);
+}
+
+TEST_F(LinearTest, ARowOfFewHasTheSameBitsInAnyCompany) {
+  const int64_t n_in = 4096, n_out = 272;
+  const std::vector<HostTensor> weight = {
+      host_tensor(DType::kBf16, {n_out, n_in}, random_floats(rng_, n_out * n_in))};
+  const std::vector<float> x = random_floats(rng_, 16 * n_in);
+  const std::vector<float> all = run(gpu(), weight, {}, 16, x, 0).front();
+  for (const int64_t n : {1, 2, 8, 11}) {
+    const std::vector<float> part(x.begin(), x.begin() + n * n_in);
+    const std::vector<float> got = run(gpu(), weight, {}, n, part, 0).front();
+    EXPECT_TRUE(std::equal(got.begin(), got.end(), all.begin())) << n;
+  }
+}
+
+TEST_F(LinearTest, InputsBeyondF16AreItsLargestNumber) {
+  const std::vector<HostTensor> weight = {
+      host_tensor(DType::kF16, {1, 8}, {1, 0, 0, 0, 0, 0, 0, 0})};
+  for (const int64_t n_rows : {1, 24}) {
+    std::vector<float> x(static_cast<size_t>(8 * n_rows), 0.0f);
+    x[0] = 1e6f;
+    EXPECT_EQ(run(gpu(), weight, {}, n_rows, x, 0).front().front(), 65504.0f);
+  }
+}
+
+TEST_F(LinearTest, AProjectionAsBf16IsRoundedOnce) {
+  const std::vector<float> w = random_floats(rng_, 24 * 64);
+  const HostTensor stored = host_tensor(DType::kF32, {24, 64}, w);
+  const Tensor as_bf16 = gpu().backend->import_projection(stored, WeightFormat::kBf16);
+  EXPECT_EQ(as_bf16.dtype, DType::kBf16);
+  const std::vector<uint16_t> got = gpu().get<uint16_t>(as_bf16);
+  for (size_t i = 0; i < w.size(); ++i) ASSERT_EQ(got[i], float_to_bf16(w[i])) << i;
+  for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4})
+    EXPECT_THROW(gpu().backend->import_projection(stored, format), Error);
+}
+
+TEST_F(LinearTest, AnIntegerWeightIsRefusedByName) {
+  const Tensor weight = gpu().backend->allocate(DType::kI32, {4, 8});
+  const Tensor x = gpu().put({1, 8}, std::vector<float>(8, 1.0f));
+  LinearTarget target;
+  target.weight = weight;
+  target.y = gpu().backend->allocate(DType::kF32, {1, 4});
+  const auto plan = gpu().base_plan(1);
+  try {
+    gpu().backend->linear(*gpu().stream, *plan, x, {&target, 1});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+    EXPECT_NE(std::string(error.what()).find("I32"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace deltacome::cuda

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cuda/memory.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace deltacome::cuda {
+namespace {
+
+constexpr size_t kPieceBytes = size_t{4} << 20;  // large enough for full PCIe speed
+constexpr size_t kArrivalBytes = size_t{64} << 10;
+constexpr size_t kAlign = 256;
+
+/// Sizes in steps of an eighth of their magnitude, so that batches of about equal size reuse each
+/// other's blocks at a loss of at most an eighth.
+int64_t rounded(int64_t bytes) {
+  int64_t step = 256;
+  while (step * 16 <= bytes) step *= 2;
+  return (bytes + step - 1) / step * step;
+}
+
+}  // namespace
+
+DeviceMemory::DeviceMemory(int device, int64_t budget_bytes)
+    : device_(device), budget_(budget_bytes) {}
+
+DeviceMemory::~DeviceMemory() {
+  cudaSetDevice(device_);
+  cudaDeviceSynchronize();  // kernels may still read what is pending
+  for (const Fenced& fenced : fenced_) {
+    for (const cudaEvent_t event : fenced.passed) cudaEventDestroy(event);
+    for (const Block& block : fenced.blocks) cudaFree(block.data);
+  }
+  for (const Block& block : released_) cudaFree(block.data);
+  drop_cached();
+}
+
+bool DeviceMemory::take_cached(Cache& cache, Block& block) {
+  const auto found = cache.lower_bound(block.bytes);
+  // A much larger block is left for those that need it.
+  if (found == cache.end() || found->first > block.bytes + block.bytes / 4) return false;
+  block = {found->second, found->first, block.purpose};
+  cache.erase(found);
+  return true;
+}
+
+void DeviceMemory::fence_released() {
+  if (released_.empty()) return;
+  Fenced fenced;
+  for (const cudaStream_t stream : streams_) {
+    DELTACOME_CUDA_CHECK(
+        cudaEventCreateWithFlags(&fenced.passed.emplace_back(), cudaEventDisableTiming));
+    DELTACOME_CUDA_CHECK(cudaEventRecord(fenced.passed.back(), stream));
+  }
+  fenced.blocks.swap(released_);
+  fenced_.push_back(std::move(fenced));
+}
+
+bool DeviceMemory::collect(bool wait) {
+  bool collected = false;
+  while (!fenced_.empty()) {
+    Fenced& oldest = fenced_.front();
+    for (const cudaEvent_t event : oldest.passed) {
+      const cudaError_t state = wait ? cudaEventSynchronize(event) : cudaEventQuery(event);
+      if (state == cudaErrorNotReady) return collected;
+      DELTACOME_CUDA_CHECK(state);
+    }
+    for (const cudaEvent_t event : oldest.passed) cudaEventDestroy(event);
+    for (const Block& block : oldest.blocks) others_.emplace(block.bytes, block.data);
+    fenced_.erase(fenced_.begin());
+    collected = true;
+  }
+  return collected;
+}
+
+void DeviceMemory::drop_cached() noexcept {
+  for (Cache* cache : {&workspace_, &others_}) {
+    for (const auto& [bytes, data] : *cache) {
+      cudaFree(data);
+      held_ -= bytes;
+    }
+    cache->clear();
+  }
+}
+
+DeviceMemory::Block DeviceMemory::allocate(int64_t bytes, Purpose purpose) {
+  DELTACOME_CHECK(bytes >= 0);
+  Block block{nullptr, rounded(bytes), purpose};
+  if (bytes == 0) return block;
+  const std::lock_guard lock(mutex_);
+  const auto taken = [&] {
+    used_[static_cast<size_t>(purpose)] += block.bytes;
+    return block;
+  };
+  Cache& cache = purpose == Purpose::kWorkspace ? workspace_ : others_;
+  if (take_cached(cache, block)) return taken();
+  fence_released();
+  if (collect(false) && take_cached(cache, block)) return taken();
+  if (held_ + block.bytes > budget_) {
+    if (collect(true) && take_cached(cache, block)) return taken();
+    drop_cached();  // cudaFree waits for the device, so no kernel reads them any more
+  }
+  if (held_ + block.bytes > budget_) {
+    fail(ErrorCode::kOutOfMemory,
+         "{} bytes of device memory were asked for, {} of a budget of {} are in use", bytes, held_,
+         budget_);
+  }
+  DELTACOME_CUDA_CHECK(cudaSetDevice(device_));
+  cudaError_t status =
+      cudaMalloc(reinterpret_cast<void**>(&block.data), static_cast<size_t>(block.bytes));
+  if (status == cudaErrorMemoryAllocation) {  // others use the device too
+    cudaGetLastError();
+    collect(true);
+    drop_cached();
+    status = cudaMalloc(reinterpret_cast<void**>(&block.data), static_cast<size_t>(block.bytes));
+    if (status == cudaErrorMemoryAllocation) cudaGetLastError();
+  }
+  DELTACOME_CUDA_CHECK(status);
+  held_ += block.bytes;
+  return taken();
+}
+
+void DeviceMemory::release(const Block& block) noexcept {
+  if (block.data == nullptr) return;
+  const std::lock_guard lock(mutex_);
+  used_[static_cast<size_t>(block.purpose)] -= block.bytes;
+  if (block.purpose == Purpose::kWorkspace) {
+    workspace_.emplace(block.bytes, block.data);
+  } else {
+    released_.push_back(block);
+  }
+}
+
+int64_t DeviceMemory::used(Purpose purpose) const {
+  const std::lock_guard lock(mutex_);
+  return used_[static_cast<size_t>(purpose)];
+}
+
+void DeviceMemory::add_stream(cudaStream_t stream) {
+  const std::lock_guard lock(mutex_);
+  streams_.push_back(stream);
+}
+
+void DeviceMemory::remove_stream(cudaStream_t stream) noexcept {
+  const std::lock_guard lock(mutex_);
+  std::erase(streams_, stream);
+}
+
+bool DeviceMemory::has_stream(cudaStream_t stream) const {
+  const std::lock_guard lock(mutex_);
+  return std::ranges::find(streams_, stream) != streams_.end();
+}
+
+StreamOrder::StreamOrder(std::shared_ptr<DeviceMemory> memory) : memory_(std::move(memory)) {
+  DELTACOME_CUDA_CHECK(cudaEventCreateWithFlags(&reached_, cudaEventDisableTiming));
+}
+
+void StreamOrder::enter(const CudaStream& stream) {
+  // A stream that is gone has been waited for.
+  if (last_ != nullptr && last_ != stream.get() && memory_->has_stream(last_)) {
+    DELTACOME_CUDA_CHECK(cudaEventRecord(reached_, last_));
+    DELTACOME_CUDA_CHECK(cudaStreamWaitEvent(stream.get(), reached_, 0));
+  }
+  last_ = stream.get();
+}
+
+CudaStream::CudaStream(std::shared_ptr<DeviceMemory> memory) : memory_(std::move(memory)) {
+  DELTACOME_CUDA_CHECK(cudaSetDevice(memory_->device()));
+  DELTACOME_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  memory_->add_stream(stream_);
+}
+
+CudaStream::~CudaStream() {
+  cudaSetDevice(memory_->device());
+  cudaStreamSynchronize(stream_);  // what it reads may be released after this
+  memory_->remove_stream(stream_);
+  for (const Piece& piece : pieces_) {
+    if (piece.sent != nullptr) cudaEventDestroy(piece.sent);
+    cudaFreeHost(piece.data);
+  }
+  cudaFreeHost(arrivals_);
+  cudaStreamDestroy(stream_);
+}
+
+std::byte* CudaStream::staging(size_t bytes) {
+  if (used_ + bytes > kPieceBytes) {
+    Piece& full = pieces_[piece_];
+    DELTACOME_CUDA_CHECK(cudaEventRecord(full.sent, stream_));
+    full.on_its_way = true;
+    piece_ = (piece_ + 1) % pieces_.size();
+    used_ = 0;
+  }
+  Piece& piece = pieces_[piece_];
+  if (piece.data == nullptr) {
+    DELTACOME_CUDA_CHECK(cudaEventCreateWithFlags(&piece.sent, cudaEventDisableTiming));
+    DELTACOME_CUDA_CHECK(cudaMallocHost(reinterpret_cast<void**>(&piece.data), kPieceBytes));
+  }
+  if (piece.on_its_way) DELTACOME_CUDA_CHECK(cudaEventSynchronize(piece.sent));
+  piece.on_its_way = false;
+  std::byte* room = piece.data + used_;
+  used_ += (bytes + kAlign - 1) / kAlign * kAlign;
+  return room;
+}
+
+void CudaStream::upload(std::span<const std::byte> host, void* to) {
+  DELTACOME_CUDA_CHECK(cudaSetDevice(memory_->device()));  // the loader's thread may be new
+  auto* at = static_cast<std::byte*>(to);
+  while (!host.empty()) {
+    const size_t n = std::min(host.size(), kPieceBytes);
+    std::byte* room = staging(n);
+    std::memcpy(room, host.data(), n);
+    DELTACOME_CUDA_CHECK(cudaMemcpyAsync(at, room, n, cudaMemcpyHostToDevice, stream_));
+    host = host.subspan(n);
+    at += n;
+  }
+}
+
+void CudaStream::download(const void* from, std::span<std::byte> host) {
+  if (host.empty()) return synchronize();
+  const bool small = host.size() <= kArrivalBytes;
+  if (small && arrivals_ == nullptr) {
+    DELTACOME_CUDA_CHECK(cudaMallocHost(reinterpret_cast<void**>(&arrivals_), kArrivalBytes));
+  }
+  void* to = small ? arrivals_ : host.data();
+  DELTACOME_CUDA_CHECK(cudaMemcpyAsync(to, from, host.size(), cudaMemcpyDeviceToHost, stream_));
+  synchronize();
+  if (small) std::memcpy(host.data(), arrivals_, host.size());
+}
+
+}  // namespace deltacome::cuda

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cuda/memory.h"
+
+#include <numeric>
+
+#include "backend/cuda/test_support.h"
+
+namespace deltacome::cuda {
+namespace {
+
+class DeviceMemoryTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) GTEST_SKIP() << "no CUDA device";
+  }
+  static constexpr int64_t kMiB = int64_t{1} << 20;
+};
+
+TEST_F(DeviceMemoryTest, CountsWhatIsInUseByPurpose) {
+  DeviceMemory memory(0, 64 * kMiB);
+  const auto weights = memory.allocate(3 * kMiB, Purpose::kWeights);
+  const auto work = memory.allocate(1000, Purpose::kWorkspace);
+  EXPECT_GE(memory.used(Purpose::kWeights), 3 * kMiB);
+  EXPECT_LE(memory.used(Purpose::kWeights), 3 * kMiB + 3 * kMiB / 8);
+  EXPECT_EQ(memory.used(Purpose::kVariants), 0);
+  EXPECT_EQ(memory.used(Purpose::kWorkspace), 1024);
+  memory.release(weights);
+  memory.release(work);
+  EXPECT_EQ(memory.used(Purpose::kWeights), 0);
+  EXPECT_EQ(memory.used(Purpose::kWorkspace), 0);
+}
+
+TEST_F(DeviceMemoryTest, WorkspaceIsHandedOutAgainAtOnce) {
+  DeviceMemory memory(0, 64 * kMiB);
+  const auto first = memory.allocate(5 * kMiB, Purpose::kWorkspace);
+  memory.release(first);
+  const auto again = memory.allocate(5 * kMiB - 1000, Purpose::kWorkspace);
+  EXPECT_EQ(again.data, first.data);
+  const auto other = memory.allocate(5 * kMiB, Purpose::kWorkspace);
+  EXPECT_NE(other.data, first.data);
+  memory.release(again);
+  memory.release(other);
+}
+
+TEST_F(DeviceMemoryTest, TheBudgetHoldsAndWhatIsReleasedCountsAsRoom) {
+  DeviceMemory memory(0, 16 * kMiB);
+  const auto held = memory.allocate(10 * kMiB, Purpose::kKvCache);
+  try {
+    memory.allocate(10 * kMiB, Purpose::kWeights);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
+  }
+  memory.release(held);
+  for (int i = 0; i < 5; ++i) {
+    for (const Purpose purpose : {Purpose::kWeights, Purpose::kWorkspace, Purpose::kVariants}) {
+      const auto block = memory.allocate((10 + i % 3) * kMiB, purpose);
+      EXPECT_NE(block.data, nullptr);
+      memory.release(block);
+    }
+  }
+}
+
+TEST_F(DeviceMemoryTest, ABlockThatAStreamMayReadIsNotHandedOut) {
+  const auto memory = std::make_shared<DeviceMemory>(0, 256 * kMiB);
+  CudaStream stream(memory), other(memory);
+  const size_t n = static_cast<size_t>(8 * kMiB);
+  std::vector<std::byte> ones(n, std::byte{1}), twos(n, std::byte{2}), got(n);
+  for (int i = 0; i < 20; ++i) {
+    const auto target = memory->allocate(8 * kMiB, Purpose::kKvCache);
+    const auto source = memory->allocate(8 * kMiB, Purpose::kVariants);
+    stream.upload(ones, source.data);
+    for (int copies = 0; copies < 10; ++copies) {
+      DELTACOME_CUDA_CHECK(
+          cudaMemcpyAsync(target.data, source.data, n, cudaMemcpyDeviceToDevice, stream.get()));
+    }
+    memory->release(source);
+    const auto next = memory->allocate(8 * kMiB, Purpose::kVariants);
+    other.upload(twos, next.data);
+    stream.download(target.data, got);
+    EXPECT_EQ(got, ones) << i;
+    other.synchronize();
+    memory->release(next);
+    memory->release(target);
+  }
+}
+
+TEST_F(DeviceMemoryTest, StreamsThatAreEnteredInTurnRunInTurn) {
+  const auto memory = std::make_shared<DeviceMemory>(0, 256 * kMiB);
+  StreamOrder order(memory);
+  CudaStream first(memory), second(memory);
+  const size_t n = static_cast<size_t>(16 * kMiB);
+  const auto a = memory->allocate(16 * kMiB, Purpose::kWorkspace);
+  const auto b = memory->allocate(16 * kMiB, Purpose::kWorkspace);
+  std::vector<std::byte> got(n);
+  for (int i = 1; i <= 20; ++i) {
+    order.enter(first);
+    for (int copies = 0; copies < 10; ++copies) {
+      DELTACOME_CUDA_CHECK(cudaMemsetAsync(a.data, 0, n, first.get()));
+    }
+    DELTACOME_CUDA_CHECK(cudaMemsetAsync(a.data, i, n, first.get()));
+    order.enter(second);
+    DELTACOME_CUDA_CHECK(
+        cudaMemcpyAsync(b.data, a.data, n, cudaMemcpyDeviceToDevice, second.get()));
+    second.download(b.data, got);
+    EXPECT_EQ(std::ranges::count(got, static_cast<std::byte>(i)), static_cast<int64_t>(n)) << i;
+  }
+  {
+    CudaStream gone(memory);
+    order.enter(gone);
+  }
+  order.enter(first);  // does not name a stream that is no more
+  first.synchronize();
+  memory->release(a);
+  memory->release(b);
+}
+
+TEST_F(DeviceMemoryTest, UploadsOfAnySizeArriveThoughTheHostsBytesChange) {
+  const auto memory = std::make_shared<DeviceMemory>(0, 256 * kMiB);
+  CudaStream stream(memory);
+  for (const int64_t n : {int64_t{1}, int64_t{255}, int64_t{70000}, 4 * kMiB, 21 * kMiB + 3}) {
+    const auto block = memory->allocate(n, Purpose::kWorkspace);
+    std::vector<std::byte> bytes(static_cast<size_t>(n)), got(bytes.size());
+    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 7 + i / 251);
+    const std::vector<std::byte> want = bytes;
+    stream.upload(bytes, block.data);
+    std::ranges::fill(bytes, std::byte{0});
+    stream.download(block.data, got);
+    EXPECT_EQ(got, want) << n;
+    memory->release(block);
+  }
+}
+
+}  // namespace
+}  // namespace deltacome::cuda

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "backend/cuda/element.h"
+
+namespace deltacome::cuda {
+
+// Rotation, the paged cache and attention over it. All pointers are in device memory; launchers
+// return the launch's status.
+
+/// Rows of a batch and where their sequences' keys are.
+struct PagedRows {
+  const int32_t* positions = nullptr;  // [n_rows]
+  const int32_t* tables = nullptr;     // [n_rows]: where the sequence's blocks start in `blocks`
+  const int32_t* blocks = nullptr;     // block tables of all sequences
+  int64_t n_rows = 0;
+};
+
+/// A cache of keys or values [n_blocks, kKvBlock, n_kv_heads, head]: head_dim elements a head, or
+/// of kInt8 head_dim codes and their scale, f32.
+struct PagedCache {
+  void* data = nullptr;
+  Element type = Element::kF32;
+};
+
+/// table [n_rows, 2, half]: cos, then sin of position * inv_freq; the angle is rounded to f32
+/// first.
+cudaError_t launch_rotations(const PagedRows& rows, const float* inv_freq, int64_t half,
+                             float* table, cudaStream_t stream);
+/// Rotates the heads of x [n_rows, n_heads, 2 * half] in place.
+cudaError_t launch_rope(const float* table, float* x, int64_t n_rows, int64_t n_heads, int64_t half,
+                        cudaStream_t stream);
+
+/// k, v [n_rows, n_heads, head_dim] into the caches.
+struct StoreKv {
+  PagedRows rows;
+  const float* k = nullptr;
+  const float* v = nullptr;
+  PagedCache k_cache, v_cache;
+  int n_heads = 0, head_dim = 0;
+};
+cudaError_t launch_store_kv(const StoreKv& args, cudaStream_t stream);
+
+struct Attention {
+  PagedRows rows;
+  PagedCache k, v;
+  const float* q = nullptr;  // [n_rows, n_heads, head_dim]
+  float* out = nullptr;      // the same
+  int n_heads = 0, n_kv_heads = 0, head_dim = 0;
+  int window = 0;  // keys a query sees, itself included; 0 = all
+};
+bool has_attention(int head_dim);
+
+/// Keys of a row are attended to in pieces of as many, whatever the batch, so that a row's result
+/// does not depend on it.
+inline constexpr int kSplitKeys = 256;
+
+/// Attention of single rows, each on its own.
+struct AttentionRows {
+  Attention of;
+  const int32_t* row_ids = nullptr;  // [n]
+  int n = 0;
+  int n_splits = 1;           // the most that a row has
+  float* partials = nullptr;  // [n, n_heads, n_splits, head_dim + 2] if n_splits > 1
+  int* arrivals = nullptr;    // [n, n_heads], zeros before and after
+};
+cudaError_t launch_attention_rows(const AttentionRows& args, cudaStream_t stream);
+
+/// Neighbouring queries of one sequence.
+struct QueryTile {
+  int32_t first_row, count;  // count <= kQueryTile
+};
+inline constexpr int kQueryTile = 64;
+/// Attention of tiles [n_tiles] of rows that share the reading of their keys.
+cudaError_t launch_attention_tiles(const Attention& args, const QueryTile* tiles, int n_tiles,
+                                   cudaStream_t stream);
+
+}  // namespace deltacome::cuda

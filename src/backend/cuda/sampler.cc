@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cuda/sampler.h"
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "backend/cuda/sample.h"
+
+namespace deltacome::cuda {
+namespace {
+
+template <class T>
+Tensor to_device(const CudaContext& context, CudaStream& stream, std::span<const T> values) {
+  const std::span<const std::byte> bytes = std::as_bytes(values);
+  Tensor tensor = context.allocate(DType::kU8, {static_cast<int64_t>(bytes.size())});
+  stream.upload(bytes, bytes_of(tensor));
+  return tensor;
+}
+
+int32_t* i32(const Tensor& tensor) {
+  return reinterpret_cast<int32_t*>(bytes_of(tensor));
+}
+
+void draw(const CudaContext& context, CudaStream& stream, const Tensor& logits,
+          std::span<const SampleRow> rows, const Tensor& tokens) {
+  const int64_t width = logits.cols(), n = static_cast<int64_t>(rows.size());
+  size_t temporary_bytes = 0;
+  DELTACOME_CUDA_CHECK(draw_temporary_bytes(width, static_cast<int>(n), temporary_bytes));
+  const Tensor on_device = to_device(context, stream, rows);
+  const Tensor keys = context.allocate(DType::kF32, {2, n, width});
+  const Tensor ids = context.allocate(DType::kI32, {2, n, width});
+  const Tensor ends = context.allocate(DType::kI32, {2, n});
+  const Tensor temporary =
+      context.allocate(DType::kU8, {std::max<int64_t>(1, static_cast<int64_t>(temporary_bytes))});
+  DELTACOME_CUDA_CHECK(launch_draw({.logits = f32(logits),
+                                    .width = width,
+                                    .rows = reinterpret_cast<const SampleRow*>(bytes_of(on_device)),
+                                    .n = static_cast<int>(n),
+                                    .keys = f32(keys),
+                                    .ids = i32(ids),
+                                    .ends = i32(ends),
+                                    .temporary = bytes_of(temporary),
+                                    .temporary_bytes = temporary_bytes},
+                                   i32(tokens), stream.get()));
+}
+
+}  // namespace
+
+void sample(const CudaContext& context, CudaStream& stream, const Tensor& logits,
+            std::span<const SampleParams> params, std::span<int32_t> tokens) {
+  const int64_t width = logits.cols();
+  DELTACOME_CHECK(logits.rows() == static_cast<int64_t>(params.size()));
+  DELTACOME_CHECK(tokens.size() == params.size());
+  if (params.empty()) return;
+  std::vector<int32_t> vocab;
+  std::vector<SampleRow> rows;
+  for (const SampleParams& p : params) {
+    DELTACOME_CHECK(p.vocab_size > 0 && p.vocab_size <= width);
+    const auto row = static_cast<int32_t>(vocab.size());
+    vocab.push_back(static_cast<int32_t>(p.vocab_size));
+    if (p.temperature <= 0) continue;
+    rows.push_back({.uniform = p.uniform,
+                    .temperature = p.temperature,
+                    .top_p = p.top_p,
+                    .min_p = p.min_p,
+                    .top_k = std::max(p.top_k, 0),
+                    .vocab_size = vocab.back(),
+                    .row = row});
+  }
+  const Tensor vocab_on_device = to_device(context, stream, std::span<const int32_t>(vocab));
+  const Tensor chosen = context.allocate(DType::kI32, {static_cast<int64_t>(params.size())});
+  DELTACOME_CUDA_CHECK(launch_first_largest(f32(logits), width, i32(vocab_on_device),
+                                            static_cast<int>(params.size()), i32(chosen),
+                                            stream.get()));
+  // As many rows at a time as the sort can count.
+  const auto at_once =
+      static_cast<size_t>(std::max<int64_t>(1, std::numeric_limits<int32_t>::max() / width));
+  for (size_t first = 0; first < rows.size(); first += at_once) {
+    const size_t n = std::min(at_once, rows.size() - first);
+    draw(context, stream, logits, std::span(rows).subspan(first, n), chosen);
+  }
+  stream.download(bytes_of(chosen), std::as_writable_bytes(tokens));
+}
+
+}  // namespace deltacome::cuda

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cuda/context.h"
+#include "backend/cuda/delta_layout.h"
+#include "backend/cuda/variant.h"
+
+namespace deltacome::cuda {
+
+/// Bytes in device memory that are written again in place: what reads them keeps its pointers for
+/// as long as they fit.
+class DeviceTable {
+ public:
+  /// Tables may be written on a stream that loads while others compute: that is no workspace.
+  explicit DeviceTable(Purpose purpose = Purpose::kVariants) : purpose_(purpose) {}
+  /// Room for `bytes`; true if what was there has moved.
+  bool reserve(const CudaContext& context, int64_t bytes);
+  std::byte* data() const noexcept { return storage_ == nullptr ? nullptr : storage_->data(); }
+
+ private:
+  Purpose purpose_;
+  std::unique_ptr<CudaStorage> storage_;
+  int64_t capacity_ = 0;
+};
+
+/// Which variant owns which rows of a batch, and the tables in device memory by which kernels find
+/// the variants' tensors. One thread at a time; stream-ordered.
+///
+/// For CUDA graphs: what is captured right after assign() and refresh() can be launched again after
+/// later ones, as one piece: tables change in place, launches do not depend on the variants.
+/// generation() changes when that does not hold: something had to move, or there are kinds of
+/// deltas that the capture did not have.
+class CudaVariantPlan final : public VariantPlan {
+ public:
+  /// Rows of one variant, next to each other among rows().
+  struct Group {
+    std::shared_ptr<const DeviceVariant> owner;
+    const CudaVariant* variant = nullptr;  // null = base
+    int64_t first = 0;
+    int64_t n_rows = 0;
+    const CudaTensor* find(int slot) const noexcept {
+      return variant == nullptr ? nullptr : variant->find(slot);
+    }
+  };
+  /// Which kernels a call needs; bits.
+  enum Kinds : unsigned {
+    kInputs = 1,
+    kVectorInputs = 2,
+    kShrink = 4,
+    kVectors = 8,
+    kExpand = 16,
+    kPlain = 32,
+    kPlainExpand = 64
+  };
+  /// A call of add_deltas() for certain slots.
+  struct Call {
+    const DeltaCall* table = nullptr;
+    unsigned kinds = 0;
+    int64_t n_inputs = 0, n_scales = 0, n_z = 0;  // bytes, pairs, floats
+  };
+
+  /// Tables are written on `stream`; others that use the plan must wait for it.
+  CudaVariantPlan(const CudaContext& context, std::span<const VariantSegment> segments,
+                  CudaStream& stream);
+  /// Other variants and rows, in the tables of before. Call tables follow at refresh() or with
+  /// their next use.
+  void assign(std::span<const VariantSegment> segments, CudaStream& stream);
+  /// Brings all call tables up to date: before a captured graph is launched.
+  void refresh(CudaStream& stream) const;
+  uint64_t generation() const noexcept { return generation_; }
+
+  int64_t n_rows() const noexcept { return n_rows_; }
+  /// Whether no row has a variant.
+  bool base_only() const noexcept;
+  std::span<const Group> groups() const noexcept { return groups_; }
+  /// In device memory, by row of the batch: the variant's own raw vector of a slot as f32, null
+  /// where the row uses the base's. Null if no row has one.
+  const float* const* raw_rows(int slot) const noexcept;
+  /// Rows of the batch, group by group, in device memory.
+  const int32_t* rows() const noexcept { return reinterpret_cast<const int32_t*>(rows_.data()); }
+  /// Tiles of tokens of a segment: 1, 2 or 4.
+  int token_tiles() const noexcept { return token_tiles_; }
+
+  /// Tables of the slots' tensors; n_in is the inputs' width. Written on `stream` if they are not
+  /// there.
+  Call call(std::span<const int> slots, int64_t n_in, CudaStream& stream) const;
+  /// Rows of embeddings with a delta; null if there are none.
+  const WorkList<EmbeddingSegment>* embedding(int slot, CudaStream& stream) const;
+  /// Ids that the variant of a row has in the table of a slot, whose base has `n_base`.
+  int64_t n_ids(int slot, int64_t row, int64_t n_base) const;
+  /// Memory of the calls, which follow each other on one stream. Every call with z must run its
+  /// expand kernels, which zero the z of the next one; the first one is zeroed here.
+  DeltaBuffers buffers(const Call& call, CudaStream& stream) const;
+
+ private:
+  struct Known {
+    DeviceTable table;
+    Call call;
+    int64_t n_in = 0;
+    uint64_t assigned = 0;  // the assignment that the table is of
+  };
+  struct KnownEmbedding {
+    DeviceTable table;
+    bool empty = true;
+    uint64_t assigned = 0;
+  };
+  void write_rows(CudaStream& stream);
+  void update(const std::vector<int>& slots, Known& known, CudaStream& stream) const;
+  void reserve(const Call& call) const;
+  void moved(bool has_moved) const { generation_ += has_moved ? 1 : 0; }
+
+  CudaContext context_;
+  std::vector<Group> groups_;
+  std::vector<int32_t> order_;     // rows of the batch, group by group
+  std::vector<int32_t> group_of_;  // of each row of the batch
+  int64_t n_rows_ = 0;
+  int token_tiles_ = 1;
+  DeviceTable rows_, raw_;
+  std::vector<int> raw_slots_;  // sorted
+  uint64_t assigned_ = 0;
+  mutable uint64_t generation_ = 0;
+  mutable std::map<std::vector<int>, Known> calls_;
+  mutable std::map<int, KnownEmbedding> embeddings_;
+  mutable DeviceTable inputs_{Purpose::kWorkspace}, scales_{Purpose::kWorkspace},
+      z_{Purpose::kWorkspace};
+  mutable int64_t z_floats_ = 0;  // of each of two z, which take turns
+  mutable bool z_cleared_ = false, z_turn_ = false;
+};
+
+inline const CudaVariantPlan& cuda_plan(const VariantPlan& plan) {
+  return static_cast<const CudaVariantPlan&>(plan);
+}
+
+}  // namespace deltacome::cuda

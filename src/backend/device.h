@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <charconv>
+#include <memory>
+#include <string>
+
+#include "backend/backend.h"
+#include "core/check.h"
+
+namespace deltacome {
+
+/// The backend of --device: "cpu", "cuda" (device 0) or "cuda:N"; n_threads are the CPU's, 0 = one
+/// per core. Throws kInvalidArgument for another name, and what the backend's factory throws.
+inline std::unique_ptr<Backend> create_backend(const std::string& device, int n_threads) {
+  if (device == "cpu") return create_cpu_backend(n_threads);
+  if (device == "cuda") return create_cuda_backend();
+  const std::string prefix = "cuda:";
+  int index = -1;
+  const char* end = device.data() + device.size();
+  if (device.starts_with(prefix)) {
+    const auto [at, error] = std::from_chars(device.data() + prefix.size(), end, index);
+    if (error != std::errc() || at != end) index = -1;
+  }
+  if (index < 0) {
+    fail(ErrorCode::kInvalidArgument, "device \"{}\", expected cpu, cuda or cuda:N", device);
+  }
+  return create_cuda_backend(index);
+}
+
+}  // namespace deltacome
