@@ -89,6 +89,7 @@ class Builder {
     job.cols = to_int(n_in_);
     job.padded = to_int(form.stride);
     job.group = to_int(width);
+    job.levels = input_levels(dim);
     int64_t unit = width;
     if (dim != 0) {
       job.seed = t.format.vector.seed;

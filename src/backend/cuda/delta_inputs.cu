@@ -49,15 +49,16 @@ __device__ void hadamard(float* v, int n, int block) {
   __syncthreads();
 }
 
-/// One group of v as bytes, by a warp: scale = largest / 127, and the sum of the bytes.
-__device__ void quantize_group(const float* v, int group, int8_t* out, float2* scale_sum) {
+/// One group of v as bytes, by a warp: scale = largest / levels, and the sum of the bytes.
+__device__ void quantize_group(const float* v, int group, float levels, int8_t* out,
+                               float2* scale_sum) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   uint32_t largest = 0;  // by bits, so that what is not a number is the largest
   for (int i = lane; i < group; i += 32)
     largest = max(largest, __float_as_uint(v[i]) & 0x7fffffffu);
   largest = __reduce_max_sync(~0u, largest);
-  const float scale = __uint_as_float(largest) * (1.0f / 127);
-  const float by = largest == 0 ? 0.0f : 127.0f / __uint_as_float(largest);
+  const float scale = __uint_as_float(largest) * (1.0f / levels);
+  const float by = largest == 0 ? 0.0f : levels / __uint_as_float(largest);
   int sum = 0;
   for (int i = 4 * lane; i < group; i += 128) {
     uint32_t word = 0;
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int g = static_cast<int>(threadIdx.x / 32); g * job.group < n; g += kThreads / 32) {
         auto* scales =
             reinterpret_cast<float2*>(buffers.input_scales) + job.scales + first / job.group + g;
-        quantize_group(v + g * job.group, job.group,
+        quantize_group(v + g * job.group, job.group, job.levels,
                        buffers.inputs + job.out + first + g * job.group, scales);
       }
       __syncthreads();  // before the next chunk replaces v

@@ -51,6 +51,12 @@ DELTACOME_HOST_DEVICE constexpr int entry_words(int dim) {
   return dim <= 4 ? 1 : dim <= 8 ? 2 : 4;
 }
 
+/// Levels of the inputs of vector codes: those of the CPU's products of integers (entry_levels() of
+/// backend/cpu/activations.h), so that both compute the same.
+DELTACOME_HOST_DEVICE constexpr float input_levels(int dim) {
+  return dim == 16 ? 104.0f : dim == 12 ? 125.0f : 127.0f;
+}
+
 /// An array as archives store it (quant/format.h), or 16- and 32-bit numbers.
 struct PlainArray {
   enum class Kind : uint8_t { kCodes, kF16, kBf16, kF32 };
@@ -75,6 +81,7 @@ struct InputJob {
   int32_t block = 0;   // size of the Hadamard blocks; 0: no rotation
   int32_t group = 0;   // columns that share a scale
   int32_t chunk = 0;   // columns that one block of threads prepares
+  float levels = 127;  // of the largest magnitude of a group
 };
 
 /// z of a tier of some tokens to prepare for U: times the gains of each block of its rows, as int8
