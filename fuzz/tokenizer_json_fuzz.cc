@@ -7,9 +7,9 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "core/utf8.h"
 #include "deltacome/error.h"
 #include "text/tokenizer.h"
-#include "text/utf8.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view input(reinterpret_cast<const char*>(data), size);

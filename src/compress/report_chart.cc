@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "compress/report_html.h"
-#include "text/utf8.h"
+#include "core/utf8.h"
 
 namespace deltacome {
 namespace {

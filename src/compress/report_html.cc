@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "text/utf8.h"
+#include "core/utf8.h"
 
 namespace deltacome {
 

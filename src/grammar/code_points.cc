@@ -5,6 +5,7 @@
 #include <array>
 
 #include "core/check.h"
+#include "core/utf8.h"
 #include "grammar/automaton.h"
 
 namespace deltacome::grammar {
@@ -159,37 +160,16 @@ void check_utf8(std::string_view text, const std::string& where) {
     fail(ErrorCode::kInvalidArgument, "{}: ends within a character of UTF-8", where);
 }
 
-char32_t decode_character(std::string_view text, size_t& at) {
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[at + i]); };
-  const unsigned char lead = byte(0);
-  const size_t n = lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-  char32_t c = n == 1 ? lead : lead & (0x7Fu >> n);
-  for (size_t i = 1; i < n; ++i) c = (c << 6) | (byte(i) & 0x3F);
-  at += n;
+char32_t next_character(std::string_view text, size_t& at) {
+  const char32_t c = code_point_at(text, at);
+  at += static_cast<size_t>(utf8_size(text[at]));
   return c;
 }
 
-std::u32string decode_utf8(std::string_view text) {
+std::u32string characters(std::string_view text) {
   std::u32string out;
-  for (size_t at = 0; at < text.size();) out += decode_character(text, at);
+  for (size_t at = 0; at < text.size();) out += next_character(text, at);
   return out;
-}
-
-void append_utf8(char32_t c, std::string& out) {
-  const auto byte = [&](char32_t value) { out += static_cast<char>(value); };
-  if (c < 0x80) return byte(c);
-  if (c < 0x800) {
-    byte(0xC0 | (c >> 6));
-  } else {
-    if (c < 0x10000) {
-      byte(0xE0 | (c >> 12));
-    } else {
-      byte(0xF0 | (c >> 18));
-      byte(0x80 | ((c >> 12) & 0x3F));
-    }
-    byte(0x80 | ((c >> 6) & 0x3F));
-  }
-  byte(0x80 | (c & 0x3F));
 }
 
 std::string spell(char32_t c, Spelling spelling) {

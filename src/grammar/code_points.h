@@ -46,10 +46,9 @@ void read_code_points(Nfa& nfa, NfaState from, const CodePoints& set, Spelling s
 void check_utf8(std::string_view text, const std::string& where);
 
 /// The character at text[at], and `at` after it. Of well-formed text, as the next.
-char32_t decode_character(std::string_view text, size_t& at);
-std::u32string decode_utf8(std::string_view text);
+char32_t next_character(std::string_view text, size_t& at);
+std::u32string characters(std::string_view text);
 
-void append_utf8(char32_t c, std::string& out);
 /// The spelling of `c`, which must be a scalar value.
 std::string spell(char32_t c, Spelling spelling);
 /// Of a whole text in UTF-8, which must be well-formed.

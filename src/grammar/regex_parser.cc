@@ -127,7 +127,7 @@ class RegexParser {
     const char c = text_[at_];
     if (c == '^') bad(kAnchor);
     if (c == '*' || c == '+' || c == '?' || c == '{') bad("nothing before it to repeat");
-    const char32_t point = decode_character(text_, at_);
+    const char32_t point = next_character(text_, at_);
     return character({{point, point}});
   }
 
@@ -175,7 +175,7 @@ class RegexParser {
   CodePoints parse_class_item() {
     if (take('\\')) return parse_escape(true);
     if (!more()) bad("a class that does not end with ]");
-    const char32_t c = decode_character(text_, at_);
+    const char32_t c = next_character(text_, at_);
     return {{c, c}};
   }
 

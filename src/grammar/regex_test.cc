@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "core/utf8.h"
 #include "grammar/test_support.h"
 #include "tests/support/expect_error.h"
 

@@ -114,7 +114,7 @@ void SchemaCompiler::read_other_key(NfaState from, const std::vector<std::string
   read_code_points(nfa_, different, CodePoints::all(), Spelling::kJsonString, different);
   nfa_.bytes(different, ByteSet::of('"'), to);
   std::vector<std::u32string> rest;
-  for (const std::string& name : names) rest.push_back(decode_utf8(name));
+  for (const std::string& name : names) rest.push_back(characters(name));
   std::ranges::sort(rest);
   // By common beginnings: [first, last) have the first n characters in common, which were read.
   struct Beginning {

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "core/utf8.h"
+
 namespace deltacome::grammar {
 namespace {
 
@@ -13,24 +15,12 @@ constexpr uint8_t kMaxPlainChars = 24;
 uint8_t count_plain(std::string_view bytes) {
   size_t n = 0;
   for (size_t i = 0; i < bytes.size(); ++n) {
-    const auto at = [&](size_t j) {
-      return i + j < bytes.size() ? static_cast<unsigned char>(bytes[i + j]) : 0u;
-    };
-    const unsigned lead = at(0);
-    const auto tail = [&](size_t j) { return (at(j) & 0xC0) == 0x80; };
-    if (lead >= 0x20 && lead < 0x7F && lead != '"' && lead != '\\') {
-      i += 1;
-    } else if (lead >= 0xC2 && lead <= 0xDF && tail(1)) {
-      i += 2;
-    } else if (lead >= 0xE0 && lead <= 0xEF && tail(1) && tail(2) &&
-               !(lead == 0xE0 && at(1) < 0xA0) && !(lead == 0xED && at(1) > 0x9F)) {
-      i += 3;
-    } else if (lead >= 0xF0 && lead <= 0xF4 && tail(1) && tail(2) && tail(3) &&
-               !(lead == 0xF0 && at(1) < 0x90) && !(lead == 0xF4 && at(1) > 0x8F)) {
-      i += 4;
-    } else {
+    const auto lead = static_cast<unsigned char>(bytes[i]);
+    const Utf8Unit unit = next_utf8_unit(bytes.substr(i));
+    if (unit.kind != Utf8Unit::Kind::kCharacter || lead < 0x20 || lead == 0x7F || lead == '"' ||
+        lead == '\\')
       return TokenTrie::kNotPlain;
-    }
+    i += static_cast<size_t>(unit.n_bytes);
   }
   return n > kMaxPlainChars ? TokenTrie::kNotPlain : static_cast<uint8_t>(n);
 }

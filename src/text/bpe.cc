@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "core/check.h"
-#include "text/utf8.h"
+#include "core/utf8.h"
 
 namespace deltacome {
 namespace {

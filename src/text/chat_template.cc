@@ -6,10 +6,10 @@
 #include <sstream>
 
 #include "core/check.h"
+#include "core/utf8.h"
 #include "text/jinja_eval.h"
 #include "text/jinja_parser.h"
 #include "text/jinja_print.h"
-#include "text/utf8.h"
 
 namespace deltacome {
 

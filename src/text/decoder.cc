@@ -2,10 +2,9 @@
 #include "text/decoder.h"
 
 #include <algorithm>
-#include <optional>
 
+#include "core/utf8.h"
 #include "text/pre_tokenizer.h"
-#include "text/utf8.h"
 
 namespace deltacome {
 namespace {
@@ -72,12 +71,14 @@ class ReplaceRegex final : public Stage {
   std::string token_;
 };
 
+constexpr size_t kFallbackBytes = 6;  // of a token "<0xNN>"
+
 class ByteFallback final : public Stage {
  public:
   using Stage::Stage;
 
   void append(std::string_view piece) override {
-    if (!plain_ && head_.size() + piece.size() <= kTokenBytes) {
+    if (!plain_ && head_.size() + piece.size() <= kFallbackBytes) {
       head_ += piece;
       return;
     }
@@ -91,7 +92,7 @@ class ByteFallback final : public Stage {
   }
 
   void end_token() override {
-    if (const std::optional<char> byte = byte_of(head_); byte && !plain_) {
+    if (const std::optional<char> byte = fallback_byte(head_); byte && !plain_) {
       add_byte(*byte);
     } else {
       if (!plain_) flush_run();
@@ -107,21 +108,6 @@ class ByteFallback final : public Stage {
   }
 
  private:
-  static constexpr size_t kTokenBytes = 6;
-
-  static std::optional<char> byte_of(std::string_view token) noexcept {
-    if (token.size() != kTokenBytes || !token.starts_with("<0x") || token[5] != '>') return {};
-    const auto digit = [](char c) {
-      if (c >= '0' && c <= '9') return c - '0';
-      if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-      return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-    };
-    const int high = token[3] == '+' ? 0 : digit(token[3]);  // from_str_radix() takes a sign
-    const int low = digit(token[4]);
-    if (high < 0 || low < 0) return {};
-    return static_cast<char>(static_cast<unsigned char>(high * 16 + low));
-  }
-
   /// One bad byte spoils its whole run, so a run that is UTF-8 so far must wait for its end.
   void add_byte(char byte) {
     if (spoiled_) return forward_token(kReplacementCharacter);
@@ -240,18 +226,8 @@ class ByteLevel final : public Stage {
 
   void append(std::string_view piece) override { token_ += piece; }
 
-  /// A token with a character outside the alphabet stands for itself.
   void end_token() override {
-    const size_t n_before = bytes_.size();
-    for (size_t at = 0; at < token_.size(); at += static_cast<size_t>(utf8_size(token_[at]))) {
-      const int byte = byte_of_character(code_point_at(token_, at));
-      if (byte < 0) {
-        bytes_.resize(n_before);
-        bytes_ += token_;
-        break;
-      }
-      bytes_ += static_cast<char>(static_cast<unsigned char>(byte));
-    }
+    bytes_ += byte_level_bytes(token_);
     token_.clear();
     flush(false);
   }
@@ -322,6 +298,29 @@ struct MakeStage {
 };
 
 }  // namespace
+
+std::optional<char> fallback_byte(std::string_view token) noexcept {
+  if (token.size() != kFallbackBytes || !token.starts_with("<0x") || token[5] != '>') return {};
+  const auto digit = [](char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+  };
+  const int high = token[3] == '+' ? 0 : digit(token[3]);  // from_str_radix() takes a sign
+  const int low = digit(token[4]);
+  if (high < 0 || low < 0) return {};
+  return static_cast<char>(static_cast<unsigned char>(high * 16 + low));
+}
+
+std::string byte_level_bytes(std::string_view token) {
+  std::string out;
+  for (size_t at = 0; at < token.size(); at += static_cast<size_t>(utf8_size(token[at]))) {
+    const int byte = byte_of_character(code_point_at(token, at));
+    if (byte < 0) return std::string(token);
+    out += static_cast<char>(static_cast<unsigned char>(byte));
+  }
+  return out;
+}
 
 struct DecodePipeline::Output final : TokenSink {
   void append(std::string_view piece) override { text += piece; }

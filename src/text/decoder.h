@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -37,6 +38,12 @@ struct JoinDecoder {};
 
 using DecoderStep = std::variant<ReplaceDecoder, ByteFallbackDecoder, FuseDecoder, StripDecoder,
                                  MetaspaceDecoder, ByteLevelDecoder, JoinDecoder>;
+
+/// The byte of a token "<0xNN>"; nothing for other tokens.
+std::optional<char> fallback_byte(std::string_view token) noexcept;
+/// The bytes of a token in the alphabet of ByteLevelStep. One with a character outside of it stands
+/// for itself.
+std::string byte_level_bytes(std::string_view token);
 
 /// Receives tokens in pieces of whole characters: append() as often as it takes, then end_token().
 class TokenSink {

@@ -6,8 +6,8 @@
 #include <cctype>
 
 #include "core/check.h"
+#include "core/utf8.h"
 #include "text/unicode_text.h"
-#include "text/utf8.h"
 
 namespace deltacome::jinja {
 namespace {

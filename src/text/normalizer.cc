@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "core/check.h"
+#include "core/utf8.h"
 #include "text/unicode_tables.h"
-#include "text/utf8.h"
 
 namespace deltacome {
 namespace {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <array>
 
-#include "text/utf8.h"
+#include "core/utf8.h"
 
 namespace deltacome {
 namespace {

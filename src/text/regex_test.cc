@@ -3,8 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "core/utf8.h"
 #include "deltacome/error.h"
-#include "text/utf8.h"
 
 namespace deltacome {
 namespace {

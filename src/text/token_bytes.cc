@@ -2,30 +2,9 @@
 #include "text/token_bytes.h"
 
 #include "core/check.h"
-#include "text/pre_tokenizer.h"
-#include "text/utf8.h"
 
 namespace deltacome {
 namespace {
-
-/// "<0xNN>" as that byte.
-std::optional<char> fallback_byte(const std::string& token) {
-  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return std::nullopt;
-  const std::string digits = token.substr(3, 2);
-  if (digits.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) return std::nullopt;
-  return static_cast<char>(static_cast<unsigned char>(std::stoi(digits, nullptr, 16)));
-}
-
-/// A token with a character outside of the byte alphabet stands for itself.
-std::string byte_level(const std::string& token) {
-  std::string out;
-  for (size_t at = 0; at < token.size(); at += static_cast<size_t>(utf8_size(token[at]))) {
-    const int byte = byte_of_character(code_point_at(token, at));
-    if (byte < 0) return token;
-    out += static_cast<char>(static_cast<unsigned char>(byte));
-  }
-  return out;
-}
 
 [[noreturn]] void unknown(const char* step) {
   fail(ErrorCode::kUnsupported,
@@ -63,7 +42,7 @@ std::string TokenBytes::of(const std::string& token) const {
       for (size_t at = 0; (at = text.find(metaspace->replacement, at)) != std::string::npos; ++at)
         text.replace(at, metaspace->replacement.size(), 1, ' ');
     } else if (std::holds_alternative<ByteLevelDecoder>(step)) {
-      text = byte_level(text);
+      text = byte_level_bytes(text);
     } else if (std::holds_alternative<ByteFallbackDecoder>(step)) {
       if (const std::optional<char> byte = fallback_byte(text)) return std::string(1, *byte);
     }

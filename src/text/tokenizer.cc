@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/utf8.h"
 #include "text/token_bytes.h"
 #include "text/tokenizer_json.h"
-#include "text/utf8.h"
 
 namespace deltacome {
 

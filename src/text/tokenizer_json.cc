@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "core/check.h"
-#include "text/utf8.h"
+#include "core/utf8.h"
 
 namespace deltacome {
 namespace {

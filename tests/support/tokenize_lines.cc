@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "core/utf8.h"
 #include "text/tokenizer.h"
-#include "text/utf8.h"
 
 namespace {
 
