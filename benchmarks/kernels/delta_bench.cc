@@ -137,6 +137,7 @@ class Bench {
     name = properties.name;
     context_.n_sms = properties.multiProcessorCount;
     context_.l2_bytes = properties.l2CacheSize;
+    context_.overlaps = properties.major >= 9;
     context_.memory = std::make_shared<cuda::DeviceMemory>(0, static_cast<int64_t>(free));
     stream_ = std::make_unique<CudaStream>(context_.memory);
     check_cublas(cublasCreate(&cublas_));

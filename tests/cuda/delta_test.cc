@@ -10,12 +10,6 @@ namespace {
 
 using cpu::testing::reference;
 
-/// One call over segments of variants, each with at most one matrix at slot 0.
-struct Mix {
-  std::vector<std::optional<MatrixFormat>> variants;
-  std::vector<std::pair<int, int64_t>> segments;  // index of variant (-1 = base), rows
-};
-
 class DeltaTest : public DeviceTest {
  protected:
   /// Rows of y beyond those of the variants, and of base rows, must keep what they were.
@@ -24,27 +18,14 @@ class DeltaTest : public DeviceTest {
     // The oracle's product with the base is zero: y has it already.
     const HostTensor w = host_tensor(DType::kF32, {n_out, n_in},
                                      std::vector<float>(static_cast<size_t>(n_out * n_in), 0.0f));
-    std::vector<std::optional<Entry>> entries;
-    std::vector<std::shared_ptr<CudaVariant>> variants;
-    for (const auto& format : mix.variants) {
-      variants.push_back(std::make_shared<CudaVariant>(context_, 1));
-      entries.emplace_back();
-      if (!format) continue;
-      entries.back() = Entry{*format, random_blob(rng_, *format)};
-      variants.back()->set(0, *format, entries.back()->blob, *stream_);
-    }
-    std::vector<VariantSegment> segments;
-    std::vector<int> owner;
-    for (const auto& [index, rows] : mix.segments) {
-      segments.push_back({index < 0 ? nullptr : variants[static_cast<size_t>(index)], rows});
-      owner.insert(owner.end(), static_cast<size_t>(rows), index);
-    }
-    const auto n = static_cast<int64_t>(owner.size());
+    const MixedBatch batch(mix, rng_, *stream_,
+                           [&] { return std::make_shared<CudaVariant>(context_, 1); });
+    const int64_t n = batch.n_rows();
     const int64_t width = n_out + extra + 2;
     const std::vector<float> x = random_floats(rng_, n * n_in);
     GuardedOutput y(rng_, n, width);
     y.all = put({n + 2, width}, y.before);
-    const CudaVariantPlan plan(context_, segments, *stream_);
+    const CudaVariantPlan plan(context_, batch.segments, *stream_);
     LinearTarget target;
     target.slot = 0;
     target.y = y.tensor();
@@ -55,10 +36,7 @@ class DeltaTest : public DeviceTest {
       ASSERT_EQ(got[static_cast<size_t>((n + 1) * width + i)], y.was(n, i)) << "guard behind " << i;
     }
     for (int64_t r = 0; r < n; ++r) {
-      const int index = owner[static_cast<size_t>(r)];
-      const Entry* e = index < 0 || !entries[static_cast<size_t>(index)]
-                           ? nullptr
-                           : &*entries[static_cast<size_t>(index)];
+      const Entry* e = batch.entry(r);
       const Oracle want = reference(w, e, x.data() + r * n_in, width);
       const int64_t terms = 2 * n_in + (e == nullptr ? 0 : e->format.rank()) + 64;
       for (int64_t o = 0; o < width; ++o) {

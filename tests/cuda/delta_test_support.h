@@ -8,42 +8,29 @@
 #include <utility>
 #include <vector>
 
-#include "backend/cpu/linear_oracle.h"
+#include "backend/cpu/linear_mix.h"
 #include "backend/cuda/delta.h"
 #include "backend/cuda/variant.h"
 #include "backend/cuda/variant_plan.h"
 
 namespace deltacome::cuda {
 
+using cpu::testing::dense;
 using cpu::testing::dense_format;
 using cpu::testing::Entry;
 using cpu::testing::gamma_k;
 using cpu::testing::host_tensor;
+using cpu::testing::low_rank;
+using cpu::testing::Mix;
+using cpu::testing::MixedBatch;
 using cpu::testing::Oracle;
 using cpu::testing::random_blob;
 using cpu::testing::random_floats;
 using cpu::testing::raw_format;
 using cpu::testing::Rng;
+using cpu::testing::tier;
 using cpu::testing::vector_format;
-
-inline MatrixFormat low_rank(int64_t n_out, int64_t n_in, std::vector<TierFormat> tiers,
-                             int64_t added = 0) {
-  MatrixFormat format = dense_format(n_out, n_in, {}, added);
-  format.codec = Codec::kLowRank;
-  format.tiers = std::move(tiers);
-  return format;
-}
-inline TierFormat tier(int64_t rank, int v_bits, int u_bits) {
-  return {.rank = rank, .v = {v_bits, 1, 128}, .u = {u_bits, 128, 1}};
-}
-inline MatrixFormat dense(int64_t n_out, int64_t n_in, int bits, int64_t added = 0) {
-  return dense_format(n_out, n_in, {bits, 1, 128}, added);
-}
-inline MatrixFormat with_gains(MatrixFormat format, bool rows, bool columns) {
-  format.row_gain = rows;
-  format.col_gain = columns;
-  return format;
-}
+using cpu::testing::with_gains;
 
 /// A device, its memory and a stream; skips where there is none.
 class DeviceTest : public testing::Test {
@@ -57,6 +44,7 @@ class DeviceTest : public testing::Test {
     ASSERT_EQ(cudaGetDeviceProperties(&properties, 0), cudaSuccess);
     context_.n_sms = properties.multiProcessorCount;
     context_.l2_bytes = properties.l2CacheSize;
+    context_.overlaps = properties.major >= 9;
     context_.memory = std::make_shared<DeviceMemory>(0, int64_t{8} << 30);
     stream_ = std::make_unique<CudaStream>(context_.memory);
   }

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "model/generate.h"
+#include "tests/golden/raw_variant.h"
 #include "tests/golden/side_by_side.h"
 
 namespace deltacome {
@@ -97,27 +98,6 @@ TEST_P(CudaBesideCpu, DistributionsAreThoseOfTheCpu) {
   }
 }
 
-/// The fine-tune as a variant whose every tensor replaces the base's.
-std::shared_ptr<const DeviceVariant> raw_variant(Backend& backend, Stream& stream,
-                                                 const Checkpoint& checkpoint,
-                                                 const std::vector<ExpectedTensor>& expected) {
-  const auto variant = backend.create_variant(static_cast<int>(expected.size()));
-  for (size_t slot = 0; slot < expected.size(); ++slot) {
-    const HostTensor& tensor = checkpoint.at(expected[slot].name);
-    MatrixFormat format;
-    format.codec = Codec::kRaw;
-    format.shape = tensor.shape;
-    format.raw_dtype = tensor.dtype;
-    std::vector<std::byte> blob(static_cast<size_t>(layout_of(format).total_bytes));
-    std::ranges::copy(tensor.bytes, blob.begin());
-    const auto n_bytes = static_cast<int64_t>(blob.size());
-    variant->set(static_cast<int>(slot), format,
-                 HostTensor::of(DType::kU8, {n_bytes}, std::move(blob)), stream);
-  }
-  stream.synchronize();
-  return variant;
-}
-
 using CudaVariants = CudaGolden;
 
 /// Prompts and single tokens of the base and of a variant, mixed in every step.
@@ -131,7 +111,7 @@ TEST_P(CudaVariants, AFineTuneBesideItsBaseIsThatOfTheCpu) {
   for (Backend* backend : {cpu.get(), gpu_.get()}) {
     const auto stream = backend->create_stream();
     const Model model(*backend, base, config);
-    const Variant variant{raw_variant(*backend, *stream, tuned, expected_tensors(config)), 0};
+    const Variant variant{test::raw_variant(*backend, *stream, tuned, expected_tensors(config)), 0};
     KvCache cache(*backend, config, config.n_layers, 64);
     std::vector<Sequence> sequences(6);
     std::vector<float> all;

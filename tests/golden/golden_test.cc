@@ -13,6 +13,7 @@
 #include "io/safetensors.h"
 #include "model/generate.h"
 #include "model/model.h"
+#include "tests/golden/raw_variant.h"
 
 namespace deltacome {
 namespace {
@@ -155,34 +156,15 @@ TEST_P(GoldenTest, ChunksAndCompanyDoNotChangeABit) {
   EXPECT_TRUE(run(static_cast<int64_t>(ids_.size()), true) == whole);
 }
 
-/// The whole fine-tune as a variant whose every tensor replaces the base's.
-std::shared_ptr<const DeviceVariant> raw_variant(Backend& backend, Stream& stream,
-                                                 const Checkpoint& checkpoint,
-                                                 const std::vector<ExpectedTensor>& expected) {
-  const auto variant = backend.create_variant(static_cast<int>(expected.size()));
-  for (size_t slot = 0; slot < expected.size(); ++slot) {
-    const HostTensor& tensor = checkpoint.at(expected[slot].name);
-    MatrixFormat format;
-    format.codec = Codec::kRaw;
-    format.shape = tensor.shape;
-    format.raw_dtype = tensor.dtype;
-    std::vector<std::byte> blob(static_cast<size_t>(layout_of(format).total_bytes));
-    std::ranges::copy(tensor.bytes, blob.begin());
-    const auto n_bytes = static_cast<int64_t>(blob.size());
-    variant->set(static_cast<int>(slot), format,
-                 HostTensor::of(DType::kU8, {n_bytes}, std::move(blob)), stream);
-  }
-  return variant;
-}
-
 TEST(VariantGolden, AFineTuneOfRawTensorsBesideTheBaseGivesItsOwnTokensAndTheBaseIts) {
   const fs::path data = source_dir() / "tests" / "data";
   const auto backend = create_cpu_backend(2);
   const auto stream = backend->create_stream();
   const fs::path base = data / "models" / "tiny-base", math = data / "models" / "tiny-math";
   const Model model(*backend, Checkpoint::open(base), read_model_config(base));
-  const Variant variant{
-      raw_variant(*backend, *stream, Checkpoint::open(math), expected_tensors(model.config())), 0};
+  const Variant variant{test::raw_variant(*backend, *stream, Checkpoint::open(math),
+                                          expected_tensors(model.config())),
+                        0};
   std::vector<GenerationRequest> requests;
   std::vector<std::vector<int32_t>> want;
   for (const bool tuned : {true, false, true, true, false}) {

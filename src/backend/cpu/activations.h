@@ -6,13 +6,11 @@
 #include <vector>
 
 #include "backend/cpu/aligned_vector.h"
+#include "quant/coded_products.h"
 
 namespace deltacome::cpu {
 
 struct PackedKernels;
-
-inline constexpr int64_t kActivationGroup = 128;  // inputs that share a scale
-inline constexpr float kActivationLevels = 127;
 
 /// Distance of rows that are read side by side: `bytes`, to an odd multiple of 512, so that lines
 /// of at least eight rows fall into different sets of a first-level cache (4 KiB a way). Static:
@@ -43,7 +41,6 @@ struct QuantizeArgs {
   float* sum = nullptr;
 };
 
-inline constexpr int64_t kEntryGroup = 64;  // vector codes of which the inputs share a scale
 inline constexpr int64_t kEntryBookSize = 256;
 /// So few rows of one input are kept as sums: of each code the products with all 256 entries. Then
 /// a code is one look-up, whatever its dimension.
@@ -55,15 +52,11 @@ static constexpr int64_t entry_bytes(int dim) {
   return (dim + 3) / 4 * 4;
 }
 inline constexpr int64_t kEntrySumBytes = 2 * kEntryBookSize;
-/// Levels of an input, so that its sums fit 16 bits: those of the largest entries are 221, 261 and
-/// 314 levels for dimensions up to 8, of 12 and of 16.
-static constexpr float entry_levels(int dim) {
-  return dim == 16 ? 104 : dim == 12 ? 125 : kActivationLevels;
-}
 
 /// A code book for products of integers; elements plus 128.
 struct EntryBook {
   int dim = 0;
+  float levels = 0;                  // entry_levels(dim)
   const uint8_t* entries = nullptr;  // [256, dim]
   const uint8_t* planes = nullptr;   // [entry_bytes(dim), 256]: an element of every entry
   /// [entry_bytes(dim) / 4, 256, 4], where entry 64 a + 16 b + 4 c + d is at 64 a + 16 c + 4 b + d:

@@ -219,7 +219,7 @@ void quantize_entries_input(const EntryQuantizeArgs& a) {
   for (int64_t g = 0; g * group < a.n; ++g) {
     __builtin_memset(elements, 0, sizeof elements);
     a.scale[g] = quantize_group(a.x + g * group, nullptr, smaller(group, a.n - g * group),
-                                entry_levels(a.book->dim), elements, a.sum + g);
+                                a.book->levels, elements, a.sum + g);
     const int64_t n = smaller(kEntryGroup, (a.n - g * group + dim - 1) / dim);
     for (int64_t j = 0; j < n; ++j) {
       int8_t* to = a.bytes + (g * kEntryGroup + j) * padded;

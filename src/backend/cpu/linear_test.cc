@@ -4,50 +4,27 @@
 #include <limits>
 #include <optional>
 
-#include "backend/cpu/linear_oracle.h"
+#include "backend/cpu/linear_mix.h"
 
 namespace deltacome::cpu {
 namespace {
 
 using namespace testing;
 
-/// One linear() over segments of variants, each with at most one matrix at slot 0.
-struct Mix {
-  std::vector<std::optional<MatrixFormat>> variants;
-  std::vector<std::pair<int, int64_t>> segments;  // index of variant (-1 = base), rows
-};
-
 class LinearTest : public EachIsa {
  protected:
   void check(const Mix& mix, int64_t n_in, int64_t n_out, DType dtype, int64_t extra = 0) {
     const HostTensor w = random_tensor(rng_, dtype, {n_out, n_in}, 0.5f);
-    std::vector<std::optional<Entry>> entries;
-    std::vector<std::shared_ptr<DeviceVariant>> variants;
-    for (const auto& format : mix.variants) {
-      variants.push_back(backend_.create_variant(1));
-      entries.emplace_back();
-      if (!format) continue;
-      entries.back() = Entry{*format, random_blob(rng_, *format)};
-      variants.back()->set(0, *format, entries.back()->blob, *stream_);
-    }
-    std::vector<VariantSegment> segments;
-    std::vector<int> owner;
-    for (const auto& [index, rows] : mix.segments) {
-      segments.push_back({index < 0 ? nullptr : variants[static_cast<size_t>(index)], rows});
-      owner.insert(owner.end(), static_cast<size_t>(rows), index);
-    }
-    const auto n = static_cast<int64_t>(owner.size());
+    const MixedBatch batch(mix, rng_, *stream_, [&] { return backend_.create_variant(1); });
+    const int64_t n = batch.n_rows();
     const int64_t width = n_out + extra + 2;
     const std::vector<float> x = random_floats(rng_, n * n_in);
     Guarded y(backend_, n, width);
-    const auto plan = backend_.plan_variants(segments);
+    const auto plan = backend_.plan_variants(batch.segments);
     const LinearTarget target = linear_target(0, backend_.import_weight(w), y.tensor());
     backend_.linear(*stream_, *plan, device_tensor(backend_, {n, n_in}, x), {&target, 1});
     for (int64_t r = 0; r < n; ++r) {
-      const int index = owner[static_cast<size_t>(r)];
-      const Entry* e = index < 0 || !entries[static_cast<size_t>(index)]
-                           ? nullptr
-                           : &*entries[static_cast<size_t>(index)];
+      const Entry* e = batch.entry(r);
       const Oracle want = reference(w, e, x.data() + r * n_in, width);
       const int64_t terms = n_in + (e == nullptr ? 0 : n_in + e->format.rank()) + 16;
       for (int64_t o = 0; o < width; ++o) {
@@ -65,24 +42,6 @@ class LinearTest : public EachIsa {
 };
 DELTACOME_FOR_EACH_ISA(LinearTest);
 
-MatrixFormat low_rank(int64_t n_out, int64_t n_in, std::vector<TierFormat> tiers,
-                      int64_t added = 0) {
-  MatrixFormat format = dense_format(n_out, n_in, {}, added);
-  format.codec = Codec::kLowRank;
-  format.tiers = std::move(tiers);
-  return format;
-}
-TierFormat tier(int64_t rank, int v_bits, int u_bits) {
-  return {.rank = rank, .v = {v_bits, 1, 128}, .u = {u_bits, 128, 1}};
-}
-MatrixFormat dense(int64_t n_out, int64_t n_in, int bits, int64_t added = 0) {
-  return dense_format(n_out, n_in, {bits, 1, 128}, added);
-}
-MatrixFormat with_gains(MatrixFormat format, bool rows, bool columns) {
-  format.row_gain = rows;
-  format.col_gain = columns;
-  return format;
-}
 MatrixFormat raw(int64_t n_out, int64_t n_in, DType dtype = DType::kBf16) {
   return raw_format({n_out, n_in}, dtype);
 }

@@ -91,7 +91,7 @@ void quantize_entries_avx512(const EntryQuantizeArgs& a) {
     __m512i most = _mm512_setzero_si512(), sum = most;
     for (int64_t i = 0; i < n; i += 16)
       most = _mm512_max_epu32(most, magnitude(_mm512_maskz_loadu_ps(first_floats(n - i), x + i)));
-    const float scale = scale_of(_mm512_reduce_max_epu32(most), entry_levels(a.book->dim));
+    const float scale = scale_of(_mm512_reduce_max_epu32(most), a.book->levels);
     const __m512 inverse = _mm512_set1_ps(scale > 0 ? 1 / scale : 0.0f);
     for (int64_t i = 0; i < group; i += 16) {
       const __m512 v = _mm512_maskz_loadu_ps(first_floats(n - i < 0 ? 0 : n - i), x + i);

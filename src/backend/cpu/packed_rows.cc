@@ -97,10 +97,6 @@ class CodeReader {
   int64_t high_bytes_;
 };
 
-bool one_scale(const ArrayFormat& f) {
-  return f.scale_rows == 0 && f.scale_cols == 0;
-}
-
 }  // namespace
 
 PackedShape packed_shape(int bits, int64_t cols, PackedScale scale) {
@@ -151,21 +147,10 @@ void PackedRows::set_panel(const Panel& panel, const uint8_t* codes, const uint1
   }
 }
 
-bool PackedRows::can_hold(const ArrayFormat& f) {
-  const bool by_row = f.scale_rows == 1 && (f.scale_cols == 0 || f.scale_cols == kActivationGroup);
-  return f.bits < 16 && (one_scale(f) || by_row);
-}
-
-bool PackedRows::can_hold_transposed(const ArrayFormat& f) {
-  const bool by_output = f.scale_rows == kActivationGroup && f.scale_cols == 1;
-  const bool by_component = f.scale_rows == 1 && f.scale_cols % kActivationGroup == 0;
-  return f.bits < 16 && (one_scale(f) || by_output || by_component);
-}
-
 PackedRows PackedRows::of(const ArrayFormat& format, int64_t rows, int64_t cols,
                           const ArrayLayout& layout, std::span<const std::byte> blob) {
-  DELTACOME_CHECK(can_hold(format));
-  const PackedScale kind = one_scale(format)        ? PackedScale::kArray
+  DELTACOME_CHECK(can_pack(format));
+  const PackedScale kind = has_one_scale(format)    ? PackedScale::kArray
                            : format.scale_cols == 0 ? PackedScale::kRow
                                                     : PackedScale::kGroup;
   PackedRows out(packed_shape(format.bits, cols, kind), rows);
@@ -191,8 +176,8 @@ PackedRows PackedRows::of(const ArrayFormat& format, int64_t rows, int64_t cols,
 
 PackedRows PackedRows::transpose_of(const ArrayFormat& format, int64_t rank, int64_t n_out,
                                     const ArrayLayout& layout, std::span<const std::byte> blob) {
-  DELTACOME_CHECK(can_hold_transposed(format));
-  const bool by_output = !one_scale(format) && format.scale_cols == 1;
+  DELTACOME_CHECK(can_pack_transposed(format));
+  const bool by_output = !has_one_scale(format) && format.scale_cols == 1;
   PackedRows out(
       packed_shape(format.bits, rank, by_output ? PackedScale::kGroup : PackedScale::kArray),
       n_out);
@@ -223,7 +208,7 @@ PackedRows PackedRows::transpose_of(const ArrayFormat& format, int64_t rank, int
     }
   }
   if (by_output) return out;
-  if (one_scale(format)) {
+  if (has_one_scale(format)) {
     out.scale = f16_at(scales, 0);
     return out;
   }

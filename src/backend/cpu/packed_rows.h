@@ -22,14 +22,11 @@ class PackedRows {
   PackedRows() = default;
   PackedRows(PackedShape shape, int64_t n_rows);
 
-  /// Whether an array of V or of a dense delta, or of U^T (by component; packed by output), can be
-  /// held. Others are decoded from their blobs.
-  static bool can_hold(const ArrayFormat& format);
-  static bool can_hold_transposed(const ArrayFormat& format);
-  /// The array [rows, cols] of a blob.
+  /// The array [rows, cols] of a blob; can_pack(format).
   static PackedRows of(const ArrayFormat& format, int64_t rows, int64_t cols,
                        const ArrayLayout& layout, std::span<const std::byte> blob);
-  /// The transpose of the array [rank, n_out] of a blob: rows of `rank` columns.
+  /// The transpose of the array [rank, n_out] of a blob: rows of `rank` columns;
+  /// can_pack_transposed(format).
   static PackedRows transpose_of(const ArrayFormat& format, int64_t rank, int64_t n_out,
                                  const ArrayLayout& layout, std::span<const std::byte> blob);
 

@@ -14,6 +14,7 @@
 #include "backend/cpu/activations.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/cpu_memory.h"
+#include "backend/test_support.h"
 #include "quant/codes.h"
 #include "quant/vector_codes.h"
 
@@ -28,12 +29,10 @@ inline void PrintTo(const Kernels* kernels, std::ostream* out) {
 
 namespace deltacome::cpu::testing {
 
-/// gamma_k = k u / (1 - k u): bound on the rounding error of a sum of k products in f32 (Higham
-/// 2002, section 3.1).
-inline double gamma_k(int64_t k) {
-  const double u = 0x1p-24;
-  return static_cast<double>(k) * u / (1 - static_cast<double>(k) * u);
-}
+using test::gamma_k;
+using test::host_tensor;
+using test::random_floats;
+using test::Rng;
 
 /// Numbers that products with codes multiply, and how far each may be off.
 struct Activations {
@@ -85,20 +84,7 @@ inline double code_slack(const Activations& x, double range) {
   for (const double e : x.errors) error += e;
   return range * (gamma_k(2 * static_cast<int64_t>(x.values.size()) + 32) * sum + error);
 }
-using Rng = std::mt19937;
 
-inline std::vector<float> random_floats(Rng& rng, int64_t n, float scale = 1) {
-  std::normal_distribution<float> normal(0, scale);
-  std::vector<float> out(static_cast<size_t>(n));
-  for (float& v : out) v = normal(rng);
-  return out;
-}
-
-inline HostTensor host_tensor(DType dtype, Shape shape, const std::vector<float>& values) {
-  std::vector<std::byte> bytes(values.size() * static_cast<size_t>(dtype_bytes(dtype)));
-  convert_from_float(values, dtype, bytes.data());
-  return HostTensor::of(dtype, std::move(shape), std::move(bytes));
-}
 inline HostTensor random_tensor(Rng& rng, DType dtype, Shape shape, float scale = 1) {
   const int64_t n = element_count(shape);
   return host_tensor(dtype, std::move(shape), random_floats(rng, n, scale));

@@ -100,7 +100,7 @@ std::unique_ptr<VariantTensor> make_tensor(const MatrixFormat& format, const Hos
       break;
     }
     case Codec::kVector:
-      break;
+      DELTACOME_CHECK(false);  // repacked
   }
   t.row_gain = decode_gains(t.blob.bytes, layout.row_gain);
   t.added = {data + layout.added.offset, format.raw_dtype, format.added_rows(), format.n_in()};
@@ -108,14 +108,6 @@ std::unique_ptr<VariantTensor> make_tensor(const MatrixFormat& format, const Hos
 }
 
 }  // namespace
-
-bool can_pack(const MatrixFormat& format) {
-  if (format.codec == Codec::kDense) return PackedRows::can_hold(format.dense);
-  return format.codec == Codec::kLowRank &&
-         std::ranges::all_of(format.tiers, [](const TierFormat& tier) {
-           return PackedRows::can_hold(tier.v) && PackedRows::can_hold_transposed(tier.u);
-         });
-}
 
 int64_t VariantTensor::own_bytes() const noexcept {
   const size_t floats = values.size() + s.size() + row_gain.size() + col_gain.size();

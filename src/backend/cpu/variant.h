@@ -15,10 +15,6 @@
 
 namespace deltacome::cpu {
 
-/// Whether the codes of a dense or low-rank tensor are multiplied as they are, in PackedRows, and
-/// so with quantized activations; others are decoded.
-bool can_pack(const MatrixFormat& format);
-
 /// Signs of the rotations of a variant, by (seed, n_in): its tensors share them.
 using RotationSigns =
     std::map<std::pair<uint64_t, int64_t>, std::shared_ptr<const std::vector<float>>>;

@@ -32,7 +32,7 @@ OwnedBook make_book(int dim) {
       out.quads[static_cast<size_t>((p / 4 * kEntryBookSize + place) * 4 + p % 4)] = element;
     }
   }
-  out.view = {dim, out.entries.data(), out.planes.data(), out.quads.data()};
+  out.view = {dim, entry_levels(dim), out.entries.data(), out.planes.data(), out.quads.data()};
   return out;
 }
 

@@ -25,6 +25,12 @@ struct CudaContext {
     const int64_t bytes = element_count(shape) * dtype_bytes(dtype);
     return {std::make_shared<CudaStorage>(memory, bytes, purpose), 0, dtype, std::move(shape)};
   }
+  /// A tensor of workspace with these bytes as elements of a type. Throws as allocate().
+  Tensor to_device(CudaStream& stream, std::span<const std::byte> host, DType dtype) const {
+    Tensor tensor = allocate(dtype, {static_cast<int64_t>(host.size()) / dtype_bytes(dtype)});
+    stream.upload(host, bytes_of(tensor));
+    return tensor;
+  }
 };
 
 }  // namespace deltacome::cuda

@@ -112,7 +112,7 @@ class CudaBackend final : public Backend {
       fail(ErrorCode::kInvalidArgument, "token id {} of row {}, expected 0 to {}", id, row,
            n_ids - 1);
     }
-    const Tensor on_device = to_device(stream, ids);
+    const Tensor on_device = context_.to_device(on(stream), std::as_bytes(ids), DType::kI32);
     DELTACOME_CUDA_CHECK(
         launch_embed(matrix_of(table), i32(on_device), n, f32(y), on(stream).get()));
     if (!variants.base_only())
@@ -176,7 +176,7 @@ class CudaBackend final : public Backend {
     if (rows.empty()) return;
     DELTACOME_CHECK(x.cols() == y.cols());
     for (const int32_t row : rows) DELTACOME_CHECK(row >= 0 && row < x.rows());
-    const Tensor on_device = to_device(stream, rows);
+    const Tensor on_device = context_.to_device(on(stream), std::as_bytes(rows), DType::kI32);
     DELTACOME_CUDA_CHECK(
         launch_gather_rows(f32(x), i32(on_device), f32(y), y.rows(), y.cols(), on(stream).get()));
   }
@@ -195,14 +195,6 @@ class CudaBackend final : public Backend {
     context_.activate();
     order_.enter(cuda_stream(stream));
     return cuda_stream(stream);
-  }
-  Tensor to_device(Stream& stream, std::span<const int32_t> values) {
-    Tensor tensor = context_.allocate(DType::kI32, {static_cast<int64_t>(values.size())});
-    on(stream).upload(std::as_bytes(values), bytes_of(tensor));
-    return tensor;
-  }
-  static const int32_t* i32(const Tensor& tensor) {
-    return reinterpret_cast<const int32_t*>(bytes_of(tensor));
   }
 
   CudaContext context_;

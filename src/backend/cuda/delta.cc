@@ -35,14 +35,11 @@ DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const Cuda
   // Up to so many rows launches cost more than quantizing the same numbers in many warps, and
   // kernels leave room for the next ones. Tuned on an H100, Llama-2-7B's shapes.
   constexpr int64_t kFewRows = 8;
-  int major = 0;
-  DELTACOME_CUDA_CHECK(
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, context.device));
   const bool few = plan.n_rows() <= kFewRows && plan.token_tiles() == 1;
   return {.stream = stream.get(),
           .n_sms = context.n_sms,
           .token_tiles = plan.token_tiles(),
-          .overlaps = few && major >= 9,
+          .overlaps = few && context.overlaps,
           .prepares = !few || n_in % kTileCols != 0,
           .deterministic = context.deterministic,
           .stages = few ? 3 : 2};

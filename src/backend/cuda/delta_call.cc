@@ -6,6 +6,7 @@
 
 #include "backend/cuda/delta_pack.h"
 #include "core/check.h"
+#include "quant/coded_products.h"
 
 namespace deltacome::cuda {
 namespace {
@@ -15,9 +16,6 @@ using Group = CudaVariantPlan::Group;
 int32_t to_int(int64_t n) {
   DELTACOME_CHECK(n >= 0 && n <= INT32_MAX);
   return static_cast<int32_t>(n);
-}
-int64_t ceil_to(int64_t n, int64_t step) {
-  return (n + step - 1) / step * step;
 }
 
 /// A form of the inputs of one group.
@@ -34,7 +32,8 @@ struct Form {
   }
 };
 
-static_assert(kTierLaunches == kMaxTiers);
+static_assert(kTierLaunches == kMaxTiers && kGroupCols == kActivationGroup &&
+              kVectorCodes == kEntryGroup);
 
 void sort_by(HostList<DeltaSegment>& list, int32_t DeltaSegment::*key) {
   std::ranges::stable_sort(list.items, {}, key);
@@ -89,7 +88,7 @@ class Builder {
     job.cols = to_int(n_in_);
     job.padded = to_int(form.stride);
     job.group = to_int(width);
-    job.levels = input_levels(dim);
+    job.levels = dim == 0 ? kActivationLevels : entry_levels(dim);
     int64_t unit = width;
     if (dim != 0) {
       job.seed = t.format.vector.seed;

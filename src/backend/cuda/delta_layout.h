@@ -31,14 +31,17 @@ namespace deltacome::cuda {
 constexpr int kTileCols = 32;
 constexpr int kTileBytes = 512;
 constexpr int kGroupTiles = 4;
-constexpr int kGroupCols = kTileCols * kGroupTiles;  // = the CPU's kActivationGroup
+constexpr int kGroupCols = kTileCols * kGroupTiles;  // = kActivationGroup of quant/coded_products.h
 constexpr int kScaleRows = 64;                       // rows whose scales of a group lie together
 constexpr int kVectorRows = 32;                      // rows of a block of vector codes
-constexpr int kVectorCodes = 64;                     // codes of a row in a block; share x's scale
+constexpr int kVectorCodes = 64;                     // codes of a row in a block, = kEntryGroup
 constexpr int kMaxTargets = 4;                       // of one launch
 constexpr int kTierLaunches = 8;                     // = kMaxTiers of quant/format.h
 constexpr int kMaxTokens = 8;                        // columns of one product of the tensor cores
 
+constexpr int64_t ceil_to(int64_t n, int64_t step) {
+  return (n + step - 1) / step * step;
+}
 DELTACOME_HOST_DEVICE constexpr int block_rows(int bits) {
   return bits == 0 ? kVectorRows : 128 / bits;
 }
@@ -49,12 +52,6 @@ DELTACOME_HOST_DEVICE constexpr int scale_position(int r) {
 /// 32-bit words of an entry of a code book in shared memory.
 DELTACOME_HOST_DEVICE constexpr int entry_words(int dim) {
   return dim <= 4 ? 1 : dim <= 8 ? 2 : 4;
-}
-
-/// Levels of the inputs of vector codes: those of the CPU's products of integers (entry_levels() of
-/// backend/cpu/activations.h), so that both compute the same.
-DELTACOME_HOST_DEVICE constexpr float input_levels(int dim) {
-  return dim == 16 ? 104.0f : dim == 12 ? 125.0f : 127.0f;
 }
 
 /// An array as archives store it (quant/format.h), or 16- and 32-bit numbers.

@@ -152,5 +152,9 @@ inline float* f32(const Tensor& tensor) {
   DELTACOME_CHECK(tensor.dtype == DType::kF32);
   return reinterpret_cast<float*>(bytes_of(tensor));
 }
+inline int32_t* i32(const Tensor& tensor) {
+  DELTACOME_CHECK(tensor.dtype == DType::kI32);
+  return reinterpret_cast<int32_t*>(bytes_of(tensor));
+}
 
 }  // namespace deltacome::cuda

@@ -10,24 +10,12 @@
 namespace deltacome::cuda {
 namespace {
 
-template <class T>
-Tensor to_device(const CudaContext& context, CudaStream& stream, std::span<const T> values) {
-  const std::span<const std::byte> bytes = std::as_bytes(values);
-  Tensor tensor = context.allocate(DType::kU8, {static_cast<int64_t>(bytes.size())});
-  stream.upload(bytes, bytes_of(tensor));
-  return tensor;
-}
-
-int32_t* i32(const Tensor& tensor) {
-  return reinterpret_cast<int32_t*>(bytes_of(tensor));
-}
-
 void draw(const CudaContext& context, CudaStream& stream, const Tensor& logits,
           std::span<const SampleRow> rows, const Tensor& tokens) {
   const int64_t width = logits.cols(), n = static_cast<int64_t>(rows.size());
   size_t temporary_bytes = 0;
   DELTACOME_CUDA_CHECK(draw_temporary_bytes(width, static_cast<int>(n), temporary_bytes));
-  const Tensor on_device = to_device(context, stream, rows);
+  const Tensor on_device = context.to_device(stream, std::as_bytes(rows), DType::kU8);
   const Tensor keys = context.allocate(DType::kF32, {2, n, width});
   const Tensor ids = context.allocate(DType::kI32, {2, n, width});
   const Tensor ends = context.allocate(DType::kI32, {2, n});
@@ -68,7 +56,8 @@ void sample(const CudaContext& context, CudaStream& stream, const Tensor& logits
                     .vocab_size = vocab.back(),
                     .row = row});
   }
-  const Tensor vocab_on_device = to_device(context, stream, std::span<const int32_t>(vocab));
+  const Tensor vocab_on_device =
+      context.to_device(stream, std::as_bytes(std::span(vocab)), DType::kI32);
   const Tensor chosen = context.allocate(DType::kI32, {static_cast<int64_t>(params.size())});
   DELTACOME_CUDA_CHECK(launch_first_largest(f32(logits), width, i32(vocab_on_device),
                                             static_cast<int>(params.size()), i32(chosen),

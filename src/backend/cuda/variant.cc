@@ -6,6 +6,7 @@
 
 #include "backend/cuda/delta_pack.h"
 #include "core/check.h"
+#include "quant/coded_products.h"
 #include "quant/codes.h"
 #include "quant/vector_codes.h"
 
@@ -14,23 +15,6 @@ namespace {
 
 constexpr int64_t kAlign = 256;
 constexpr int64_t kLargestChunk = 4096;  // of delta_inputs.cu
-
-bool one_scale(const ArrayFormat& f) {
-  return f.scale_rows == 0 && f.scale_cols == 0;
-}
-bool can_hold(const ArrayFormat& f) {
-  const bool by_row = f.scale_rows == 1 && (f.scale_cols == 0 || f.scale_cols == kGroupCols);
-  return f.bits < 16 && (one_scale(f) || by_row);
-}
-bool can_hold_transposed(const ArrayFormat& f) {
-  const bool by_output = f.scale_rows == kGroupCols && f.scale_cols == 1;
-  const bool by_component = f.scale_rows == 1 && f.scale_cols % kGroupCols == 0;
-  return f.bits < 16 && (one_scale(f) || by_output || by_component);
-}
-
-int64_t ceil_to(int64_t n, int64_t step) {
-  return (n + step - 1) / step * step;
-}
 
 /// An array of a blob at `blob`, in device memory.
 PlainArray array_of(const ArrayFormat& format, int64_t rows, int64_t cols,
@@ -206,7 +190,7 @@ class TensorBuilder {
           launch_pack_tiles(from, transposed, m.bits, m.digits, codes, stream_->get()));
     }
     const std::vector<float> scales = floats_of(blob_, at.scales, DType::kF16);
-    if (one_scale(format)) {
+    if (has_one_scale(format)) {
       if (!scales.empty()) m.factor = scales[0];
     } else if (!transposed && format.scale_cols == 0) {
       if (factors.empty()) factors.assign(scales.size(), 1.0f);
@@ -269,14 +253,6 @@ class TensorBuilder {
 };
 
 }  // namespace
-
-bool can_pack(const MatrixFormat& format) {
-  if (format.codec == Codec::kDense) return can_hold(format.dense);
-  return format.codec == Codec::kLowRank &&
-         std::ranges::all_of(format.tiers, [](const TierFormat& tier) {
-           return can_hold(tier.v) && can_hold_transposed(tier.u);
-         });
-}
 
 CudaVariant::CudaVariant(const CudaContext& context, int n_slots)
     : context_(context), tensors_(static_cast<size_t>(n_slots)) {}

@@ -11,10 +11,6 @@
 
 namespace deltacome::cuda {
 
-/// Whether the codes of a dense or low-rank tensor are multiplied as they are, in integers (the
-/// same as on the CPU); others are multiplied in float32.
-bool can_pack(const MatrixFormat& format);
-
 /// A coded matrix [rows, cols] in device memory, in the layout of the kernels.
 struct PackedMatrix {
   const void* codes = nullptr;
