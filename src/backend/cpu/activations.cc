@@ -11,13 +11,12 @@ void QuantizedRows::reset(int64_t n_rows, int64_t n, int dim) {
   n_ = n;
   dim_ = dim;
   const int64_t group = dim == 0 ? kActivationGroup : kEntryGroup * dim;
-  if (dim != 0) {
-    const int64_t n_codes = ceil_div(n, group) * kEntryGroup;
-    stride_ = n_codes * (n_rows <= kEntrySumTokens ? kEntrySumBytes : entry_bytes(dim));
-  } else {
-    stride_ = spread_stride(ceil_div(n, group) * group);
-  }
-  groups_ = ceil_div(ceil_div(n, group), 16) * 16;
+  const int64_t n_groups = ceil_div(n, group);
+  const int64_t group_bytes = dim == 0                    ? group
+                              : n_rows <= kEntrySumTokens ? kEntryGroup * kEntrySumBytes
+                                                          : kEntryGroup * entry_bytes(dim);
+  stride_ = spread_stride(n_groups * group_bytes);
+  groups_ = ceil_div(n_groups, 16) * 16;
   bytes_.resize(static_cast<size_t>(n_rows * stride_));
   floats_.assign(static_cast<size_t>(2 * n_rows * groups_), 0.0F);  // of groups behind the last
   rows_.resize(static_cast<size_t>(n_rows));

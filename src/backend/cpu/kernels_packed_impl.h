@@ -99,10 +99,8 @@ void dot_panel(const PackedDotArgs& a, int64_t row, int64_t count) {
   constexpr int64_t kUnits = group_units(kBits, kRows, kActivationGroup);
   constexpr int64_t kTokens = 8;  // that are summed at a time
   const bool grouped = shape.scale == PackedScale::kGroup;
-  const float center = 0.5f * static_cast<float>((1 << kBits) - 1);
   const uint8_t* panel = a.codes + panel_offset(shape, a.n_rows, a.first + row);
-  const uint8_t* stored =
-      panel + (kRows == kPanelRows ? shape.whole : shape.narrow).code_bytes;  // scales
+  const uint8_t* stored = a.codes + scale_offset(shape, a.n_rows, a.first + row);
   for (int64_t token = 0; token < a.n_tokens; token += kTokens) {
     const int64_t n_tokens = smaller(kTokens, a.n_tokens - token);
     float sums[kTokens][16] = {}, centers[kTokens][16] = {};
@@ -112,9 +110,11 @@ void dot_panel(const PackedDotArgs& a, int64_t row, int64_t count) {
       alignas(64) uint8_t codes[64 * kUnits * kSteps];
       for (int64_t u = 0; u < n_units; ++u)
         unpack_unit<kBits>(panel + (g * kUnits + u) * unit_bytes(kBits), codes + 64 * u * kSteps);
-      float scales[16];
-      for (float& scale : scales) scale = 1;
-      if (grouped) convert_typed(reinterpret_cast<const Half*>(stored + 32 * g), 16, scales);
+      float scales[16], of_rows[kRows];
+      for (float& scale : of_rows) scale = 1;
+      if (grouped)
+        convert_typed(reinterpret_cast<const Half*>(stored + 2 * kRows * g), kRows, of_rows);
+      for (int64_t i = 0; i < 16; ++i) scales[i] = of_rows[i * kRows / 16];
       for (int64_t t = 0; t < n_tokens; ++t) {
         const QuantizedRow& x = *a.x[token + t];
         alignas(32) int32_t products[16];
@@ -134,7 +134,7 @@ void dot_panel(const PackedDotArgs& a, int64_t row, int64_t count) {
         const float around = grouped ? centers[t][r * kOfRow] : a.x[token + t]->total;
         const float by = a.row_scale == nullptr ? a.scale : a.row_scale[row + r] * a.scale;
         float* y = a.y[token + t] + a.y_first + row + r;
-        const float v = by * (sum - center * around);
+        const float v = by * (sum - shape.center * around);
         *y = a.add ? *y + v : v;
       }
     }

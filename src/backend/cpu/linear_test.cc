@@ -267,10 +267,10 @@ TEST_P(LinearTest, ResidentBytesCountGainsAndSharedSigns) {
   variant->set(0, vector, random_blob(rng_, vector), *stream_);
   EXPECT_EQ(variant->resident_bytes(), 2 * vector_bytes + 4 * 40);
   variant->set(2, factors, random_blob(rng_, factors), *stream_);
-  // A unit of codes and a group of scales are two cache lines. 3 rows of 40 columns are one panel
-  // of that size; 20 rows of 3 components are two, of 16 and of 4 rows.
-  const int64_t v = 128 + 4 * 3;
-  const int64_t u = 2 * 128 + 4 * 20;
+  // 3 rows of 40 columns are a panel of 4 rows, of one unit; 20 rows of 3 components are two, of
+  // 16 and of 4 rows. A row of a panel has a scale for its one group.
+  const int64_t v = 64 + 2 * 4 + 4 * 3;
+  const int64_t u = 2 * 64 + 2 * 20 + 4 * 20;
   EXPECT_EQ(variant->resident_bytes(), 2 * vector_bytes + 4 * 40 + v + u + 4 * (3 + 40));
 }
 

@@ -54,7 +54,9 @@ struct Tile {
   using Products = __m512i[R][T][kChains];
 
   const uint8_t* codes[R];
+  const uint8_t* scales[R];
   const QuantizedRow* const* x;
+  const int8_t* bytes[T];  // of x
 
   template <int f>
   DELTACOME_INLINE void add_step(const Unit<kBits> (&unit)[R], int64_t col,
@@ -64,7 +66,7 @@ struct Tile {
     for (int r = 0; r < R; ++r) c[r] = unit[r].template step<f>();
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
-      const int8_t* at = x[t]->bytes + col + f * kCols;
+      const int8_t* at = bytes[t] + col + f * kCols;
       __m512i xs;
       if constexpr (kCols == 4) {
         xs = _mm512_set1_epi32(*reinterpret_cast<const Int32*>(at));
@@ -104,9 +106,16 @@ struct Tile {
       const bool grouped = shape.scale == PackedScale::kGroup;
       __m512 scale = _mm512_set1_ps(1);
       if (grouped) {
-        const PackedShape::Panel& panel = kRows == kPanelRows ? shape.whole : shape.narrow;
-        scale = _mm512_cvtph_ps(_mm256_load_si256(
-            reinterpret_cast<const __m256i*>(codes[r] + panel.code_bytes + 32 * g)));
+        if constexpr (kRows == kPanelRows) {
+          scale = _mm512_cvtph_ps(
+              _mm256_load_si256(reinterpret_cast<const __m256i*>(scales[r] + 2 * kRows * g)));
+        } else {  // each row's, for its four sums
+          const __m128 four = _mm_maskz_cvtph_ps(
+              0xf, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(scales[r] + 2 * kRows * g)));
+          scale = _mm512_permutexvar_ps(
+              _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3),
+              _mm512_castps128_ps512(four));
+        }
       }
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
@@ -132,7 +141,7 @@ DELTACOME_INLINE __m512 sum_fours(__m512 v) {
 }
 
 /// Sums of a panel become results of its `count` rows from `row` of the call on.
-template <int kBits, int64_t kRows>
+template <int64_t kRows>
 DELTACOME_INLINE void finish(const PackedDotArgs& a, int64_t row, int64_t count, int64_t token,
                              const float* sums, const float* centers) {
   __m512 sum = _mm512_load_ps(sums), around = _mm512_set1_ps(a.x[token]->total);
@@ -144,7 +153,7 @@ DELTACOME_INLINE void finish(const PackedDotArgs& a, int64_t row, int64_t count,
     if (grouped) around = _mm512_permutexvar_ps(firsts, around);  // the same in all four lanes
   }
   const __mmask16 valid = first_floats(count);
-  const __m512 center = _mm512_set1_ps(-0.5f * static_cast<float>((1 << kBits) - 1));
+  const __m512 center = _mm512_set1_ps(-a.shape->center);
   __m512 by = _mm512_set1_ps(a.scale);
   if (a.row_scale != nullptr)
     by = _mm512_mul_ps(by, _mm512_maskz_loadu_ps(valid, a.row_scale + row));
@@ -160,14 +169,18 @@ template <int kBits, int64_t kRows, int R, int T>
   alignas(64) float sums[16 * R * T] = {}, centers[16 * R * T] = {};
   Tile<kBits, kRows, R, T> tile;
   tile.x = a.x + token;
-  for (int r = 0; r < R; ++r)
-    tile.codes[r] = a.codes + panel_offset(*a.shape, a.n_rows, a.first + row + r * kRows);
+  for (int t = 0; t < T; ++t) tile.bytes[t] = tile.x[t]->bytes;
+  for (int r = 0; r < R; ++r) {
+    const int64_t first = a.first + row + r * kRows;
+    tile.codes[r] = a.codes + panel_offset(*a.shape, a.n_rows, first);
+    tile.scales[r] = a.codes + scale_offset(*a.shape, a.n_rows, first);
+  }
   for (int64_t g = 0; g < a.shape->n_groups; ++g) tile.add_group(*a.shape, g, sums, centers);
   for (int r = 0; r < R; ++r) {
     const int64_t at = row + r * kRows, left = a.count - at;
     for (int t = 0; t < T; ++t) {
-      finish<kBits, kRows>(a, at, left < kRows ? left : kRows, token + t, sums + 16 * (r * T + t),
-                           centers + 16 * (r * T + t));
+      finish<kRows>(a, at, left < kRows ? left : kRows, token + t, sums + 16 * (r * T + t),
+                    centers + 16 * (r * T + t));
     }
   }
 }

@@ -74,6 +74,7 @@ template <int R>
 DELTACOME_INLINE void look_up_piece(const uint8_t* codes, int64_t width, const int8_t* tables,
                                     BlockSums* sums) {
   BlockSums s[R];
+#pragma GCC unroll 2
   for (int r = 0; r < R; ++r) s[r] = sums[r];
   for (int64_t j = 0; j < kEntryPiece; ++j) {
     const int8_t* table = tables + j * kEntrySumBytes;
@@ -91,6 +92,7 @@ DELTACOME_INLINE void look_up_piece(const uint8_t* codes, int64_t width, const i
       s[r].high.add(look_up(c, upper, h0, h1, h2, h3));
     }
   }
+#pragma GCC unroll 2
   for (int r = 0; r < R; ++r) sums[r] = s[r];
 }
 
@@ -164,6 +166,7 @@ void expand(const EntryDotArgs& a, int64_t block, int64_t first_code, int64_t n_
   for (int64_t q = 0; q < quads; ++q) {
     const uint8_t* planes = a.book->planes + 4 * q * kEntryBookSize;
     __m512i p[4][4];
+#pragma GCC unroll 4
     for (int e = 0; e < 4; ++e)
       load_table(planes + e * kEntryBookSize, p[e][0], p[e][1], p[e][2], p[e][3]);
     for (int64_t j = 0; j < n_codes; ++j) {
@@ -192,8 +195,10 @@ template <int T>
                                 int64_t g, int64_t n_steps, int64_t token, float* sums) {
   const int64_t at = g * kEntryGroup * entry_bytes(a.book->dim);
   __m512i products[2][T];
+  const int8_t* x[T];
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
+    x[t] = a.x[token + t]->bytes + at;
     const auto start = static_cast<int32_t>(-128 * a.x[token + t]->sum[g]);
     products[0][t] = products[1][t] = _mm512_set1_epi32(start);
   }
@@ -204,13 +209,14 @@ template <int T>
     keep(c1);
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
-      const __m512i xs =
-          _mm512_set1_epi32(*reinterpret_cast<const Int32*>(a.x[token + t]->bytes + at + 4 * step));
+      const __m512i xs = _mm512_set1_epi32(*reinterpret_cast<const Int32*>(x[t] + 4 * step));
       add_products(products[0][t], c0, xs);
       add_products(products[1][t], c1, xs);
     }
   }
+#pragma GCC unroll 2
   for (int r = 0; r < 2; ++r) {
+#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       float* const sum = sums + kEntryRows * t + 16 * r;
       const __m512 scale = _mm512_set1_ps(a.x[token + t]->scale[g]);

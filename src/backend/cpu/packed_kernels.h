@@ -24,17 +24,14 @@ inline constexpr int64_t kPanelBytes = 64;
 /// i / (64 / rows), columns one after another: sums of products by fours are sums of a row, and 16
 /// rows have theirs side by side. A unit is 64 bytes of some steps: step f in bits [b f, b f + b)
 /// of each byte. 3 bits are two units of 2 bits and one of 1 bit, of eight steps. A cut group has
-/// whole units, of codes 0 behind the last column. Scales of groups are behind the codes of a
-/// panel: fp16 [n_groups, 16], a scale for each sum of a step.
+/// whole units, of codes 0 behind the last column. Scales of groups are behind the codes of all
+/// panels, for each panel fp16 [n_groups, rows].
 struct PackedShape {
-  int bits = 0;  // 1, 2, 3, 4 or 8
+  int bits = 0;      // of a stored code: 1, 2, 3, 4 or 8
+  float center = 0;  // of the codes, which may have fewer bits
   int64_t cols = 0;
-  int64_t n_groups = 0;  // of 128 columns, the last may be cut
-  struct Panel {
-    int64_t code_bytes = 0;
-    int64_t bytes = 0;  // with scales, to whole cache lines
-  };
-  Panel whole, narrow;  // panels of 16 and of 4 rows
+  int64_t n_groups = 0;                       // of 128 columns, the last may be cut
+  int64_t whole_bytes = 0, narrow_bytes = 0;  // codes of a panel of 16 and of 4 rows
   PackedScale scale = PackedScale::kArray;
 };
 
@@ -51,11 +48,19 @@ static constexpr int64_t group_units(int bits, int64_t rows, int64_t n) {
   const int64_t cols = unit_steps(bits) * (kPanelBytes / rows);
   return (n + cols - 1) / cols;
 }
-/// Where row `row` of `n_rows` rows, the first of a panel, begins.
+/// Rows to whole panels.
+static constexpr int64_t panel_padded_rows(int64_t n_rows) {
+  return (n_rows + kNarrowRows - 1) / kNarrowRows * kNarrowRows;
+}
+/// Where the codes of the panel begin whose first row is `row` of `n_rows`, and where its scales
+/// do.
 static constexpr int64_t panel_offset(const PackedShape& shape, int64_t n_rows, int64_t row) {
   const int64_t whole = n_rows / kPanelRows;
-  if (row / kPanelRows < whole) return row / kPanelRows * shape.whole.bytes;
-  return whole * shape.whole.bytes + (row - whole * kPanelRows) / kNarrowRows * shape.narrow.bytes;
+  if (row / kPanelRows < whole) return row / kPanelRows * shape.whole_bytes;
+  return whole * shape.whole_bytes + (row - whole * kPanelRows) / kNarrowRows * shape.narrow_bytes;
+}
+static constexpr int64_t scale_offset(const PackedShape& shape, int64_t n_rows, int64_t row) {
+  return panel_offset(shape, n_rows, panel_padded_rows(n_rows)) + 2 * row * shape.n_groups;
 }
 
 template <int kBits>

@@ -12,22 +12,17 @@
 namespace deltacome::cpu {
 namespace {
 
-constexpr int64_t kScaleBytes = 2 * 16;  // of a group of a panel
-
 float f16_at(const std::byte* scales, int64_t i) {
   uint16_t bits;
   std::memcpy(&bits, scales + 2 * i, sizeof bits);
   return f16_to_float(bits);
 }
 
-PackedShape::Panel panel_shape(const PackedShape& shape, int64_t rows) {
+/// Bytes of the codes of a panel.
+int64_t panel_bytes(const PackedShape& shape, int64_t rows) {
   const int64_t whole = shape.cols / kActivationGroup, rest = shape.cols % kActivationGroup;
-  const int64_t units =
-      whole * group_units(shape.bits, rows, kActivationGroup) + group_units(shape.bits, rows, rest);
-  PackedShape::Panel panel{.code_bytes = units * unit_bytes(shape.bits)};
-  const int64_t scales = shape.scale == PackedScale::kGroup ? shape.n_groups * kScaleBytes : 0;
-  panel.bytes = ceil_div(panel.code_bytes + scales, kPanelBytes) * kPanelBytes;
-  return panel;
+  return unit_bytes(shape.bits) * (whole * group_units(shape.bits, rows, kActivationGroup) +
+                                   group_units(shape.bits, rows, rest));
 }
 
 /// Calls visit(first column, byte of the unit) for every unit of a panel.
@@ -102,19 +97,26 @@ class CodeReader {
 PackedShape packed_shape(int bits, int64_t cols, PackedScale scale) {
   PackedShape shape;
   shape.bits = bits;
+  shape.center = code_center(bits);
   shape.cols = cols;
   shape.n_groups = ceil_div(cols, kActivationGroup);
   shape.scale = scale;
-  shape.whole = panel_shape(shape, kPanelRows);
-  shape.narrow = panel_shape(shape, kNarrowRows);
+  shape.whole_bytes = panel_bytes(shape, kPanelRows);
+  if (bits == 3) {  // a few columns take less room in 4 bits, of which a unit is smaller
+    shape.bits = 4;
+    const int64_t wider = panel_bytes(shape, kPanelRows);
+    if (wider >= shape.whole_bytes) shape.bits = 3;
+    shape.whole_bytes = std::min(wider, shape.whole_bytes);
+  }
+  shape.narrow_bytes = panel_bytes(shape, kNarrowRows);
   return shape;
 }
 
 PackedRows::PackedRows(PackedShape shape, int64_t n_rows)
     : shape_(shape),
       n_rows_(n_rows),
-      bytes_(static_cast<size_t>(
-          panel_offset(shape, n_rows, ceil_div(n_rows, kNarrowRows) * kNarrowRows))) {}
+      bytes_(static_cast<size_t>(scale_offset(
+          shape, n_rows, shape.scale == PackedScale::kGroup ? panel_padded_rows(n_rows) : 0))) {}
 
 PackedRows::Panel PackedRows::panel_of(int64_t r) const noexcept {
   const int64_t rows = r < n_rows_ / kPanelRows * kPanelRows ? kPanelRows : kNarrowRows;
@@ -123,8 +125,7 @@ PackedRows::Panel PackedRows::panel_of(int64_t r) const noexcept {
 }
 
 void PackedRows::set_panel(const Panel& panel, const uint8_t* codes, const uint16_t* scales) {
-  const bool narrow = panel.count < kPanelRows;
-  const int64_t rows = narrow ? kNarrowRows : kPanelRows;
+  const int64_t rows = panel.count < kPanelRows ? kNarrowRows : kPanelRows;
   const int64_t words = kPanelBytes / rows / 4;  // of a row in a step
   uint8_t* const to = bytes_.data() + panel_offset(shape_, n_rows_, panel.first);
   for_units(shape_, rows, [&](int64_t first, int64_t at) {
@@ -140,10 +141,10 @@ void PackedRows::set_panel(const Panel& panel, const uint8_t* codes, const uint1
     }
   });
   if (shape_.scale != PackedScale::kGroup) return;
-  uint8_t* const stored = to + (narrow ? shape_.narrow : shape_.whole).code_bytes;
+  uint8_t* const stored = bytes_.data() + scale_offset(shape_, n_rows_, panel.first);
   for (int64_t g = 0; g < shape_.n_groups; ++g) {
-    for (int64_t i = 0; i < panel.count * words; ++i)
-      std::memcpy(stored + g * kScaleBytes + 2 * i, scales + i / words * shape_.n_groups + g, 2);
+    for (int64_t r = 0; r < panel.count; ++r)
+      std::memcpy(stored + 2 * (g * rows + r), scales + r * shape_.n_groups + g, 2);
   }
 }
 
@@ -228,23 +229,21 @@ int64_t PackedRows::bytes() const noexcept {
 
 void PackedRows::decode_row(int64_t r, float* out) const {
   const Panel panel = panel_of(r);
-  const bool narrow = panel.count < kPanelRows;
-  const int64_t rows = narrow ? kNarrowRows : kPanelRows;
+  const int64_t rows = panel.count < kPanelRows ? kNarrowRows : kPanelRows;
   const int64_t words = kPanelBytes / rows / 4, word = (r - panel.first) * words;
   const uint8_t* from = codes() + panel_offset(shape_, n_rows_, panel.first);
-  const auto* scales = reinterpret_cast<const std::byte*>(from) +
-                       (narrow ? shape_.narrow : shape_.whole).code_bytes + 2 * word;
-  const float center = code_center(shape_.bits);
+  const auto* scales = reinterpret_cast<const std::byte*>(codes()) +
+                       scale_offset(shape_, n_rows_, panel.first) + 2 * (r - panel.first);
   const float whole = shape_.scale == PackedScale::kRow ? row_scale[static_cast<size_t>(r)] : scale;
   for_units(shape_, rows, [&](int64_t first, int64_t at) {
     const float by = shape_.scale == PackedScale::kGroup
-                         ? f16_at(scales, first / kActivationGroup * kScaleBytes / 2)
+                         ? f16_at(scales, first / kActivationGroup * rows)
                          : whole;
     for (int64_t i = 0; i < unit_steps(shape_.bits) * words; ++i) {
       const int64_t col = first + 4 * i;
       const uint32_t four = get(shape_.bits, i / words, word + i % words, from + at);
       for (int64_t k = 0; k < std::min<int64_t>(4, shape_.cols - col); ++k)
-        out[col + k] = by * (static_cast<float>(four >> (8 * k) & 0xff) - center);
+        out[col + k] = by * (static_cast<float>(four >> (8 * k) & 0xff) - shape_.center);
     }
   });
 }
