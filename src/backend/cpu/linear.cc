@@ -17,9 +17,11 @@ constexpr int64_t kWideFromRows = 32;
 constexpr int64_t kDenseScratch = (kOutputTile + 1) * kInputBlock;  // decoded rows and scales
 constexpr int64_t kShrinkTile = 32;                                 // components of a task
 constexpr int64_t kExpandOutputs = 128;                             // outputs of a task
-// The same of vector codes: sums of an input, half a KiB a code, are read once for each task.
-constexpr int64_t kVectorOutputs = 1024, kFewVectorOutputs = 256;
-static_assert(kFewVectorOutputs % kEntryRows == 0);
+// The same of vector codes. Sums of an input, half a KiB a code, are read once for each task: the
+// wider the better, as long as every thread has some.
+constexpr int64_t kFewVectorOutputs = 256, kVectorOutputs = 2048;
+constexpr int64_t kTasksOfThread = 4;
+static_assert(kFewVectorOutputs % kEntryRows == 0 && kVectorOutputs % kEntryRows == 0);
 constexpr int64_t kExpandComponents = 128;              // components decoded at a time: 64 KiB
 static_assert(kExpandOutputs % kActivationGroup == 0);  // a task has one set of column scales
 static_assert(kOutputTile % kPanelRows == 0 && kShrinkTile % kPanelRows == 0);
@@ -76,8 +78,7 @@ class LinearCall {
         const int64_t n_in = product.weight.n_in();
         first_work += part.n() * product.n_out * n_in;
         if (part.is(Codec::kVector)) {
-          const int64_t rows = part.tensor->vector.rows();
-          const int64_t at_once = rows < 2 * kVectorOutputs ? kFewVectorOutputs : kVectorOutputs;
+          const int64_t rows = part.tensor->vector.rows(), at_once = vector_outputs();
           second_work += (part.n() + 1) * rows * n_in;
           for (int64_t o = 0; o < rows; o += at_once)
             second.push_back({&product, &part, nullptr, o, std::min(at_once, rows - o)});
@@ -105,6 +106,17 @@ class LinearCall {
   }
 
  private:
+  /// Outputs of a task of vector codes.
+  int64_t vector_outputs() const {
+    int64_t rows = 0;
+    for (const Product& product : products_) {
+      for (const Part& part : product.parts)
+        rows += part.is(Codec::kVector) ? part.tensor->vector.rows() : 0;
+    }
+    const int64_t share = ceil_div(rows, kTasksOfThread * runtime_.pool.n_threads());
+    return std::clamp(ceil_div(share, kEntryRows) * kEntryRows, kFewVectorOutputs, kVectorOutputs);
+  }
+
   template <class Body>
   void run_tasks(const std::vector<Task>& tasks, int64_t work, const Body& body) {
     const auto n = static_cast<int64_t>(tasks.size());

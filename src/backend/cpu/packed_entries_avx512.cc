@@ -10,9 +10,7 @@
 namespace deltacome::cpu {
 namespace {
 
-// Measured on a Zen 4.
-constexpr int64_t kAhead = 4096;  // bytes
-constexpr int64_t kBlocks = 16;   // of rows whose sums are kept at a time
+constexpr int64_t kBlocks = 32;  // of rows whose sums are kept at a time
 constexpr int64_t kPanels = kEntryRows / kPanelRows;
 constexpr int64_t kPieces = kEntryGroup / kEntryPiece;  // of a group
 
@@ -71,8 +69,8 @@ struct BlockSums {
 
 /// A piece of codes of R blocks, each of `width` rows but the last.
 template <int R>
-DELTACOME_INLINE void look_up_piece(const uint8_t* codes, int64_t width, const int8_t* tables,
-                                    BlockSums* sums) {
+DELTACOME_INLINE void look_up_piece(const uint8_t* codes, int64_t width, int64_t ahead,
+                                    const int8_t* tables, BlockSums* sums) {
   BlockSums s[R];
 #pragma GCC unroll 2
   for (int r = 0; r < R; ++r) s[r] = sums[r];
@@ -84,7 +82,7 @@ DELTACOME_INLINE void look_up_piece(const uint8_t* codes, int64_t width, const i
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r) {
       const uint8_t* at = codes + r * kEntryRows * kEntryPiece + j * width;
-      _mm_prefetch(at + kAhead, _MM_HINT_T0);
+      _mm_prefetch(at + ahead, _MM_HINT_T1);
       __m512i c = width == kEntryRows ? load(at) : _mm512_maskz_loadu_epi8(first_bytes(width), at);
       keep(c);
       const __mmask64 upper = _mm512_movepi8_mask(c);
@@ -131,15 +129,18 @@ void look_up_blocks(const EntryDotArgs& a, int64_t row, int64_t n_blocks, int64_
     for (int64_t b = 0; b < n_blocks; ++b)
       of_group[b].low.both = of_group[b].low.odd = of_group[b].high.both = of_group[b].high.odd =
           _mm512_setzero_si512();
+    // The same rows of the next piece: what is read after this one.
+    const int64_t ahead = entry_offset(a.n_rows, 1, 0);
     for (int64_t p = piece; p < piece + n; ++p) {
       const uint8_t* codes = a.codes + entry_offset(a.n_rows, p, first);
       const int8_t* tables = x.bytes + p * kEntryPiece * kEntrySumBytes;
       int64_t b = 0;
       for (; b + 2 <= n_whole; b += 2)
-        look_up_piece<2>(codes + b * kEntryRows * kEntryPiece, kEntryRows, tables, of_group + b);
+        look_up_piece<2>(codes + b * kEntryRows * kEntryPiece, kEntryRows, ahead, tables,
+                         of_group + b);
       for (; b < n_blocks; ++b)
         look_up_piece<1>(codes + b * kEntryRows * kEntryPiece,
-                         b < n_whole ? kEntryRows : last_width, tables, of_group + b);
+                         b < n_whole ? kEntryRows : last_width, ahead, tables, of_group + b);
     }
     for (int64_t b = 0; b < n_blocks; ++b)
       add_group(of_group[b], n * kEntryPiece, x.scale[piece / kPieces], sums[b]);
