@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "grammar/limits.h"
@@ -406,7 +407,7 @@ TEST(JsonSchema, RefusesWhatIsTooLarge) {
   std::string bomb = R"({"$ref":"#/$defs/d40","$defs":{"d0":{"type":"null"})";
   for (int i = 1; i <= 40; ++i) {
     const std::string last = R"({"$ref":"#/$defs/d)" + std::to_string(i - 1) + "\"}";
-    bomb += ",\"d" + std::to_string(i) + R"(":{"anyOf":[)" + last + ',' + last + "]}";
+    bomb += fmt::format(R"(,"d{}":{{"anyOf":[{},{}]}})", i, last, last);
   }
   refused(bomb + "}}", "more than 1024 alternatives");
   std::string chain = R"({"$ref":"#/$defs/d100","$defs":{"d0":{"type":"null"})";
