@@ -77,8 +77,9 @@ void AnswerRun::start() {
       ids.push_back(context_.engine.submit(std::move(request), handler));
     }
   } catch (...) {
-    for (const uint64_t id : ids) context_.engine.cancel(id);
+    // First, so that nobody hears of answers that are cancelled here.
     out_->post([self = shared_from_this()] { self->over_ = self->told_ = true; });
+    for (const uint64_t id : ids) context_.engine.cancel(id);
     throw;
   }
   context_.metrics.params_n.observe(request_.n);

@@ -78,23 +78,47 @@ struct HttpServer::Impl {
     for (int i = 0; i < std::max(1, options.n_threads); ++i)
       reactors.push_back(std::make_unique<Reactor>(tick_for(options.limits)));
     listen(options);
+  }
+  ~Impl() {
+    close_all();
+    join();
+    acceptor.reset();
+    reactors.clear();  // with coroutines that are still suspended, which name the context
+  }
+
+  void open() {
     for (const auto& reactor : reactors)
       reactor->thread = std::thread([&io = reactor->io] { io.run(); });
   }
-  ~Impl() {
+
+  void close_all() {
+    if (!reactors[0]->thread.joinable()) return;
+    context.draining = true;
     for (const auto& reactor : reactors) {
       asio::post(reactor->io, [this, r = reactor.get()] {
         if (r == reactors[0].get()) close_listener();
         r->each(&Connection::close);
-        r->timer.cancel();
-        asio::post(r->io, [r] { r->io.stop(); });  // after what the closing has woken
       });
     }
-    for (const auto& reactor : reactors) reactor->thread.join();
-    // Coroutines that are still suspended go with their io_context, connections before context.
-    for (const auto& reactor : reactors) reactor->connections.clear();
-    acceptor.reset();
-    reactors.clear();
+    // A connection that was being accepted is closed by the next round.
+    while (!wait_drained(std::chrono::milliseconds(100))) {
+      for (const auto& reactor : reactors)
+        asio::post(reactor->io, [r = reactor.get()] { r->each(&Connection::close); });
+    }
+  }
+
+  bool wait_drained(std::chrono::milliseconds limit) const {
+    const auto end = Clock::now() + limit;
+    while (context.n_connections > 0 && Clock::now() < end)
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    return context.n_connections == 0;
+  }
+
+  void join() {
+    for (const auto& reactor : reactors) {
+      reactor->io.stop();
+      if (reactor->thread.joinable()) reactor->thread.join();
+    }
   }
 
   void listen(const HttpServerOptions& options) {
@@ -179,10 +203,10 @@ void HttpServer::drain() {
 }
 
 bool HttpServer::wait_drained(std::chrono::milliseconds limit) {
-  const auto end = Clock::now() + limit;
-  while (n_connections() > 0 && Clock::now() < end)
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  return n_connections() == 0;
+  return impl_->wait_drained(limit);
 }
+void HttpServer::open() { impl_->open(); }
+void HttpServer::close_all() { impl_->close_all(); }
+void HttpServer::join() { impl_->join(); }
 
 }  // namespace deltacome::server

@@ -21,11 +21,14 @@ struct HttpServerOptions {
 /// Listens, and hands requests to a dispatcher. Each connection belongs to one of a few threads.
 class HttpServer {
  public:
-  /// Listens when it returns; requests come from then on. Throws kIo if the address is not to be
+  /// Listens when it returns; connections wait for open(). Throws kIo if the address is not to be
   /// had, kInvalidArgument for TLS files that are not usable.
   HttpServer(const HttpServerOptions& options, Dispatcher dispatch);
-  /// Closes what is open.
+  /// As join().
   ~HttpServer();
+
+  /// Starts the threads. Once.
+  void open();
 
   uint16_t port() const noexcept;
   int64_t n_connections() const noexcept;
@@ -35,6 +38,10 @@ class HttpServer {
   void drain();
   /// Waits for the last connection, at most that long; whether there is none left.
   bool wait_drained(std::chrono::milliseconds limit);
+  /// Closes what is open, and waits until it has closed. Streams may still be used.
+  void close_all();
+  /// Ends the threads. Streams must not be used any more.
+  void join();
 
  private:
   struct Impl;

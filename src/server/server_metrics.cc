@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include "server/variant_names.h"
+
 #include <algorithm>
 
 namespace deltacome::server {
@@ -29,19 +31,6 @@ std::vector<double> count_bounds(double last) {
   return out;
 }
 
-const char* state_name(VariantState state) {
-  switch (state) {
-    case VariantState::kOnDisk:
-      return "on_disk";
-    case VariantState::kLoading:
-      return "loading";
-    case VariantState::kReady:
-      return "ready";
-    case VariantState::kDraining:
-      return "draining";
-  }
-  return "";
-}
 
 /// Prints families of one sample each.
 struct Writer {

@@ -61,6 +61,13 @@ void Tenants::charge(const Caller& caller, int64_t tokens, Clock::time_point now
   bucket.take(static_cast<double>(tokens));
 }
 
+std::map<std::string, int64_t> Tenants::running() {
+  const std::lock_guard lock(mutex_);
+  std::map<std::string, int64_t> out;
+  for (const auto& [tenant, use] : uses_) out[tenant] = use.running;
+  return out;
+}
+
 void Tenants::leave(const std::string& tenant) {
   const std::lock_guard lock(mutex_);
   --uses_[tenant].running;

@@ -51,6 +51,8 @@ class Tenants {
   Seat admit(const Caller& caller, Clock::time_point now);
   /// Tokens that a request of it has used.
   void charge(const Caller& caller, int64_t tokens, Clock::time_point now);
+  /// Requests that each tenant has running.
+  std::map<std::string, int64_t> running();
 
  private:
   struct Use {
