@@ -42,6 +42,8 @@ std::string serialize_head(const HttpResponse& head, bool streams, bool chunked,
   return out;
 }
 
+// co_await stands in statements of its own: GCC 12 miscompiles it in conditions of class templates.
+
 /// Two coroutines: read_all() fills `input_`, so that a client that goes is noticed at any time;
 /// run() parses, hands requests out and writes. Both are on the reactor's thread.
 template <class Stream>
@@ -69,7 +71,7 @@ class ConnectionImpl : public Connection,
   ~ConnectionImpl() override { --context_.n_connections; }
 
   void start() override {
-    asio::co_spawn(executor_, hold(this->shared_from_this(), &ConnectionImpl::run), asio::detached);
+    asio::co_spawn(executor_, run_held(this->shared_from_this()), asio::detached);
   }
 
   void close() override {
@@ -90,21 +92,28 @@ class ConnectionImpl : public Connection,
   bool closed() const override { return closed_; }
 
  private:
-  static Task<void> hold(std::shared_ptr<ConnectionImpl> self,
-                         Task<void> (ConnectionImpl::*body)()) {
+  // Each holds the connection while its coroutine runs. If there is no memory, this connection
+  // ends, and the others go on.
+  static Task<void> run_held(std::shared_ptr<ConnectionImpl> self) {
     try {
-      co_await ((*self).*body)();
-    } catch (const std::exception&) {  // no memory: this connection ends, the others go on
+      co_await self->run();
+    } catch (const std::exception&) {
+      self->close();
+    }
+  }
+  static Task<void> read_held(std::shared_ptr<ConnectionImpl> self) {
+    try {
+      co_await self->read_all();
+    } catch (const std::exception&) {
       self->close();
     }
   }
 
   Task<void> run() {
-    if (co_await handshake()) {
-      asio::co_spawn(executor_, hold(this->shared_from_this(), &ConnectionImpl::read_all),
-                     asio::detached);
-      while (!closed_ && co_await serve_one()) {
-      }
+    bool more = co_await handshake();
+    if (more) {
+      asio::co_spawn(executor_, read_held(this->shared_from_this()), asio::detached);
+      while (more) more = co_await serve_one();
       if (!closed_ && !input_ended_) co_await linger();
     }
     close();
@@ -143,7 +152,8 @@ class ConnectionImpl : public Connection,
   Task<bool> serve_one() {
     RequestReader reader(context_.limits);
     std::optional<HttpRequest> request;
-    if (co_await read_request(reader)) request = reader.take();
+    const bool whole = co_await read_request(reader);
+    if (whole) request = reader.take();
     if (closed_) co_return false;
     if (reader.failed() != 0) {
       co_await refuse(reader.failed(), reader.reason());
@@ -178,7 +188,9 @@ class ConnectionImpl : public Connection,
       if (reader.done()) break;
       in_body_ = reader.in_body();
       if (reader.wants_continue()) {
-        if (!co_await write_all(asio::buffer("HTTP/1.1 100 Continue\r\n\r\n", 25))) co_return false;
+        static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+        const bool told = co_await write_all(asio::buffer(kContinue));
+        if (!told) co_return false;
         continue;
       }
       if (input_ended_) co_return false;
@@ -202,7 +214,8 @@ class ConnectionImpl : public Connection,
     if (!exchange->streams()) {
       const std::array<asio::const_buffer, 2> parts{
           asio::buffer(text), asio::buffer(reader.is_head() ? std::string_view() : head.body)};
-      co_return co_await write_all(parts) && !last;
+      const bool written = co_await write_all(parts);
+      co_return written && !last;
     }
     std::string pending;
     for (;;) {
@@ -220,7 +233,8 @@ class ConnectionImpl : public Connection,
                                                                  : "\r\n";
       const std::array<asio::const_buffer, 3> parts{asio::buffer(text), asio::buffer(pending),
                                                     asio::buffer(tail)};
-      if (!co_await write_all(parts)) co_return false;
+      const bool written = co_await write_all(parts);
+      if (!written) co_return false;
       text.clear();
       if (ended) co_return !last;
       deadline_ = Clock::time_point::max();

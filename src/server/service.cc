@@ -176,7 +176,7 @@ void Service::dispatch(HttpRequest request, std::shared_ptr<ResponseStream> stre
       spdlog::info(request_line(r, Clock::now(), options_.log_json));
   };
   const auto tracked = std::make_shared<TrackedStream>(std::move(stream), record, finished);
-  Call call{.request = std::move(request), .record = record, .out = tracked};
+  Call call{.request = std::move(request), .rest = {}, .caller = {}, .record = record, .out = tracked};
   try {
     const Route& route = router_.find(call.request, call.rest);
     tracked->set_route(route.path);
