@@ -114,7 +114,7 @@ class ConnectionImpl : public Connection,
     if (more) {
       asio::co_spawn(executor_, read_held(this->shared_from_this()), asio::detached);
       while (more) more = co_await serve_one();
-      if (!closed_ && !input_ended_) co_await linger();
+      if (!closed_ && !input_ended_ && (refused_ || !input_.empty())) co_await linger();
     }
     close();
   }
@@ -254,6 +254,7 @@ class ConnectionImpl : public Connection,
 
   /// A request that cannot be parsed is answered here, and nobody else hears of it.
   Task<void> refuse(int status, const std::string& reason) {
+    refused_ = true;
     HttpResponse response = error_response(ApiError(status, reason));
     const std::string text = serialize_head(response, false, false, false) + response.body;
     co_await write_all(asio::buffer(text));
@@ -289,7 +290,7 @@ class ConnectionImpl : public Connection,
   std::string remote_;
   Clock::time_point deadline_ = Clock::time_point::max();
   bool closed_ = false, idle_ = true, in_body_ = false;
-  bool input_ended_ = false, lingering_ = false;
+  bool input_ended_ = false, refused_ = false, lingering_ = false;
 };
 
 }  // namespace
