@@ -24,11 +24,13 @@ struct Options {
   double request_timeout_s = 600, drain_timeout_s = 30;
 };
 
-/// The signals that end the server or reload its keys, taken by wait_for_signals() alone.
+constexpr int kStopped = SIGUSR1;  // the program's own word that stop() has returned
+
+/// The signals that serve_until_signal() waits for, and nobody else gets.
 sigset_t served_signals() {
   sigset_t signals;
   sigemptyset(&signals);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, kStopped}) sigaddset(&signals, signal);
   return signals;
 }
 
@@ -55,14 +57,16 @@ void serve_until_signal(Server& server) {
   const sigset_t signals = served_signals();
   std::thread stopping;
   for (int signal = 0; sigwait(&signals, &signal) == 0;) {
-    if (signal == SIGUSR1) break;
+    if (signal == kStopped && stopping.joinable()) break;
     if (signal == SIGHUP) {
       reload(server);
+    } else if (signal == kStopped) {  // from outside: nothing has stopped
+      continue;
     } else if (!stopping.joinable()) {
       spdlog::info("stopping: accepted requests are finished first");
       stopping = std::thread([&server, waiter = pthread_self()] {
         server.stop();
-        pthread_kill(waiter, SIGUSR1);
+        pthread_kill(waiter, kStopped);
       });
     } else {
       server.hurry();
@@ -82,8 +86,7 @@ void serve(Options options) {
   std::vector<std::pair<std::string, std::string>> deltas;
   for (const std::string& text : options.deltas) deltas.push_back(split_delta(text));
   // Before there are threads, which inherit it.
-  sigset_t signals = served_signals();
-  sigaddset(&signals, SIGUSR1);
+  const sigset_t signals = served_signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   raise_file_limit();
   if (options.server.log_json) spdlog::set_pattern("%v");

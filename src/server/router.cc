@@ -9,7 +9,7 @@
 namespace deltacome::server {
 
 const Route& Router::find(const HttpRequest& request, std::string& rest) const {
-  const std::string_view method = request.method == "HEAD" ? "GET" : request.method;
+  const std::string method = request.method == "HEAD" ? "GET" : request.method;
   std::string allowed;
   for (const Route& route : routes_) {
     const bool open = route.path.ends_with('*');
