@@ -141,7 +141,7 @@ class ServeTest(CliTest):
             status, error = server.ask("POST", "/v1/deltas",
                                        {"name": "broken", "path": str(broken)})
             self.assertEqual(status, 400)
-            self.assertIn("hash", error["error"]["message"])
+            self.assertIn("SHA-256", error["error"]["message"])
             status, _ = server.ask("POST", "/v1/deltas", {"name": "x", "path": "/etc"})
             self.assertEqual(status, 403)
             self.assertEqual(server.complete("math"), want)
