@@ -177,8 +177,9 @@ void add_server_options(CLI::App& command, Options& o) {
                   "Seconds for an answer; 0 = no limit (600)")
       ->type_name("S")
       ->check(number_in(0, 1e6));
-  command.add_option("--drain-timeout", o.drain_timeout_s,
-                     "Seconds for accepted requests after SIGTERM (30)")
+  command
+      .add_option("--drain-timeout", o.drain_timeout_s,
+                  "Seconds for accepted requests after SIGTERM (30)")
       ->type_name("S")
       ->check(number_in(0, 1e6));
   command.add_flag("--log-json", o.server.log_json, "Log lines of JSON");

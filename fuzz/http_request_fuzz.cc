@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The input is what a client sends, in pieces: the bodies of whole requests are read as completions,
-// as chats and as a keys file. Only ApiError and deltacome::Error may escape.
+// The input is what a client sends, in pieces: the bodies of whole requests are read as
+// completions, as chats and as a keys file. Only ApiError and deltacome::Error may escape.
 
 #include <cstddef>
 #include <cstdint>

@@ -19,7 +19,7 @@ struct ServerOptions {
   int n_workers = 2;     // for what blocks: tokenizing, templates, files
   std::filesystem::path tls_certificate = {}, tls_key = {};  // PEM; both or none
 
-  std::string base_name = {};  // `model` of the base; empty = the name of its directory
+  std::string base_name = {};            // `model` of the base; empty = the name of its directory
   std::filesystem::path base = {};       // the base's directory, shown as its root
   std::filesystem::path model_dir = {};  // a directory of archives and adapters, watched
   std::chrono::milliseconds model_dir_interval{2000};
@@ -31,18 +31,18 @@ struct ServerOptions {
   int64_t header_bytes = 16 << 10;
   int64_t body_bytes = 8 << 20;
   int64_t max_connections = 4096;
-  int64_t max_requests = 2048;              // that are answered at once
-  int64_t max_queued_work = 1024;           // requests that wait for a worker
-  int64_t stream_buffer_bytes = 256 << 10;  // that a slow reader may lag behind
+  int64_t max_requests = 2048;                         // that are answered at once
+  int64_t max_queued_work = 1024;                      // requests that wait for a worker
+  int64_t stream_buffer_bytes = 256 << 10;             // that a slow reader may lag behind
   std::chrono::milliseconds idle_timeout{75'000};      // between requests of a connection
   std::chrono::milliseconds read_timeout{30'000};      // for a request to arrive
   std::chrono::milliseconds write_timeout{30'000};     // without any progress of a reader
   std::chrono::milliseconds request_timeout{600'000};  // for an answer; 0 = none
   std::chrono::milliseconds drain_timeout{30'000};     // for accepted requests, at the end
 
-  bool log_json = false;      // a line of JSON for each request, else of text
+  bool log_json = false;  // a line of JSON for each request, else of text
   bool log_requests = true;
-  std::string version = {};   // what /version says
+  std::string version = {};  // what /version says
 };
 
 /// An OpenAI-compatible HTTP server over an engine: docs/server.md. Logs to spdlog's default

@@ -55,9 +55,11 @@ fs::path AllowedPaths::resolve(const std::string& path) const {
     throw ApiError(404, fmt::format("{} is not a directory", describe(Json(path))));
   if (!contains(real)) refuse(path);
   int n = 0;
-  for (fs::directory_iterator file(real, error), end; !error && file != end; file.increment(error)) {
+  for (fs::directory_iterator file(real, error), end; !error && file != end;
+       file.increment(error)) {
     if (++n > kMaxFiles)
-      throw ApiError(400, fmt::format("{} has more than {} files", describe(Json(path)), kMaxFiles));
+      throw ApiError(400,
+                     fmt::format("{} has more than {} files", describe(Json(path)), kMaxFiles));
     if (!file->is_symlink(error)) continue;
     const fs::path target = fs::canonical(file->path(), error);
     if (error || !contains(target)) refuse(path);
@@ -77,9 +79,10 @@ void check_variant_name(const std::string& name, const std::string& field) {
     at = slash + 1;
   }
   if (!good)
-    throw ApiError(400, fmt::format("\"{}\" is {}, expected 1 to {} bytes of text without control "
-                                    "characters and empty parts",
-                                    field, describe(Json(name)), kMaxNameBytes),
+    throw ApiError(400,
+                   fmt::format("\"{}\" is {}, expected 1 to {} bytes of text without control "
+                               "characters and empty parts",
+                               field, describe(Json(name)), kMaxNameBytes),
                    field);
 }
 

@@ -17,8 +17,8 @@ std::vector<int32_t> encode_chat(const ServedEngine& engine, const std::string& 
   if (add_special) return engine.encode(variant, prompt, *add_special);
   std::vector<int32_t> tokens = engine.encode(variant, prompt, false);
   const std::vector<int32_t> added = engine.encode(variant, "", true);
-  const bool has = tokens.size() >= added.size() &&
-                   std::equal(added.begin(), added.end(), tokens.begin());
+  const bool has =
+      tokens.size() >= added.size() && std::equal(added.begin(), added.end(), tokens.begin());
   return has ? tokens : engine.encode(variant, prompt, true);
 }
 
@@ -26,9 +26,9 @@ PreparedPrompt prepare(const ServedEngine& engine, const AnswerRequest& request,
                        const std::string& variant, size_t i) {
   PreparedPrompt out;
   if (request.chat) {
-    out.tokens = encode_chat(engine, variant,
-                             engine.chat_prompt_json(variant, request.template_context),
-                             request.add_special_tokens);
+    out.tokens =
+        encode_chat(engine, variant, engine.chat_prompt_json(variant, request.template_context),
+                    request.add_special_tokens);
   } else if (const auto* text = std::get_if<std::string>(&request.prompts[i])) {
     out.tokens = engine.encode(variant, *text, request.add_special_tokens.value_or(true));
     if (request.echo) out.text = *text;
@@ -45,13 +45,15 @@ PreparedPrompt prepare(const ServedEngine& engine, const AnswerRequest& request,
 
 void refuse_constraints(const AnswerRequest& request) {
   if (request.constraint.kind != ConstraintSpec::Kind::kNone)
-    throw ApiError(400, fmt::format("\"{}\" is not supported yet: answers cannot be held to a "
-                                    "grammar",
-                                    request.constraint.field),
+    throw ApiError(400,
+                   fmt::format("\"{}\" is not supported yet: answers cannot be held to a "
+                               "grammar",
+                               request.constraint.field),
                    request.constraint.field);
   if (request.tool_choice == ToolChoice::kRequired || request.tool_choice == ToolChoice::kNamed)
-    throw ApiError(400, "\"tool_choice\" other than \"none\" and \"auto\" is not supported yet: "
-                        "answers cannot be held to a grammar",
+    throw ApiError(400,
+                   "\"tool_choice\" other than \"none\" and \"auto\" is not supported yet: "
+                   "answers cannot be held to a grammar",
                    "tool_choice");
 }
 
@@ -103,8 +105,7 @@ void answer(ApiContext& context, Call& call, AnswerRequest request) {
                   [](const auto& prompt) { return std::holds_alternative<std::string>(prompt); });
   context.names.with_variant(variant, [&] {
     prompts.clear();
-    for (size_t i = 0; i < n_prompts; ++i)
-      prompts.push_back(prepare(engine, request, variant, i));
+    for (size_t i = 0; i < n_prompts; ++i) prompts.push_back(prepare(engine, request, variant, i));
     if (!has_text && !context.names.known(variant))  // nothing has asked the engine for it yet
       throw Error(ErrorCode::kNotFound, "unknown");
   });
@@ -113,8 +114,8 @@ void answer(ApiContext& context, Call& call, AnswerRequest request) {
   r.tenant = call.caller->tenant;
   r.weight = call.caller->weight;
   // Without a number of tokens a chat may fill the context, as in vLLM.
-  r.max_tokens = request.max_tokens.value_or(
-      std::max<int64_t>(1, engine.max_context() - prompts[0].n_tokens));
+  r.max_tokens =
+      request.max_tokens.value_or(std::max<int64_t>(1, engine.max_context() - prompts[0].n_tokens));
   if (context.options.request_timeout.count() > 0)
     r.deadline = call.request.received + context.options.request_timeout;
 
@@ -135,14 +136,13 @@ void answer(ApiContext& context, Call& call, AnswerRequest request) {
     kind.back().second = "generation";
     context.metrics.variant_tokens.add(kind, static_cast<double>(usage.output_tokens));
   };
-  const auto run = std::make_shared<AnswerRun>(
-      AnswerRunContext{engine, context.metrics, on_end}, std::move(request), std::move(prompts),
-      head, call.out, call.request.received);
+  const auto run = std::make_shared<AnswerRun>(AnswerRunContext{engine, context.metrics, on_end},
+                                               std::move(request), std::move(prompts), head,
+                                               call.out, call.request.received);
   try {
     run->start();
   } catch (const Error& error) {
-    if (error.code() == ErrorCode::kOverloaded)
-      context.metrics.refused.add({{"reason", "queue"}});
+    if (error.code() == ErrorCode::kOverloaded) context.metrics.refused.add({{"reason", "queue"}});
     throw;
   }
   context.metrics.variant_requests.add(labels);
@@ -160,9 +160,9 @@ void tokenize(ApiContext& context, Call& call) {
   context.names.with_variant(variant, [&] {
     if (fields.has("messages")) {
       const AnswerRequest chat = parse_chat(call.request.body);
-      tokens = encode_chat(context.engine, variant,
-                           context.engine.chat_prompt_json(variant, chat.template_context),
-                           add_special);
+      tokens =
+          encode_chat(context.engine, variant,
+                      context.engine.chat_prompt_json(variant, chat.template_context), add_special);
     } else {
       const std::optional<std::string> prompt = fields.string("prompt");
       if (!prompt) throw ApiError(400, "\"prompt\" is missing, expected text", "prompt");
@@ -185,11 +185,11 @@ void detokenize(ApiContext& context, Call& call) {
   const Fields fields(json);
   const std::string variant = context.names.variant_of(fields.string("model").value_or(""));
   check_may_use(call, context.names, variant);
-  if (!fields.has("tokens")) throw ApiError(400, "\"tokens\" is missing, expected an array", "tokens");
+  if (!fields.has("tokens"))
+    throw ApiError(400, "\"tokens\" is missing, expected an array", "tokens");
   std::string text;
-  context.names.with_variant(variant, [&] {
-    text = context.engine.decode(variant, fields.tokens("tokens"), false);
-  });
+  context.names.with_variant(
+      variant, [&] { text = context.engine.decode(variant, fields.tokens("tokens"), false); });
   send_json(call, {{"prompt", text}});
 }
 
@@ -197,7 +197,9 @@ void detokenize(ApiContext& context, Call& call) {
 
 std::vector<Route> answer_routes(ApiContext& context) {
   const auto route = [&](const char* path, std::function<void(Call&)> handler) {
-    return Route{.method = "POST", .path = path, .access = Access::kInference,
+    return Route{.method = "POST",
+                 .path = path,
+                 .access = Access::kInference,
                  .handler = std::move(handler)};
   };
   return {
@@ -207,8 +209,9 @@ std::vector<Route> answer_routes(ApiContext& context) {
             [&](Call& call) { answer(context, call, parse_chat(call.request.body)); }),
       route("/v1/embeddings",
             [](Call&) {
-              throw ApiError(501, "The model does not support Embeddings API: deltacome serves "
-                                  "models that generate text");
+              throw ApiError(501,
+                             "The model does not support Embeddings API: deltacome serves "
+                             "models that generate text");
             }),
       route("/tokenize", [&](Call& call) { tokenize(context, call); }),
       route("/detokenize", [&](Call& call) { detokenize(context, call); }),

@@ -21,9 +21,10 @@ void read_logit_bias(const Fields& fields, SamplingParams& out) {
     int32_t token = 0;
     const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), token);
     if (error != std::errc() || end != key.data() + key.size() || token < 0)
-      throw ApiError(400, fmt::format("\"logit_bias\" has the key {}, expected token ids",
-                                      describe(Json(key))),
-                     "logit_bias");
+      throw ApiError(
+          400,
+          fmt::format("\"logit_bias\" has the key {}, expected token ids", describe(Json(key))),
+          "logit_bias");
     if (!value.is_number()) fields.fail("logit_bias", value, "numbers");
     out.logit_bias.emplace_back(token, value.get<double>());
   }
@@ -68,8 +69,9 @@ void read_counts(const Fields& fields, AnswerRequest& out) {
   out.best_of =
       static_cast<int>(fields.integer("best_of", out.n, kMaxAnswersPerRequest).value_or(out.n));
   if (out.best_of > out.n && out.stream)
-    throw ApiError(400, "\"best_of\" is larger than \"n\", expected no \"stream\" beside it: the "
-                        "best answers are known at the end",
+    throw ApiError(400,
+                   "\"best_of\" is larger than \"n\", expected no \"stream\" beside it: the "
+                   "best answers are known at the end",
                    "best_of");
   out.engine.n = out.best_of;
 }
@@ -79,8 +81,7 @@ void refuse_unsupported(const Fields& fields) {
     throw ApiError(400, "\"use_beam_search\" is not supported", "use_beam_search");
   for (const char* name : {"prompt_logprobs", "prompt_embeds", "logits_processors",
                            "kv_transfer_params", "mm_processor_kwargs"}) {
-    if (fields.has(name))
-      throw ApiError(400, fmt::format("\"{}\" is not supported", name), name);
+    if (fields.has(name)) throw ApiError(400, fmt::format("\"{}\" is not supported", name), name);
   }
 }
 
@@ -141,14 +142,16 @@ AnswerRequest parse_completion(std::string_view body) {
                    "suffix");
   out.prompts = read_prompts(fields);
   if (static_cast<int64_t>(out.prompts.size()) * out.best_of > kMaxAnswersPerRequest)
-    throw ApiError(400, fmt::format("{} prompts with {} answers each, expected at most {} answers",
-                                    out.prompts.size(), out.best_of, kMaxAnswersPerRequest),
+    throw ApiError(400,
+                   fmt::format("{} prompts with {} answers each, expected at most {} answers",
+                               out.prompts.size(), out.best_of, kMaxAnswersPerRequest),
                    "prompt");
   out.echo = fields.boolean("echo").value_or(false);
   if (const auto k = fields.integer("logprobs", 0, 20)) out.engine.logprobs = static_cast<int>(*k);
   if (out.echo && out.engine.logprobs)
-    throw ApiError(400, "\"echo\" with \"logprobs\" is not supported: there are no log "
-                        "probabilities of prompts",
+    throw ApiError(400,
+                   "\"echo\" with \"logprobs\" is not supported: there are no log "
+                   "probabilities of prompts",
                    "logprobs");
   if (!out.max_tokens) out.max_tokens = 16;
   return out;

@@ -37,8 +37,8 @@ struct AnswerRequest {
   // Chats.
   std::string template_context = {};  // JSON text for Engine::chat_prompt_json
   ToolChoice tool_choice = ToolChoice::kNone;
-  std::string tool_name = {};             // kNamed
-  std::vector<std::string> tools = {};    // their names
+  std::string tool_name = {};           // kNamed
+  std::vector<std::string> tools = {};  // their names
   bool parallel_tool_calls = true;
 };
 

@@ -55,7 +55,7 @@ AnswerRun::AnswerRun(AnswerRunContext context, AnswerRequest request,
     choices_.back().prompt = i / static_cast<size_t>(request_.best_of);
     choices_.back().index = static_cast<int>(i);
     if (request_.tool_choice == ToolChoice::kAuto)
-      choices_.back().tools = 
+      choices_.back().tools =
           std::make_unique<ToolCallParser>(request_.tools, request_.parallel_tool_calls);
   }
 }
@@ -104,8 +104,8 @@ void AnswerRun::cancel() {
 }
 
 void AnswerRun::on_event(size_t prompt, const TokenEvent& event) {
-  Choice& choice = choices_[prompt * static_cast<size_t>(request_.best_of) +
-                            static_cast<size_t>(event.choice)];
+  Choice& choice =
+      choices_[prompt * static_cast<size_t>(request_.best_of) + static_cast<size_t>(event.choice)];
   measure(choice, event);
   const bool ends = event.finish != FinishReason::kNone;
   if (ends) {

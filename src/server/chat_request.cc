@@ -15,8 +15,9 @@ std::string join_parts(const Json& parts, const std::string& where) {
     const Fields part(parts[i], fmt::format("{}[{}]", where, i));
     const std::string type = part.string("type").value_or("text");
     if (type != "text" && type != "input_text" && type != "refusal")
-      throw ApiError(400, fmt::format("\"{}\" is {}, expected \"text\": the models read text only",
-                                      part.path("type"), describe(Json(type))),
+      throw ApiError(400,
+                     fmt::format("\"{}\" is {}, expected \"text\": the models read text only",
+                                 part.path("type"), describe(Json(type))),
                      part.path("type"));
     if (i > 0) out += '\n';
     out += part.string(type == "refusal" ? "refusal" : "text").value_or("");
@@ -31,8 +32,8 @@ Json tool_calls_for_template(const Json& calls, const std::string& where) {
     const Fields call(calls[i], fmt::format("{}[{}]", where, i));
     const Json* function = call.object("function");
     if (function == nullptr)
-      throw ApiError(400, fmt::format("\"{}\" is missing, expected an object",
-                                      call.path("function")),
+      throw ApiError(400,
+                     fmt::format("\"{}\" is missing, expected an object", call.path("function")),
                      call.path("function"));
     const Fields inner(*function, call.path("function"));
     inner.need_string("name");
@@ -69,8 +70,8 @@ Json read_messages(const Fields& fields) {
     const Json* calls = message.array("tool_calls");
     if (content == nullptr) {
       if (calls == nullptr && message.string("role") != "assistant")
-        throw ApiError(400, fmt::format("\"{}\" is missing, expected text",
-                                        message.path("content")),
+        throw ApiError(400,
+                       fmt::format("\"{}\" is missing, expected text", message.path("content")),
                        message.path("content"));
       copy["content"] = "";
     } else if (content->is_array()) {
@@ -97,8 +98,8 @@ std::vector<std::string> check_tools(const Json& tools) {
       tool.fail("type", *tool.find("type"), "\"function\"");
     const Json* function = tool.object("function");
     if (function == nullptr)
-      throw ApiError(400, fmt::format("\"{}\" is missing, expected an object",
-                                      tool.path("function")),
+      throw ApiError(400,
+                     fmt::format("\"{}\" is missing, expected an object", tool.path("function")),
                      tool.path("function"));
     const Fields inner(*function, tool.path("function"));
     names.push_back(inner.need_string("name"));
@@ -119,8 +120,9 @@ void read_tool_choice(const Fields& fields, AnswerRequest& out) {
     if (function == nullptr) fields.fail("tool_choice", *choice, expected);
     out.tool_name = Fields(*function, "tool_choice.function").need_string("name");
     if (std::find(out.tools.begin(), out.tools.end(), out.tool_name) == out.tools.end())
-      throw ApiError(400, fmt::format("\"tool_choice\" names {}, which is not in \"tools\"",
-                                      describe(Json(out.tool_name))),
+      throw ApiError(400,
+                     fmt::format("\"tool_choice\" names {}, which is not in \"tools\"",
+                                 describe(Json(out.tool_name))),
                      "tool_choice");
     out.tool_choice = ToolChoice::kNamed;
     return;
@@ -130,8 +132,8 @@ void read_tool_choice(const Fields& fields, AnswerRequest& out) {
     out.tool_choice = ToolChoice::kNone;
   } else if (word == "auto" || word == "required") {
     if (out.tools.empty())
-      throw ApiError(400, fmt::format("\"tool_choice\" is \"{}\", expected \"tools\" beside it",
-                                      word),
+      throw ApiError(400,
+                     fmt::format("\"tool_choice\" is \"{}\", expected \"tools\" beside it", word),
                      "tool_choice");
     out.tool_choice = word == "auto" ? ToolChoice::kAuto : ToolChoice::kRequired;
   } else {
@@ -162,8 +164,7 @@ AnswerRequest parse_chat(std::string_view body) {
   const Json* tools = fields.array("tools");
   if (tools != nullptr) out.tools = check_tools(*tools);
   read_tool_choice(fields, out);
-  context["tools"] =
-      out.tools.empty() || out.tool_choice == ToolChoice::kNone ? Json() : *tools;
+  context["tools"] = out.tools.empty() || out.tool_choice == ToolChoice::kNone ? Json() : *tools;
   context["documents"] = fields.array("documents") != nullptr ? *fields.array("documents") : Json();
   context["add_generation_prompt"] = fields.boolean("add_generation_prompt").value_or(true);
   out.template_context = to_text(context);

@@ -29,8 +29,7 @@ constexpr size_t kReadAhead = 64 << 10;  // of pipelined requests, while one is 
 constexpr auto kLinger = std::chrono::seconds(2);
 
 std::string serialize_head(const HttpResponse& head, bool streams, bool chunked, bool keep_alive) {
-  std::string out =
-      fmt::format("HTTP/1.1 {} {}\r\n", head.status, reason_phrase(head.status));
+  std::string out = fmt::format("HTTP/1.1 {} {}\r\n", head.status, reason_phrase(head.status));
   if (!head.content_type.empty()) out += "Content-Type: " + head.content_type + "\r\n";
   for (const auto& [name, value] : head.headers) out += name + ": " + value + "\r\n";
   if (!streams) {
@@ -170,7 +169,7 @@ class ConnectionImpl : public Connection,
     if (written) exchange_->finish();
     exchange_->gone();
     exchange_.reset();
-    co_return written && keep && !context_.draining;
+    co_return written&& keep && !context_.draining;
   }
 
   Task<bool> read_request(RequestReader& reader) {
@@ -226,11 +225,11 @@ class ConnectionImpl : public Connection,
       const bool ended = exchange->ended();
       exchange->take(pending);
       if (chunked && !pending.empty()) text += fmt::format("{:x}\r\n", pending.size());
-      const std::string_view tail = !chunked                     ? ""
-                                    : ended && pending.empty()   ? "0\r\n\r\n"
-                                    : ended                      ? "\r\n0\r\n\r\n"
-                                    : pending.empty()            ? ""
-                                                                 : "\r\n";
+      const std::string_view tail = !chunked                   ? ""
+                                    : ended && pending.empty() ? "0\r\n\r\n"
+                                    : ended                    ? "\r\n0\r\n\r\n"
+                                    : pending.empty()          ? ""
+                                                               : "\r\n";
       const std::array<asio::const_buffer, 3> parts{asio::buffer(text), asio::buffer(pending),
                                                     asio::buffer(tail)};
       const bool written = co_await write_all(parts);
@@ -297,7 +296,8 @@ class ConnectionImpl : public Connection,
 
 std::shared_ptr<Connection> make_connection(ConnectionContext& context, tcp::socket socket,
                                             asio::ssl::context* tls) {
-  const auto executor = static_cast<asio::io_context&>(socket.get_executor().context()).get_executor();
+  const auto executor =
+      static_cast<asio::io_context&>(socket.get_executor().context()).get_executor();
   if (tls == nullptr) {
     return std::make_shared<ConnectionImpl<tcp::socket>>(context, std::move(socket), executor);
   }

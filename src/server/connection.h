@@ -27,8 +27,8 @@ class Connection {
  public:
   virtual ~Connection() = default;
   virtual void start() = 0;
-  virtual void close() = 0;               // at once
-  virtual void close_if_idle() = 0;       // no request has begun
+  virtual void close() = 0;                        // at once
+  virtual void close_if_idle() = 0;                // no request has begun
   virtual void expire(Clock::time_point now) = 0;  // closes it if its deadline is over
   virtual bool closed() const = 0;
 };

@@ -13,8 +13,9 @@ class Collector {
  public:
   void set(Kind kind, std::string field, std::string text, std::vector<std::string> choices = {}) {
     if (spec.kind != Kind::kNone)
-      throw ApiError(400, fmt::format("\"{}\" and \"{}\" both constrain the answer, expected one",
-                                      spec.field, field),
+      throw ApiError(400,
+                     fmt::format("\"{}\" and \"{}\" both constrain the answer, expected one",
+                                 spec.field, field),
                      field);
     spec = {kind, std::move(text), std::move(choices), std::move(field)};
   }

@@ -81,7 +81,8 @@ std::string error_body(const ApiError& error) {
       {"error",
        {{"message", error.message},
         {"type", error.type},
-        {"param", error.param.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(error.param)},
+        {"param",
+         error.param.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(error.param)},
         {"code", error.status}}}};
   return body.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }

@@ -17,13 +17,13 @@ void Exchange::post(std::function<void()> f) {
 }
 
 void Exchange::send(HttpResponse response) {
-  boost::asio::dispatch(
-      executor_, [self = shared_from_this(), response = std::move(response)]() mutable {
-        if (self->has_head_ || self->gone_) return;
-        self->head_ = std::move(response);
-        self->has_head_ = self->ended_ = true;
-        if (self->wake_) self->wake_();
-      });
+  boost::asio::dispatch(executor_,
+                        [self = shared_from_this(), response = std::move(response)]() mutable {
+                          if (self->has_head_ || self->gone_) return;
+                          self->head_ = std::move(response);
+                          self->has_head_ = self->ended_ = true;
+                          if (self->wake_) self->wake_();
+                        });
 }
 
 void Exchange::begin(HttpResponse head) {

@@ -73,8 +73,8 @@ struct HttpServer::Impl {
     context.limits = options.limits;
     context.dispatch = std::move(dispatch);
     if (!options.tls_certificate.empty() || !options.tls_key.empty())
-      tls = std::make_unique<asio::ssl::context>(make_tls_context(options.tls_certificate,
-                                                                  options.tls_key));
+      tls = std::make_unique<asio::ssl::context>(
+          make_tls_context(options.tls_certificate, options.tls_key));
     for (int i = 0; i < std::max(1, options.n_threads); ++i)
       reactors.push_back(std::make_unique<Reactor>(tick_for(options.limits)));
     listen(options);
@@ -188,9 +188,15 @@ HttpServer::HttpServer(const HttpServerOptions& options, Dispatcher dispatch)
     : impl_(std::make_unique<Impl>(options, std::move(dispatch))) {}
 HttpServer::~HttpServer() = default;
 
-uint16_t HttpServer::port() const noexcept { return impl_->port; }
-int64_t HttpServer::n_connections() const noexcept { return impl_->context.n_connections; }
-int64_t HttpServer::n_slow_readers() const noexcept { return impl_->context.n_slow_readers; }
+uint16_t HttpServer::port() const noexcept {
+  return impl_->port;
+}
+int64_t HttpServer::n_connections() const noexcept {
+  return impl_->context.n_connections;
+}
+int64_t HttpServer::n_slow_readers() const noexcept {
+  return impl_->context.n_slow_readers;
+}
 
 void HttpServer::drain() {
   impl_->context.draining = true;
@@ -205,8 +211,14 @@ void HttpServer::drain() {
 bool HttpServer::wait_drained(std::chrono::milliseconds limit) {
   return impl_->wait_drained(limit);
 }
-void HttpServer::open() { impl_->open(); }
-void HttpServer::close_all() { impl_->close_all(); }
-void HttpServer::join() { impl_->join(); }
+void HttpServer::open() {
+  impl_->open();
+}
+void HttpServer::close_all() {
+  impl_->close_all();
+}
+void HttpServer::join() {
+  impl_->join();
+}
 
 }  // namespace deltacome::server

@@ -32,9 +32,9 @@ void health(ApiContext& context, Call& call) {
 }
 
 void metrics(ApiContext& context, Call& call) {
-  call.out->send({.content_type = "text/plain; version=0.0.4; charset=utf-8",
-                  .body = context.metrics.print(context.engine, context.names.base_name(),
-                                                context.gauges())});
+  call.out->send(
+      {.content_type = "text/plain; version=0.0.4; charset=utf-8",
+       .body = context.metrics.print(context.engine, context.names.base_name(), context.gauges())});
 }
 
 void debug_state(ApiContext& context, Call& call) {
@@ -87,7 +87,10 @@ void page(ApiContext&, Call& call) {
 std::vector<Route> info_routes(ApiContext& context) {
   const auto route = [&](const char* path, Access access, bool blocks,
                          void (*handler)(ApiContext&, Call&)) {
-    return Route{.method = "GET", .path = path, .access = access, .blocks = blocks,
+    return Route{.method = "GET",
+                 .path = path,
+                 .access = access,
+                 .blocks = blocks,
                  .handler = [&context, handler](Call& call) { handler(context, call); }};
   };
   const auto version = [](ApiContext& c, Call& call) {
@@ -109,7 +112,9 @@ std::vector<Route> info_routes(ApiContext& context) {
   };
 }
 
-Json body_of(const Call& call) { return parse_json_object(call.request.body); }
+Json body_of(const Call& call) {
+  return parse_json_object(call.request.body);
+}
 
 void send_json(const Call& call, const Json& body, int status) {
   call.out->send({.status = status, .body = to_text(body)});

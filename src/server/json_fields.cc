@@ -29,7 +29,8 @@ void check_structure(std::string_view text) {
     } else if (c == '"') {
       in_string = true;
     } else if (c == '{' || c == '[') {
-      if (members.size() == kMaxDepth) refuse(fmt::format("JSON nested more than {} deep", kMaxDepth));
+      if (members.size() == kMaxDepth)
+        refuse(fmt::format("JSON nested more than {} deep", kMaxDepth));
       members.push_back(c == '{' ? 1 : kArray);
     } else if ((c == '}' || c == ']') && !members.empty()) {
       members.pop_back();
@@ -116,10 +117,10 @@ std::optional<int64_t> Fields::integer(const char* name, int64_t low, int64_t hi
     if (whole < low || whole > high) fail(name, *value, expected());
     return whole;
   }
-  const bool fits = value->is_number_unsigned()
-                        ? value->get<uint64_t>() <=
-                              static_cast<uint64_t>(std::numeric_limits<int64_t>::max())
-                        : value->is_number_integer();
+  const bool fits =
+      value->is_number_unsigned()
+          ? value->get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())
+          : value->is_number_integer();
   if (!fits) fail(name, *value, expected());
   const auto whole = value->get<int64_t>();
   if (whole < low || whole > high) fail(name, *value, expected());

@@ -92,8 +92,8 @@ Keys Keys::parse(std::string_view text, const std::string& where) {
       const std::string entry = fmt::format("keys[{}]", i);
       const Fields key((*keys)[i], entry);
       check_names((*keys)[i],
-                  {"name", "sha256", "tenant", "admin", "weight", "variants",
-                   "requests_per_minute", "tokens_per_minute", "max_concurrent"},
+                  {"name", "sha256", "tenant", "admin", "weight", "variants", "requests_per_minute",
+                   "tokens_per_minute", "max_concurrent"},
                   entry);
       const std::optional<Digest> digest = parse_digest(key.need_string("sha256"));
       if (!digest) key.fail("sha256", *key.find("sha256"), "64 hexadecimal digits");
@@ -129,8 +129,7 @@ std::shared_ptr<const Caller> Keys::find(std::string_view authorization) const {
   const Digest digest = sha256(authorization.substr(kBearer.size()));
   std::shared_ptr<const Caller> found;
   for (const Entry& entry : entries_)  // no early end, and no early difference
-    if (CRYPTO_memcmp(entry.digest.data(), digest.data(), digest.size()) == 0)
-      found = entry.caller;
+    if (CRYPTO_memcmp(entry.digest.data(), digest.data(), digest.size()) == 0) found = entry.caller;
   return found;
 }
 

@@ -47,8 +47,7 @@ std::optional<HttpRequest> RequestReader::take() {
   out.method = std::string(message.method_string());
   const std::string_view target(message.target().data(), message.target().size());
   const size_t question = target.find('?');
-  if (target.empty() || target[0] != '/' ||
-      !percent_decode(target.substr(0, question), out.path)) {
+  if (target.empty() || target[0] != '/' || !percent_decode(target.substr(0, question), out.path)) {
     fail(400, "the request's target is not a path");
     return std::nullopt;
   }

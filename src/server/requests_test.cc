@@ -114,8 +114,9 @@ TEST(CompletionBody, RefusalsNameTheField) {
   }
   EXPECT_EQ(completion_error(R"({"prompt": "x", "temperature": "hot"})").message,
             "\"temperature\" is \"hot\", expected a number");
-  EXPECT_EQ(completion_error(R"({"prompt": "x", "stream_options": {"include_usage": true}})").message,
-            "Stream options can only be defined when `stream=True`.");
+  EXPECT_EQ(
+      completion_error(R"({"prompt": "x", "stream_options": {"include_usage": true}})").message,
+      "Stream options can only be defined when `stream=True`.");
 }
 
 TEST(ChatBody, MakesTheTemplatesContext) {
@@ -159,7 +160,8 @@ TEST(ChatBody, RefusalsNameTheField) {
   EXPECT_EQ(chat_error(R"("tool_choice": "auto")").param, "tool_choice");
   EXPECT_EQ(chat_error(R"("tools": [{"function": {}}])").param, "tools[0].function.name");
   EXPECT_EQ(chat_error(R"("tools": [{"function": {"name": "f"}}],
-                          "tool_choice": {"function": {"name": "g"}})").param,
+                          "tool_choice": {"function": {"name": "g"}})")
+                .param,
             "tool_choice");
   EXPECT_EQ(chat_error(R"("chat_template": "x")").param, "chat_template");
 }

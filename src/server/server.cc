@@ -16,10 +16,20 @@ Server::Server(Engine& engine, const ServerOptions& options)
     : impl_(std::make_unique<Impl>(engine, options)) {}
 Server::~Server() = default;
 
-void Server::start() { impl_->service.start(); }
-uint16_t Server::port() const { return impl_->service.port(); }
-void Server::stop() { impl_->service.stop(); }
-void Server::hurry() { impl_->service.hurry(); }
-void Server::reload_keys() { impl_->service.reload_keys(); }
+void Server::start() {
+  impl_->service.start();
+}
+uint16_t Server::port() const {
+  return impl_->service.port();
+}
+void Server::stop() {
+  impl_->service.stop();
+}
+void Server::hurry() {
+  impl_->service.hurry();
+}
+void Server::reload_keys() {
+  impl_->service.reload_keys();
+}
 
 }  // namespace deltacome

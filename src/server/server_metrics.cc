@@ -11,15 +11,15 @@ namespace deltacome::server {
 namespace {
 
 std::vector<double> first_token_bounds() {
-  return {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1,  0.25, 0.5,  0.75,
-          1,     2.5,   5,    7.5,  10,   20,   40,   80,   160,  640,  2560};
+  return {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
+          1,     2.5,   5,    7.5,  10,   20,   40,   80,  160,  640, 2560};
 }
 std::vector<double> between_token_bounds() {
-  return {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4,
-          0.5,   0.75,   1,     2.5,  5,     7.5,  10,    20,  40,   80};
+  return {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3,
+          0.4,   0.5,    0.75,  1,    2.5,   5,    7.5,   10,  20,   40,  80};
 }
 std::vector<double> request_bounds() {
-  return {0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,    10,
+  return {0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1,   1.5, 2,   2.5, 5,    10,
           15,   20,   30,  40,  50,  60,  120, 240, 480, 960, 1920, 7680};
 }
 /// 1, 2, 5, 10, ... as vLLM's.
@@ -30,7 +30,6 @@ std::vector<double> count_bounds(double last) {
       if (digit * decade <= last) out.push_back(digit * decade);
   return out;
 }
-
 
 /// Prints families of one sample each.
 struct Writer {

@@ -75,21 +75,20 @@ Service::~Service() {
 }
 
 void Service::start() {
-  workers_ = std::make_unique<Workers>(options_.n_workers,
-                                       static_cast<size_t>(options_.max_queued_work));
-  const HttpServerOptions http{
-      .host = options_.host,
-      .port = options_.port,
-      .n_threads = options_.n_io_threads,
-      .tls_certificate = options_.tls_certificate,
-      .tls_key = options_.tls_key,
-      .limits = {.header_bytes = options_.header_bytes,
-                 .body_bytes = options_.body_bytes,
-                 .connections = options_.max_connections,
-                 .stream_buffer_bytes = options_.stream_buffer_bytes,
-                 .idle = options_.idle_timeout,
-                 .read = options_.read_timeout,
-                 .write = options_.write_timeout}};
+  workers_ =
+      std::make_unique<Workers>(options_.n_workers, static_cast<size_t>(options_.max_queued_work));
+  const HttpServerOptions http{.host = options_.host,
+                               .port = options_.port,
+                               .n_threads = options_.n_io_threads,
+                               .tls_certificate = options_.tls_certificate,
+                               .tls_key = options_.tls_key,
+                               .limits = {.header_bytes = options_.header_bytes,
+                                          .body_bytes = options_.body_bytes,
+                                          .connections = options_.max_connections,
+                                          .stream_buffer_bytes = options_.stream_buffer_bytes,
+                                          .idle = options_.idle_timeout,
+                                          .read = options_.read_timeout,
+                                          .write = options_.write_timeout}};
   auto server = std::make_unique<HttpServer>(
       http, [this](HttpRequest request, std::shared_ptr<ResponseStream> out) {
         dispatch(std::move(request), std::move(out));
@@ -98,7 +97,9 @@ void Service::start() {
   http_->open();
 }
 
-uint16_t Service::port() const { return http_->port(); }
+uint16_t Service::port() const {
+  return http_->port();
+}
 
 void Service::reload_keys() {
   if (options_.keys_file.empty()) return;
@@ -126,7 +127,8 @@ void Service::stop() {
     const std::lock_guard lock(mutex_);
     return !hurried_ && Clock::now() < end;
   };
-  while (http_->n_connections() > 0 && patient()) http_->wait_drained(std::chrono::milliseconds(20));
+  while (http_->n_connections() > 0 && patient())
+    http_->wait_drained(std::chrono::milliseconds(20));
   http_->close_all();
   workers_.reset();
   while (context_.open_answers > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -172,11 +174,11 @@ void Service::dispatch(HttpRequest request, std::shared_ptr<ResponseStream> stre
   const auto finished = [this](const RequestRecord& r, const std::string& route) {
     context_.metrics.http_requests.add(
         {{"handler", route}, {"method", r.method}, {"status", std::to_string(r.status)}});
-    if (options_.log_requests)
-      spdlog::info(request_line(r, Clock::now(), options_.log_json));
+    if (options_.log_requests) spdlog::info(request_line(r, Clock::now(), options_.log_json));
   };
   const auto tracked = std::make_shared<TrackedStream>(std::move(stream), record, finished);
-  Call call{.request = std::move(request), .rest = {}, .caller = {}, .record = record, .out = tracked};
+  Call call{
+      .request = std::move(request), .rest = {}, .caller = {}, .record = record, .out = tracked};
   try {
     const Route& route = router_.find(call.request, call.rest);
     tracked->set_route(route.path);
@@ -209,9 +211,9 @@ void Service::run(const Route& route, Call& call) {
   } catch (const std::bad_alloc&) {
     fail(call, ApiError(503, "out of memory"));
   } catch (const std::exception& error) {
-    spdlog::error(event_line("bug", fmt::format("{} {}: {}", call.request.method,
-                                                call.request.path, error.what()),
-                             options_.log_json));
+    spdlog::error(event_line(
+        "bug", fmt::format("{} {}: {}", call.request.method, call.request.path, error.what()),
+        options_.log_json));
     fail(call, ApiError(500, "the server has a bug; its log says more"));
   }
 }

@@ -82,9 +82,9 @@ TEST_F(ServiceTest, CompletesText) {
 }
 
 TEST_F(ServiceTest, AnswersBatchesTokensEchoAndN) {
-  const Json body = body_of_response(ask(http_post(
-      "/v1/completions",
-      R"({"prompt": [[120, 121], [122]], "max_tokens": 2, "n": 2, "echo": true})")));
+  const Json body = body_of_response(
+      ask(http_post("/v1/completions",
+                    R"({"prompt": [[120, 121], [122]], "max_tokens": 2, "n": 2, "echo": true})")));
   ASSERT_EQ(body["choices"].size(), 4u);
   for (size_t i = 0; i < 4; ++i) {
     EXPECT_EQ(body["choices"][i]["index"], i);
@@ -96,9 +96,9 @@ TEST_F(ServiceTest, AnswersBatchesTokensEchoAndN) {
 
 TEST_F(ServiceTest, BestOfKeepsTheLikeliest) {
   // The double's answer number i has log probabilities of -0.5 i - 0.25.
-  const Json body = body_of_response(ask(http_post(
-      "/v1/completions",
-      R"({"prompt": "x", "max_tokens": 3, "n": 2, "best_of": 4, "logprobs": 1})")));
+  const Json body = body_of_response(
+      ask(http_post("/v1/completions",
+                    R"({"prompt": "x", "max_tokens": 3, "n": 2, "best_of": 4, "logprobs": 1})")));
   ASSERT_EQ(body["choices"].size(), 2u);
   EXPECT_EQ(body["choices"][0]["logprobs"]["token_logprobs"], Json({-0.25, -0.25, -0.25}));
   EXPECT_EQ(body["choices"][1]["logprobs"]["token_logprobs"], Json({-0.75, -0.75, -0.75}));
@@ -139,12 +139,12 @@ TEST_F(ServiceTest, StreamsEventsWithUsageAndDone) {
 }
 
 TEST_F(ServiceTest, GivesCallsOfToolsWholeAndStreamed) {
-  engine_.set_text("Sure.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>");
+  engine_.set_text(
+      "Sure.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>");
   const std::string request =
       R"("messages": [{"role": "user", "content": "hi"}],
          "tools": [{"type": "function", "function": {"name": "add"}}])";
-  const Json whole =
-      body_of_response(ask(http_post("/v1/chat/completions", "{" + request + "}")));
+  const Json whole = body_of_response(ask(http_post("/v1/chat/completions", "{" + request + "}")));
   const Json& message = whole["choices"][0]["message"];
   EXPECT_EQ(message["content"], "Sure.");
   EXPECT_EQ(message["tool_calls"][0]["function"]["name"], "add");
@@ -175,8 +175,8 @@ TEST_F(ServiceTest, AClientThatGoesCancelsItsRequest) {
   for (const char* stream : {"true", "false"}) {
     const int64_t before = engine_.n_cancelled();
     Client client(service_->port());
-    client.write(http_post("/v1/completions", std::string(R"({"prompt": "x", "stream": )") +
-                                                  stream + "}"));
+    client.write(
+        http_post("/v1/completions", std::string(R"({"prompt": "x", "stream": )") + stream + "}"));
     wait_for([&] { return engine_.n_running() == 1; });
     client.close();
     wait_for([&] { return engine_.n_cancelled() == before + 1 && engine_.n_running() == 0; });
@@ -240,8 +240,9 @@ TEST_F(ServiceTest, ClosesConnectionsThatTakeTooLong) {
 TEST_F(ServiceTest, SaysContinueAndTakesChunkedBodies) {
   start();
   Client client(service_->port());
-  client.write("POST /tokenize HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
-               "Transfer-Encoding: chunked\r\n\r\n");
+  client.write(
+      "POST /tokenize HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+      "Transfer-Encoding: chunked\r\n\r\n");
   EXPECT_EQ(client.read_until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
   client.write("8\r\n{\"prompt\r\n7\r\n\":\"ab\"}\r\n0\r\n\r\n");
   EXPECT_EQ(body_of_response(client.read_response())["tokens"], Json({97, 98}));
@@ -267,8 +268,8 @@ TEST_F(ServiceTest, AnOverloadedEngineIs429WithRetryAfter) {
 TEST_F(ServiceTest, KeysDecideWhoMayWhat) {
   const auto hex = [](const std::string& key) {
     std::string out;
-    for (const unsigned char c : sha256(key)) out += "0123456789abcdef"[c >> 4],
-        out += "0123456789abcdef"[c & 15];
+    for (const unsigned char c : sha256(key))
+      out += "0123456789abcdef"[c >> 4], out += "0123456789abcdef"[c & 15];
     return out;
   };
   const auto write_keys = [&](const std::string& user) {
@@ -296,7 +297,8 @@ TEST_F(ServiceTest, KeysDecideWhoMayWhat) {
   EXPECT_EQ(status_of(third), 429);
   EXPECT_NE(third.find("Retry-After: "), std::string::npos);
   EXPECT_EQ(status_of(as("root", "v2")), 200);
-  const std::string user = "Authorization: Bearer user\r\n", boss = "Authorization: Bearer root\r\n";
+  const std::string user = "Authorization: Bearer user\r\n",
+                    boss = "Authorization: Bearer root\r\n";
   EXPECT_EQ(status_of(ask(http_get("/v1/deltas", user))), 403);
   EXPECT_EQ(status_of(ask(http_get("/v1/deltas", boss))), 200);
   const Json models = body_of_response(ask(http_get("/v1/models", user)));
@@ -322,8 +324,7 @@ TEST_F(ServiceTest, LoadsAndUnloadsInVllmsWords) {
   EXPECT_TRUE(loaded.ends_with("Success: LoRA adapter 'a' added successfully."));
   const Json again = body_of_response(post("/v1/load_lora_adapter", load));
   EXPECT_EQ(again["error"]["type"], "InvalidUserInput");
-  EXPECT_EQ(status_of(post("/v1/load_lora_adapter",
-                           R"({"lora_name": "b", "lora_path": "/etc"})")),
+  EXPECT_EQ(status_of(post("/v1/load_lora_adapter", R"({"lora_name": "b", "lora_path": "/etc"})")),
             403);
   EXPECT_EQ(status_of(ask(http_get("/v1/deltas/a"))), 200);
   const std::string gone = post("/v1/unload_lora_adapter", R"({"lora_name": "a"})");
@@ -372,8 +373,8 @@ TEST_F(ServiceTest, ManyStreamsAtOnceAreAllWhole) {
   std::vector<std::unique_ptr<Client>> clients;
   for (int i = 0; i < kStreams; ++i) {
     clients.push_back(std::make_unique<Client>(service_->port()));
-    clients.back()->write(http_post("/v1/completions",
-                                    R"({"prompt": "x", "stream": true, "max_tokens": 9})"));
+    clients.back()->write(
+        http_post("/v1/completions", R"({"prompt": "x", "stream": true, "max_tokens": 9})"));
   }
   for (const auto& client : clients) {
     std::string text;

@@ -171,9 +171,13 @@ class FakeEngine : public ServedEngine {
   }
 
   void run() {
+    auto next_round = std::chrono::steady_clock::now();
     std::unique_lock lock(mutex_);
     for (;;) {
-      wake_.wait(lock, [this] { return stopping_ || !calls_.empty() || has_work(); });
+      if (!stopping_ && calls_.empty() && !has_work()) {
+        wake_.wait(lock, [this] { return stopping_ || !calls_.empty() || has_work(); });
+        next_round = std::chrono::steady_clock::now();
+      }
       if (stopping_) return;
       std::vector<std::function<void()>> outbox;
       outbox.swap(calls_);
@@ -182,7 +186,11 @@ class FakeEngine : public ServedEngine {
       lock.unlock();
       for (const auto& call : outbox) call();
       outbox.clear();
-      if (interval_.count() > 0) std::this_thread::sleep_for(interval_);
+      if (interval_.count() > 0) {  // rounds that were late are made up for, a second's at most
+        next_round = std::max(next_round + interval_,
+                              std::chrono::steady_clock::now() - std::chrono::seconds(1));
+        std::this_thread::sleep_until(next_round);
+      }
       lock.lock();
     }
   }
@@ -210,7 +218,8 @@ class FakeEngine : public ServedEngine {
           for (int i = 0; i < *r.request.logprobs; ++i)
             e.top_logprobs.push_back({c + i, -0.25 - i});
         }
-        const bool whole = r.n_tokens == static_cast<int64_t>(text_.size()) && !r.request.ignore_eos;
+        const bool whole =
+            r.n_tokens == static_cast<int64_t>(text_.size()) && !r.request.ignore_eos;
         if (r.n_tokens >= r.request.max_tokens) e.finish = FinishReason::kLength;
         if (whole) e.finish = FinishReason::kStop;
       }

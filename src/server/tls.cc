@@ -20,8 +20,7 @@ ssl::context make_tls_context(const std::filesystem::path& certificate,
     fail(ErrorCode::kInvalidArgument, "TLS certificate \"{}\": {}", certificate.string(),
          error.message());
   context.use_private_key_file(key.string(), ssl::context::pem, error);
-  if (error)
-    fail(ErrorCode::kInvalidArgument, "TLS key \"{}\": {}", key.string(), error.message());
+  if (error) fail(ErrorCode::kInvalidArgument, "TLS key \"{}\": {}", key.string(), error.message());
   return context;
 }
 

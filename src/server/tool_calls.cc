@@ -11,7 +11,9 @@ namespace {
 constexpr std::string_view kOpenTag = "<tool_call>", kCloseTag = "</tool_call>";
 constexpr std::string_view kPythonTag = "<|python_tag|>";
 
-bool is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
+bool is_space(char c) {
+  return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+}
 
 /// From the first character of `text` that is not white space.
 std::string_view skip_space(std::string_view text) {

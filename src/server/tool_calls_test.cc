@@ -44,17 +44,21 @@ void expect(const std::string& text, const Found& want, bool parallel = true) {
 }
 
 TEST(ToolCalls, HermesAndQwen) {
-  expect("Let me see.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": [1, \"}\\\"\"]}}\n</tool_call>",
-         {"Let me see.", R"(add({"a": [1, "}\""]});)"});
-  expect("<tool_call>{\"name\":\"add\",\"arguments\":{}}</tool_call>\n"
-         "<tool_call>{\"arguments\":{\"k\":2},\"name\":\"get\"}</tool_call>",
-         {"", R"(add({});get({"k":2});)"});
+  expect(
+      "Let me see.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": [1, "
+      "\"}\\\"\"]}}\n</tool_call>",
+      {"Let me see.", R"(add({"a": [1, "}\""]});)"});
+  expect(
+      "<tool_call>{\"name\":\"add\",\"arguments\":{}}</tool_call>\n"
+      "<tool_call>{\"arguments\":{\"k\":2},\"name\":\"get\"}</tool_call>",
+      {"", R"(add({});get({"k":2});)"});
 }
 
 TEST(ToolCalls, Llama3) {
   expect(R"({"name": "add", "parameters": {"a": 1}})", {"", R"(add({"a": 1});)"});
-  expect(R"(<|python_tag|>{"type": "function", "name": "add", "parameters": {"a": "{"}}; {"name": "get", "parameters": {}})",
-         {"", R"(add({"a": "{"});get({});)"});
+  expect(
+      R"(<|python_tag|>{"type": "function", "name": "add", "parameters": {"a": "{"}}; {"name": "get", "parameters": {}})",
+      {"", R"(add({"a": "{"});get({});)"});
 }
 
 TEST(ToolCalls, ArgumentsMayBeTheTextOfAnObject) {
@@ -62,10 +66,10 @@ TEST(ToolCalls, ArgumentsMayBeTheTextOfAnObject) {
 }
 
 TEST(ToolCalls, WhatIsNoCallStaysText) {
-  for (const char* text : {"plain text", "a < b and <tool> and <tool_call", "  leading", "{",
-                           R"({"answer": 5})", R"({"name": "unknown", "parameters": {}})",
-                           R"({"name": 5})", "{not json}", R"({"name": "ad)",
-                           "<tool_call>nonsense</tool_call>", "trailing \n"})
+  for (const char* text :
+       {"plain text", "a < b and <tool> and <tool_call", "  leading", "{", R"({"answer": 5})",
+        R"({"name": "unknown", "parameters": {}})", R"({"name": 5})", "{not json}",
+        R"({"name": "ad)", "<tool_call>nonsense</tool_call>", "trailing \n"})
     expect(text, {text, ""});
 }
 
@@ -75,9 +79,10 @@ TEST(ToolCalls, AnAnswerThatIsCutInACallHasWhatCameOfIt) {
 }
 
 TEST(ToolCalls, OneOnlyIfSoAsked) {
-  expect("<tool_call>{\"name\":\"add\",\"arguments\":{}}</tool_call>"
-         "<tool_call>{\"name\":\"get\",\"arguments\":{\"k\":2}}</tool_call>",
-         {"", "add({});"}, false);
+  expect(
+      "<tool_call>{\"name\":\"add\",\"arguments\":{}}</tool_call>"
+      "<tool_call>{\"name\":\"get\",\"arguments\":{\"k\":2}}</tool_call>",
+      {"", "add({});"}, false);
 }
 
 }  // namespace

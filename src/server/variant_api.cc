@@ -86,9 +86,9 @@ void load_adapter(ApiContext& context, Call& call) {
                                     "load the adapter in place, set 'load_inplace' to True.",
                                     load.name))
         .with_type("InvalidUserInput");
-  const std::string said =
-      fmt::format("Success: LoRA adapter '{}' added successfully.", load.name);
-  start_load(context, call, load, [said] { return plain(said); }, true);
+  const std::string said = fmt::format("Success: LoRA adapter '{}' added successfully.", load.name);
+  start_load(
+      context, call, load, [said] { return plain(said); }, true);
 }
 
 /// Ends when the last request of the variant has ended.
@@ -127,16 +127,17 @@ void list_deltas(ApiContext& context, Call& call) {
 void load_delta(ApiContext& context, Call& call) {
   const Json json = body_of(call);
   const Fields fields(json);
-  LoadRequest load{.name = fields.need_string("name"), .path = fields.need_string("path"),
-                   .options = {}};
+  LoadRequest load{
+      .name = fields.need_string("name"), .path = fields.need_string("path"), .options = {}};
   load.options.pinned = fields.boolean("pinned").value_or(false);
   load.options.replace = fields.boolean("replace").value_or(false);
   load.options.lazy = fields.boolean("lazy").value_or(false);
   const bool wait = fields.boolean("wait").value_or(true);
   if (!load.options.replace && find_status(context, load.name))
-    throw ApiError(409, fmt::format("the variant {} exists, expected \"replace\": true to take its "
-                                    "place",
-                                    describe(Json(load.name))),
+    throw ApiError(409,
+                   fmt::format("the variant {} exists, expected \"replace\": true to take its "
+                               "place",
+                               describe(Json(load.name))),
                    "name");
   const auto answer = [&context, name = load.name, wait] {
     const std::optional<VariantStatus> status = find_status(context, name);
@@ -169,16 +170,21 @@ void unload_delta(ApiContext& context, Call& call) {
 }  // namespace
 
 std::vector<Route> variant_routes(ApiContext& context) {
-  const auto route = [&](const char* method, const char* path, void (*handler)(ApiContext&, Call&)) {
-    return Route{.method = method, .path = path, .access = Access::kAdmin,
+  const auto route = [&](const char* method, const char* path,
+                         void (*handler)(ApiContext&, Call&)) {
+    return Route{.method = method,
+                 .path = path,
+                 .access = Access::kAdmin,
                  .handler = [&context, handler](Call& call) { handler(context, call); }};
   };
   const auto show = [](ApiContext& c, Call& call) {
     send_json(call, c.names.status_json(need_status(c, call.rest)));
   };
   std::vector<Route> out = {
-      route("GET", "/v1/deltas", list_deltas),     route("POST", "/v1/deltas", load_delta),
-      route("GET", "/v1/deltas/*", show),          route("PATCH", "/v1/deltas/*", change_delta),
+      route("GET", "/v1/deltas", list_deltas),
+      route("POST", "/v1/deltas", load_delta),
+      route("GET", "/v1/deltas/*", show),
+      route("PATCH", "/v1/deltas/*", change_delta),
       route("DELETE", "/v1/deltas/*", unload_delta),
   };
   for (const char* path : {"/v1/load_lora_adapter", "/v1/load_delta", "/load_lora_adapter"})

@@ -10,7 +10,9 @@ namespace deltacome::server {
 namespace {
 
 /// Figures that were not measured are negative in ArchiveInfo, and null here.
-Json measured(double value) { return value < -1e-6 ? Json() : Json(value); }
+Json measured(double value) {
+  return value < -1e-6 ? Json() : Json(value);
+}
 
 Json about(const ArchiveInfo& info) {
   Json out = {{"method", info.method},
