@@ -5,10 +5,10 @@ import concurrent.futures
 import hashlib
 import http.client
 import json
-import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import time
 import unittest
@@ -205,6 +205,29 @@ class ServeTest(CliTest):
         request = next(json.loads(line) for line in rest.splitlines() if '"request"' in line)
         self.assertEqual((request["path"], request["status"], request["output_tokens"]),
                          ("/v1/completions", 200, 1))
+
+    @unittest.skipIf(shutil.which("openssl") is None, "there is no openssl")
+    def test_tls(self):
+        key, cert = self.scratch / "key.pem", self.scratch / "cert.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                        "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj",
+                        "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key,
+                        "-out", cert], check=True, capture_output=True)
+        with ServedProgram("--tls-cert", cert, "--tls-key", key) as server:
+            trust = ssl.create_default_context(cafile=str(cert))
+            for _ in range(3):
+                connection = http.client.HTTPSConnection("localhost", server.port, context=trust,
+                                                         timeout=30)
+                for stream in (False, True, False):
+                    connection.request("POST", "/v1/completions", json.dumps(
+                        {"prompt": "x", "max_tokens": 5, "stream": stream, "ignore_eos": True}))
+                    response = connection.getresponse()
+                    self.assertEqual(response.status, 200)
+                    self.assertTrue(response.read())
+                connection.close()
+            server.process.send_signal(signal.SIGTERM)
+            self.assertEqual(server.process.wait(20), 0)
+        self.fails("serve", "--base", BASE, "--tls-cert", cert, says=["key"])
 
     def test_usage_and_faults_of_the_command_line(self):
         self.fails("serve", status=2, says=["--base"])
