@@ -33,7 +33,7 @@ struct ServerOptions {
   int64_t max_connections = 4096;
   int64_t max_requests = 2048;                         // that are answered at once
   int64_t max_queued_work = 1024;                      // requests that wait for a worker
-  int64_t stream_buffer_bytes = 256 << 10;             // that a slow reader may lag behind
+  int64_t stream_buffer_bytes = 512 << 10;             // that a slow reader may lag behind
   std::chrono::milliseconds idle_timeout{75'000};      // between requests of a connection
   std::chrono::milliseconds read_timeout{30'000};      // for a request to arrive
   std::chrono::milliseconds write_timeout{30'000};     // without any progress of a reader

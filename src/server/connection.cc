@@ -147,6 +147,15 @@ class ConnectionImpl : public Connection,
     changed_.cancel();
   }
 
+  /// A reader that fell behind is cut off at once: a write to it may be going on for long.
+  void exchange_changed() {
+    if (exchange_->overflowed()) {
+      ++context_.n_slow_readers;
+      close();
+    }
+    changed_.cancel();
+  }
+
   /// One request and its response; whether another one may follow.
   Task<bool> serve_one() {
     RequestReader reader(context_.limits);
@@ -162,14 +171,15 @@ class ConnectionImpl : public Connection,
     request->remote = remote_;
     const bool keep = reader.keep_alive();
     exchange_ = std::make_shared<Exchange>(executor_, context_.limits.stream_buffer_bytes,
-                                           [this] { changed_.cancel(); });
+                                           [this] { exchange_changed(); });
     deadline_ = Clock::time_point::max();  // the handler has its own
     context_.dispatch(std::move(*request), exchange_);
     const bool written = co_await respond(reader, keep);
     if (written) exchange_->finish();
     exchange_->gone();
     exchange_.reset();
-    co_return written&& keep && !context_.draining;
+    const bool more = written && !last_ && !context_.draining;
+    co_return more;
   }
 
   Task<bool> read_request(RequestReader& reader) {
@@ -199,7 +209,7 @@ class ConnectionImpl : public Connection,
     co_return true;
   }
 
-  /// Writes what the handler gives until it ends; false if the connection is of no more use.
+  /// Writes what the handler gives until it ends; whether all of it was written.
   Task<bool> respond(RequestReader& reader, bool keep) {
     const std::shared_ptr<Exchange> exchange = exchange_;
     while (!exchange->has_head()) {
@@ -207,21 +217,16 @@ class ConnectionImpl : public Connection,
       co_await changed_.async_wait(token());
     }
     const bool chunked = reader.chunked_reply();
-    const bool last = !keep || context_.draining || (exchange->streams() && !chunked);
+    last_ = !keep || context_.draining || (exchange->streams() && !chunked);
     const HttpResponse& head = exchange->head();
-    std::string text = serialize_head(head, exchange->streams(), chunked, !last);
+    std::string text = serialize_head(head, exchange->streams(), chunked, !last_);
     if (!exchange->streams()) {
       const std::array<asio::const_buffer, 2> parts{
           asio::buffer(text), asio::buffer(reader.is_head() ? std::string_view() : head.body)};
-      const bool written = co_await write_all(parts);
-      co_return written && !last;
+      co_return co_await write_all(parts);
     }
     std::string pending;
     for (;;) {
-      if (exchange->overflowed()) {
-        ++context_.n_slow_readers;
-        co_return false;
-      }
       const bool ended = exchange->ended();
       exchange->take(pending);
       if (chunked && !pending.empty()) text += fmt::format("{:x}\r\n", pending.size());
@@ -235,9 +240,9 @@ class ConnectionImpl : public Connection,
       const bool written = co_await write_all(parts);
       if (!written) co_return false;
       text.clear();
-      if (ended) co_return !last;
+      if (ended) co_return true;
       deadline_ = Clock::time_point::max();
-      while (!exchange->ended() && exchange->empty() && !exchange->overflowed()) {
+      while (!exchange->ended() && exchange->empty()) {
         if (closed_ || input_ended_) co_return false;
         co_await changed_.async_wait(token());
       }
@@ -288,7 +293,7 @@ class ConnectionImpl : public Connection,
   std::shared_ptr<Exchange> exchange_;
   std::string remote_;
   Clock::time_point deadline_ = Clock::time_point::max();
-  bool closed_ = false, idle_ = true, in_body_ = false;
+  bool closed_ = false, last_ = false, idle_ = true, in_body_ = false;
   bool input_ended_ = false, refused_ = false, lingering_ = false;
 };
 

@@ -65,7 +65,7 @@ struct HttpLimits {
   int64_t header_bytes = 16 << 10;
   int64_t body_bytes = 8 << 20;
   int64_t connections = 4096;
-  int64_t stream_buffer_bytes = 256 << 10;  // that a slow reader may lag behind
+  int64_t stream_buffer_bytes = 512 << 10;  // that a slow reader may lag behind
   std::chrono::milliseconds idle{75'000};   // between requests of a connection
   std::chrono::milliseconds read{30'000};   // from a request's first byte to its last
   std::chrono::milliseconds write{30'000};  // without any progress of a reader
