@@ -209,7 +209,7 @@ std::vector<Route> answer_routes(ApiContext& context) {
             [&](Call& call) { answer(context, call, parse_chat(call.request.body)); }),
       route("/v1/embeddings",
             [](Call&) {
-              throw ApiError(501,
+              throw ApiError(400,
                              "The model does not support Embeddings API: deltacome serves "
                              "models that generate text");
             }),

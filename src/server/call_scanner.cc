@@ -64,7 +64,7 @@ CallScanner::Status CallScanner::push_value(char c) {
     return ended == Status::kOpen ? push_after_value(c) : ended;
   }
   if (streams) arguments_ += c;
-  if (streams && value_.empty()) value_ = "{";  // not kept
+  if (streams && value_.empty()) value_ = '{';  // not kept
   if (!streams) value_ += c;
   if (in_string_) {
     if (escaped_) {

@@ -20,8 +20,6 @@ const char* type_of(int status) noexcept {
       return "RateLimitError";
     case 500:
       return "InternalServerError";
-    case 501:
-      return "NotImplementedError";
     case 503:
       return "ServiceUnavailableError";
     case 504:

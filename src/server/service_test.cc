@@ -220,7 +220,7 @@ TEST_F(ServiceTest, RefusesWhatIsTooLargeOrMalformed) {
   EXPECT_EQ(status_of(ask(http_post("/v1/completions", "[]"))), 400);
   EXPECT_EQ(status_of(ask(http_get("/none"))), 404);
   EXPECT_EQ(status_of(ask(http_get("/v1/completions"))), 405);
-  EXPECT_EQ(status_of(ask(http_post("/v1/embeddings", "{}"))), 501);
+  EXPECT_EQ(status_of(ask(http_post("/v1/embeddings", "{}"))), 400);
   const Json error = body_of_response(ask(http_post("/v1/completions", R"({"prompt": 3})")));
   EXPECT_EQ(error["error"]["param"], "prompt");
   EXPECT_EQ(error["error"]["code"], 400);

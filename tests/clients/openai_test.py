@@ -73,7 +73,7 @@ class OpenAiClientTest(CliTest):
         with self.assertRaises(openai.BadRequestError) as raised:
             self.client.completions.create(model="math", prompt="x", temperature=-1)
         self.assertIn("temperature", str(raised.exception))
-        with self.assertRaises(openai.InternalServerError):  # 501
+        with self.assertRaises(openai.BadRequestError):
             self.client.embeddings.create(model="math", input="x")
 
 
