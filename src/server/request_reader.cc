@@ -21,6 +21,9 @@ void RequestReader::fail(int status, std::string reason) {
 size_t RequestReader::put(const char* data, size_t n) {
   if (n == 0 || failed_ != 0 || done()) return 0;
   begun_ = true;
+  // Beast asserts that a last chunk that it sees again has the 5 bytes that any chunked body still
+  // has to come ("0\r\n\r\n").
+  if (parser_.is_header_done() && parser_.chunked() && n < 5) return 0;
   boost::beast::error_code error;
   const size_t taken = parser_.put(boost::asio::const_buffer(data, n), error);
   if (!error || error == http::error::need_more) return taken;

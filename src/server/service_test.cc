@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "server/json_fields.h"
+#include "server/request_reader.h"
 #include "server/test_support.h"
 #include "tests/support/temp_dir.h"
 
@@ -246,6 +247,21 @@ TEST_F(ServiceTest, SaysContinueAndTakesChunkedBodies) {
   EXPECT_EQ(client.read_until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
   client.write("8\r\n{\"prompt\r\n7\r\n\":\"ab\"}\r\n0\r\n\r\n");
   EXPECT_EQ(body_of_response(client.read_response())["tokens"], Json({97, 98}));
+}
+
+// A last chunk that came in small pieces met an assertion of the HTTP parser.
+TEST_F(ServiceTest, TakesChunkedBodiesByteByByte) {
+  HttpLimits limits;
+  RequestReader reader(limits);
+  std::string waiting;
+  for (const char c : std::string("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+                                  "3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: z\r\n\r\n")) {
+    waiting += c;
+    waiting.erase(0, reader.put(waiting.data(), waiting.size()));
+  }
+  ASSERT_TRUE(reader.done());
+  EXPECT_EQ(waiting, "");
+  EXPECT_EQ(reader.take()->body, "abcde");
 }
 
 TEST_F(ServiceTest, UnknownModelsAreNotFoundInVllmsWords) {
