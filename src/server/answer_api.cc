@@ -57,19 +57,12 @@ void refuse_constraints(const AnswerRequest& request) {
                    "tool_choice");
 }
 
-/// Counts an open run, and gives its tenant's seat back at its end.
-class OpenAnswer {
- public:
-  OpenAnswer(ApiContext& context, Tenants::Seat seat) : context_(context), seat_(std::move(seat)) {
-    ++context_.open_answers;
-  }
-  ~OpenAnswer() { --context_.open_answers; }
-  OpenAnswer(const OpenAnswer&) = delete;
-  OpenAnswer& operator=(const OpenAnswer&) = delete;
-
- private:
-  ApiContext& context_;
-  Tenants::Seat seat_;
+/// An open run, and the seat that its tenant gets back at its end.
+struct OpenAnswer {
+  OpenAnswer(ApiContext& context, Tenants::Seat tenants_seat)
+      : count(context), seat(std::move(tenants_seat)) {}
+  OpenCount count;
+  Tenants::Seat seat;
 };
 
 Tenants::Seat admit(ApiContext& context, const Call& call) {

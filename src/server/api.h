@@ -28,6 +28,19 @@ struct ApiContext {
   std::function<ServerMetrics::Gauges()> gauges = {};
 };
 
+/// Counts what may still hear of the engine: the server does not end before it. The member that is
+/// declared first, so that it goes last.
+class OpenCount {
+ public:
+  explicit OpenCount(ApiContext& context) : context_(context) { ++context_.open_answers; }
+  ~OpenCount() { --context_.open_answers; }
+  OpenCount(const OpenCount&) = delete;
+  OpenCount& operator=(const OpenCount&) = delete;
+
+ private:
+  ApiContext& context_;
+};
+
 // Each gives the routes of one part of the API.
 std::vector<Route> answer_routes(ApiContext& context);   // completions, chats, tokenize
 std::vector<Route> variant_routes(ApiContext& context);  // load, unload, /v1/deltas

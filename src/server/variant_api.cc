@@ -25,18 +25,11 @@ VariantStatus need_status(const ApiContext& context, const std::string& name) {
   return *std::move(found);
 }
 
-/// A response that the engine's delivery thread will give. The count goes last: the server does not
-/// end before it.
+/// A response that the engine's delivery thread will give.
 struct Pending {
-  explicit Pending(ApiContext& c, std::shared_ptr<ResponseStream> stream)
-      : count(c), out(std::move(stream)) {}
-  struct Count {
-    explicit Count(ApiContext& c) : context(c) { ++context.open_answers; }
-    ~Count() { --context.open_answers; }
-    Count(const Count&) = delete;
-    Count& operator=(const Count&) = delete;
-    ApiContext& context;
-  } count;
+  Pending(ApiContext& context, std::shared_ptr<ResponseStream> stream)
+      : count(context), out(std::move(stream)) {}
+  OpenCount count;
   std::shared_ptr<ResponseStream> out;  // null: nobody waits
 };
 
