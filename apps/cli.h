@@ -24,6 +24,7 @@ void add_verify(CLI::App& program);
 void add_merge(CLI::App& program);
 void add_eval(CLI::App& program);
 void add_generate(CLI::App& program);
+void add_serve(CLI::App& program);
 void add_bench(CLI::App& program);
 void add_bench_trace(CLI::App& bench);
 

@@ -47,6 +47,7 @@ int run(int argc, char** argv) {
   add_merge(program);
   add_eval(program);
   add_generate(program);
+  add_serve(program);
   add_bench(program);
   try {
     program.parse(argc, argv);

@@ -17,7 +17,7 @@ if ! dpkg --print-foreign-architectures | grep -qx arm64; then
   apt-get -qq update
 fi
 apt-get -qq install -y --no-install-recommends g++-aarch64-linux-gnu qemu-user
-(cd "$root/packages" && apt-get -qq download "${packages[@]/%/:arm64}" nlohmann-json3-dev libcli11-dev)
+(cd "$root/packages" && apt-get -qq download "${packages[@]/%/:arm64}" nlohmann-json3-dev libcli11-dev libboost1.81-dev:arm64)
 for package in "$root"/packages/*.deb; do dpkg -x "$package" "$root"; done
 rm -r "$root/packages"
 touch "$root/complete"

@@ -2,9 +2,12 @@
 # Installs what the build needs and does not find (Debian 12, Ubuntu 24.04).
 set -euo pipefail
 
+# Debian 12's own default, 1.74, cannot start coroutines with clang; Ubuntu 24.04 has 1.83.
+boost=libboost-dev
+! grep -qs '^VERSION_CODENAME=bookworm' /etc/os-release || boost=libboost1.81-dev
 packages=(g++ cmake ninja-build ccache pkg-config libopenblas0-pthread libopenblas-pthread-dev
   liblapacke-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libutf8proc-dev
-  libpcre2-dev libssl-dev libgtest-dev python3 python3-venv)
+  libpcre2-dev libssl-dev "$boost" libgtest-dev python3 python3-venv)
 
 fail() {
   echo "setup: $*" >&2

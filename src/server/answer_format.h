@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "deltacome/request.h"
+#include "server/json_fields.h"
+#include "server/tool_calls.h"
+
+namespace deltacome::server {
+
+/// A token with its log probability, and those of the likeliest in its place.
+struct ShownToken {
+  std::string text;
+  double logprob = 0;
+  std::vector<std::pair<std::string, double>> top = {};  // likeliest first
+};
+
+/// What a response says once.
+struct AnswerHead {
+  std::string id, model;
+  int64_t created = 0;  // Unix seconds
+  bool chat = false;
+};
+
+struct Usage {
+  int64_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0;
+};
+
+/// One whole answer.
+struct FinishedAnswer {
+  int index = 0;
+  std::string text = {};
+  std::vector<ToolCall> tool_calls = {};
+  std::optional<std::vector<ShownToken>> logprobs = {};
+  int64_t text_offset = 0;  // of the first of them in `text`
+  std::string finish_reason = {};
+  Json stop_reason = {};  // the stop text or the token id that ended it, or null
+};
+
+Json usage_json(const Usage& usage);
+/// Whole calls, or with `pieces` those of a delta: with an index, and id and name only if known.
+Json tool_calls_json(const std::vector<ToolCall>& calls, bool pieces);
+/// OpenAI's response object.
+Json response_json(const AnswerHead& head, const std::vector<FinishedAnswer>& answers,
+                   const Usage& usage, const std::string& fingerprint);
+
+/// log probabilities in the form of chats, {"content": [...]}, or of completions.
+Json logprobs_json(bool chat, const std::vector<ShownToken>& tokens, int64_t text_offset);
+
+/// A piece of a streamed answer.
+struct Chunk {
+  int index = 0;
+  std::string_view text = {};
+  bool first = false;              // chats: names the role
+  const Json* tool_calls = {};     // chats: "tool_calls" of the delta, or null
+  const Json* logprobs = {};       // or null
+  std::string_view finish_reason;  // empty: goes on
+  const Json* stop_reason = {};    // at the end
+  const Json* usage = {};          // with continuous_usage_stats
+};
+
+/// Writes server-sent events. One of a stream.
+class ChunkWriter {
+ public:
+  ChunkWriter(const AnswerHead& head, bool null_usage);
+  /// Appends one event.
+  void append(std::string& out, const Chunk& chunk) const;
+  void append_usage(std::string& out, const Usage& usage) const;
+
+ private:
+  bool chat_, null_usage_;
+  std::string begin_;  // up to the choices
+};
+
+/// An event with an error, in place of the rest of a stream.
+void append_error_event(std::string& out, const ApiError& error);
+inline constexpr std::string_view kDoneEvent = "data: [DONE]\n\n";
+
+/// "stop", "length", ...; empty for one that goes on.
+std::string_view finish_name(FinishReason reason) noexcept;
+
+}  // namespace deltacome::server

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string_view>
+
+namespace deltacome::server {
+
+// Files of this directory that are part of the program (deltacome_embed() in CMakeLists.txt).
+std::string_view embedded_openapi();  // openapi.json
+std::string_view embedded_page();     // page.html
+
+}  // namespace deltacome::server

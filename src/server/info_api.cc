@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include "server/api.h"
+#include "server/embedded.h"
+
+namespace deltacome::server {
+namespace {
+
+void list_models(ApiContext& context, Call& call) {
+  Json data = Json::array();
+  const std::string& base = context.names.base_name();
+  if (call.caller->may_use("", base)) data.push_back(context.names.base_card());
+  for (const VariantStatus& status : context.engine.variants())
+    if (call.caller->may_use(status.name, base)) data.push_back(context.names.card(status));
+  send_json(call, {{"object", "list"}, {"data", std::move(data)}});
+}
+
+void show_model(ApiContext& context, Call& call) {
+  const std::string variant = context.names.variant_of(call.rest);
+  check_may_use(call, context.names, variant);
+  if (variant.empty()) return send_json(call, context.names.base_card());
+  for (const VariantStatus& status : context.engine.variants())
+    if (status.name == variant) return send_json(call, context.names.card(status));
+  VariantNames::fail_unknown(call.rest);
+}
+
+void health(ApiContext& context, Call& call) {
+  if (context.draining) throw ApiError(503, "the server is stopping").retry_after(5);
+  if (context.engine_failed) throw ApiError(503, "the engine has failed");
+  call.out->send({.content_type = "", .body = {}});
+}
+
+void metrics(ApiContext& context, Call& call) {
+  call.out->send(
+      {.content_type = "text/plain; version=0.0.4; charset=utf-8",
+       .body = context.metrics.print(context.engine, context.names.base_name(), context.gauges())});
+}
+
+void debug_state(ApiContext& context, Call& call) {
+  const EngineStats s = context.engine.stats();
+  const ServerMetrics::Gauges gauges = context.gauges();
+  Json variants = Json::array();
+  for (const VariantStatus& status : context.engine.variants())
+    variants.push_back(context.names.status_json(status));
+  send_json(call, {{"device", context.engine.device()},
+                   {"max_context", context.engine.max_context()},
+                   {"engine",
+                    {{"running", s.running},
+                     {"waiting", s.waiting},
+                     {"requests", s.requests},
+                     {"steps", s.steps},
+                     {"preemptions", s.preemptions},
+                     {"kv_blocks", s.kv_blocks},
+                     {"kv_blocks_in_use", s.kv_blocks_in_use},
+                     {"kv_blocks_cached", s.kv_blocks_cached},
+                     {"kv_bytes", s.kv_bytes},
+                     {"variant_bytes", s.variant_bytes},
+                     {"base_bytes", s.base_bytes},
+                     {"loads", s.loads},
+                     {"failed_loads", s.failed_loads},
+                     {"evictions", s.evictions},
+                     {"cancelled", s.cancelled},
+                     {"expired", s.expired},
+                     {"failed", s.failed}}},
+                   {"server",
+                    {{"connections", gauges.connections},
+                     {"open_answers", gauges.open_answers},
+                     {"slow_readers", gauges.slow_readers},
+                     {"draining", gauges.draining}}},
+                   {"tenants", context.tenants.running()},
+                   {"variants", std::move(variants)}});
+}
+
+void page(ApiContext&, Call& call) {
+  call.out->send({.content_type = "text/html; charset=utf-8",
+                  .headers = {{"Content-Security-Policy",
+                               "default-src 'none'; style-src 'unsafe-inline'; connect-src 'self'; "
+                               "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"},
+                              {"X-Content-Type-Options", "nosniff"},
+                              {"Referrer-Policy", "no-referrer"}},
+                  .body = std::string(embedded_page())});
+}
+
+}  // namespace
+
+std::vector<Route> info_routes(ApiContext& context) {
+  const auto route = [&](const char* path, Access access, bool blocks,
+                         void (*handler)(ApiContext&, Call&)) {
+    return Route{.method = "GET",
+                 .path = path,
+                 .access = access,
+                 .blocks = blocks,
+                 .handler = [&context, handler](Call& call) { handler(context, call); }};
+  };
+  const auto version = [](ApiContext& c, Call& call) {
+    send_json(call, {{"version", c.options.version}});
+  };
+  const auto openapi = [](ApiContext&, Call& call) {
+    call.out->send({.body = std::string(embedded_openapi())});
+  };
+  return {
+      route("/v1/models", Access::kInference, true, list_models),
+      route("/v1/models/*", Access::kInference, true, show_model),
+      route("/health", Access::kPublic, false, health),
+      route("/ping", Access::kPublic, false, health),
+      route("/version", Access::kPublic, false, version),
+      route("/metrics", Access::kPublic, true, metrics),
+      route("/openapi.json", Access::kPublic, false, openapi),
+      route("/debug/state", Access::kAdmin, true, debug_state),
+      route("/", Access::kPublic, false, page),
+  };
+}
+
+Json body_of(const Call& call) {
+  return parse_json_object(call.request.body);
+}
+
+void send_json(const Call& call, const Json& body, int status) {
+  call.out->send({.status = status, .body = to_text(body)});
+}
+
+void check_may_use(const Call& call, const VariantNames& names, const std::string& variant) {
+  if (!call.caller->may_use(variant, names.base_name()))
+    VariantNames::fail_unknown(variant.empty() ? names.base_name() : variant);
+}
+
+}  // namespace deltacome::server
