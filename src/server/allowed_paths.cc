@@ -6,9 +6,9 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "core/utf8.h"
 #include "server/errors.h"
 #include "server/json_fields.h"
-#include "core/utf8.h"
 
 namespace deltacome::server {
 namespace {

@@ -119,10 +119,10 @@ void read_tool_choice(const Fields& fields, AnswerRequest& out) {
     const std::string name = Fields(*function, "tool_choice.function").need_string("name");
     std::erase_if(out.tools, [&](const ToolForm& tool) { return tool.name != name; });
     if (out.tools.empty())
-      throw ApiError(400,
-                     fmt::format("\"tool_choice\" names {}, which is not in \"tools\"",
-                                 describe(Json(name))),
-                     "tool_choice");
+      throw ApiError(
+          400,
+          fmt::format("\"tool_choice\" names {}, which is not in \"tools\"", describe(Json(name))),
+          "tool_choice");
     out.tool_choice = ToolChoice::kNamed;
     return;
   }

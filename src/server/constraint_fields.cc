@@ -13,10 +13,10 @@ class Collector {
  public:
   void set(Kind kind, std::string field, std::string text, std::vector<std::string> choices = {}) {
     if (constraint)
-      throw ApiError(400,
-                     fmt::format("\"{}\" and \"{}\" both constrain the answer, expected one",
-                                 field_, field),
-                     field);
+      throw ApiError(
+          400,
+          fmt::format("\"{}\" and \"{}\" both constrain the answer, expected one", field_, field),
+          field);
     constraint = {.kind = kind, .text = std::move(text), .choices = std::move(choices)};
     field_ = std::move(field);
   }

@@ -148,7 +148,8 @@ TEST(ChatBody, MakesTheTemplatesContext) {
 TEST(ChatBody, OneToolOrAnyMayHaveToBeCalled) {
   const auto parse = [](const std::string& fields) {
     return parse_chat(R"({"messages": [{"role": "user", "content": "a"}], "tools": [
-        {"function": {"name": "f"}}, {"function": {"name": "g"}}], )" + fields + "}");
+        {"function": {"name": "f"}}, {"function": {"name": "g"}}], )" +
+                      fields + "}");
   };
   const AnswerRequest any = parse(R"("tool_choice": "required")");
   EXPECT_TRUE(any.must_call());
@@ -195,7 +196,8 @@ TEST(Constraint, IsReadFromEveryFieldThatAsksForOne) {
   EXPECT_FALSE(spec(""));
   EXPECT_FALSE(spec(R"("response_format": {"type": "text"})"));
   EXPECT_EQ(spec(R"("response_format": {"type": "json_object"})")->kind, Kind::kJsonObject);
-  const std::optional<Constraint> schema = spec(R"("response_format": {"type": "json_schema", "json_schema":
+  const std::optional<Constraint> schema =
+      spec(R"("response_format": {"type": "json_schema", "json_schema":
       {"name": "n", "schema": {"type": "object", "a": 1}}})");
   EXPECT_EQ(schema->kind, Kind::kJsonSchema);
   EXPECT_EQ(schema->text, R"({"type":"object","a":1})");
