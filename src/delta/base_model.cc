@@ -33,17 +33,9 @@ BaseModel open_base(const std::filesystem::path& directory,
            "makes one",
            delta.string(), finetune.form());
     }
-    std::map<std::string, HostTensor> tensors;
-    for (const ExpectedTensor& tensor : finetune.tensors()) {
-      const HostTensor& before = base.checkpoint.at(tensor.name);
-      tensors[tensor.name] = finetune.read(*backend, *stream, before, tensor,
-                                           finetune.dtype(before, tensor.name));
-    }
     const std::string hash = finetune.content_hash();
-    const bool has_tokenizer = std::filesystem::exists(delta / "tokenizer.json");
-    base.checkpoint =
-        Checkpoint::of(std::move(tensors), has_tokenizer ? delta : base.checkpoint.directory(),
-                       lineage_hash(base.checkpoint.content_hash(), hash));
+    const std::string identity = lineage_hash(base.checkpoint.content_hash(), hash);
+    base.checkpoint = finetune.materialize(*backend, *stream, base.checkpoint, identity);
     base.config = finetune.config();
     base.parent = ParentArchive{.name = directory_name(delta), .hash = hash};
   }

@@ -146,4 +146,18 @@ HostTensor Finetune::read(Backend& backend, Stream& stream, const HostTensor& ba
                                              coded.blob));
 }
 
+
+Checkpoint Finetune::materialize(Backend& backend, Stream& stream, const Checkpoint& base,
+                                 const std::string& identity) const {
+  std::map<std::string, HostTensor> tensors;
+  for (const ExpectedTensor& tensor : tensors_) {
+    const HostTensor& before = base.at(tensor.name);
+    tensors[tensor.name] =
+        read(backend, stream, before, tensor, dtype(before, tensor.name));
+  }
+  std::error_code ignored;
+  const bool has_tokenizer = std::filesystem::exists(directory_ / "tokenizer.json", ignored);
+  return Checkpoint::of(std::move(tensors), has_tokenizer ? directory_ : base.directory(), identity);
+}
+
 }  // namespace deltacome

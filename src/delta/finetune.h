@@ -39,6 +39,10 @@ class Finetune {
   /// The tensor in `dtype`; bytes of the base or checkpoint where nothing has to be computed.
   HostTensor read(Backend& backend, Stream& stream, const HostTensor& base,
                   const ExpectedTensor& tensor, DType dtype) const;
+  /// All of it: what is computed in memory, the rest in the files where it is. `identity` as in
+  /// Checkpoint::of().
+  Checkpoint materialize(Backend& backend, Stream& stream, const Checkpoint& base,
+                         const std::string& identity) const;
 
  private:
   void check_archive(const Archive& archive, const Checkpoint& base) const;

@@ -40,4 +40,8 @@ std::string config_with_dtype(std::string_view config_json, DType dtype, const s
   return config.dump(2) + "\n";
 }
 
+std::string quoted_json(std::string_view text) {
+  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 }  // namespace deltacome

@@ -19,4 +19,7 @@ std::string checkpoint_index_json(const std::vector<std::pair<std::string, std::
 /// order. Throws kCorrupt; `where` begins the message.
 std::string config_with_dtype(std::string_view config_json, DType dtype, const std::string& where);
 
+/// Text as a JSON string with its quotes, one line; bytes that are not UTF-8 become U+FFFD.
+std::string quoted_json(std::string_view text);
+
 }  // namespace deltacome
