@@ -67,7 +67,8 @@ class PeftExport {
                                        options_.rank, dtype_, ordered);
     for (const CompanionFile& file : finetune_.companions(base_.checkpoint.directory())) {
       if (file.name == "config.json") continue;  // the base's
-      write_file_atomically(stage.staging() / file.name, read_text_file(file.directory / file.name));
+      write_file_atomically(stage.staging() / file.name,
+                            read_text_file(file.directory / file.name));
     }
     stage.commit();
     for (PeftKind& kind : report_.kinds) {

@@ -80,7 +80,8 @@ void Finetune::check_archive(const Archive& archive, const Checkpoint& base) con
     const ArchiveTensor* coded = archive.find(tensor.name);
     const Shape& got = coded != nullptr ? coded->format.shape : base.at(tensor.name).shape;
     if (got == tensor.shape) continue;
-    fail(ErrorCode::kMismatch, "archive {}: tensor \"{}\" has shape {}{}, its config.json asks for {}",
+    fail(ErrorCode::kMismatch,
+         "archive {}: tensor \"{}\" has shape {}{}, its config.json asks for {}",
          directory_.string(), tensor.name, to_string(got),
          coded != nullptr ? "" : " in the base, from which it is taken", to_string(tensor.shape));
   }
@@ -98,8 +99,7 @@ void Finetune::check_archive(const Archive& archive, const Checkpoint& base) con
 
 std::string Finetune::content_hash() const {
   if (const auto* archive = std::get_if<Archive>(&source_)) return archive->content_hash();
-  if (const auto* checkpoint = std::get_if<Checkpoint>(&source_))
-    return checkpoint->content_hash();
+  if (const auto* checkpoint = std::get_if<Checkpoint>(&source_)) return checkpoint->content_hash();
   return adapter_hash_;
 }
 
@@ -108,9 +108,8 @@ const char* Finetune::form() const noexcept {
 }
 
 std::vector<CompanionFile> Finetune::companions(const std::filesystem::path& base) const {
-  return companion_files(directory_, std::holds_alternative<Coded>(source_)
-                                         ? base
-                                         : std::filesystem::path());
+  return companion_files(directory_,
+                         std::holds_alternative<Coded>(source_) ? base : std::filesystem::path());
 }
 
 bool Finetune::changes(const std::string& name) const {
@@ -142,22 +141,21 @@ HostTensor Finetune::read(Backend& backend, Stream& stream, const HostTensor& ba
     return expand(coded.format, archive->blob(coded));
   }
   const CodedTensor& coded = std::get<Coded>(source_).at(tensor.name);
-  return expand(coded.format, HostTensor::of(DType::kU8, {static_cast<int64_t>(coded.blob.size())},
-                                             coded.blob));
+  return expand(coded.format,
+                HostTensor::of(DType::kU8, {static_cast<int64_t>(coded.blob.size())}, coded.blob));
 }
-
 
 Checkpoint Finetune::materialize(Backend& backend, Stream& stream, const Checkpoint& base,
                                  const std::string& identity) const {
   std::map<std::string, HostTensor> tensors;
   for (const ExpectedTensor& tensor : tensors_) {
     const HostTensor& before = base.at(tensor.name);
-    tensors[tensor.name] =
-        read(backend, stream, before, tensor, dtype(before, tensor.name));
+    tensors[tensor.name] = read(backend, stream, before, tensor, dtype(before, tensor.name));
   }
   std::error_code ignored;
   const bool has_tokenizer = std::filesystem::exists(directory_ / "tokenizer.json", ignored);
-  return Checkpoint::of(std::move(tensors), has_tokenizer ? directory_ : base.directory(), identity);
+  return Checkpoint::of(std::move(tensors), has_tokenizer ? directory_ : base.directory(),
+                        identity);
 }
 
 }  // namespace deltacome

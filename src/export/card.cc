@@ -76,7 +76,8 @@ std::string codecs(const ArchiveInfo& info) {
 std::string fidelity(const ArchiveInfo& info) {
   if (!info.held_out) return "Not measured when the archive was made.\n";
   return fmt::format(
-      "On {} held-out tokens ({}), against the fine-tune: KL divergence {:.4g} nats per token, same "
+      "On {} held-out tokens ({}), against the fine-tune: KL divergence {:.4g} nats per token, "
+      "same "
       "most likely token for {:.2f} % of them.\n",
       info.held_out->tokens, plain(info.held_out->file), info.held_out->kl,
       100 * info.held_out->top1);
@@ -84,11 +85,12 @@ std::string fidelity(const ArchiveInfo& info) {
 
 std::string provenance(const ArchiveInfo& info, const ArchiveConfig& config,
                        const std::string& archive_hash) {
-  std::string text = fmt::format("- base: {}, content hash `{}`\n", plain(info.base_name),
-                                 plain(info.base_hash));
+  std::string text =
+      fmt::format("- base: {}, content hash `{}`\n", plain(info.base_name), plain(info.base_hash));
   if (config.parent) {
     text += fmt::format(
-        "- on the base lies the archive {}, content hash `{}`; the hash above is of both together\n",
+        "- on the base lies the archive {}, content hash `{}`; the hash above is of both "
+        "together\n",
         plain(config.parent->name), plain(config.parent->hash));
   }
   text += fmt::format("- fine-tune: {}, content hash `{}`\n", plain(info.finetuned_name),
@@ -126,8 +128,7 @@ std::string model_card(const CardOptions& options) {
   text += "## Size\n\n" + sizes(info) + "\n## Codes\n\n" + codecs(info);
   text += "\n## Fidelity\n\n" + fidelity(info) + "\n## Provenance\n\n";
   text += provenance(info, archive.config(), archive.content_hash());
-  const std::string on_base =
-      archive.config().parent ? " --base-delta PARENT" : "";
+  const std::string on_base = archive.config().parent ? " --base-delta PARENT" : "";
   text += fmt::format(
       "\n## Use\n\n```sh\ndeltacome verify . --base BASE{0}\ndeltacome generate --base BASE{0} "
       "--delta . --chat \"...\"\ndeltacome merge --base BASE{0} --delta . --out MODEL\n```\n\n"

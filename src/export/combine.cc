@@ -48,8 +48,8 @@ void drop(std::vector<float>& delta, double density, uint64_t seed) {
 }
 
 /// Per element: the sign of the weighted sum, then the weighted mean of those that have it.
-float elected_mean(const std::vector<double>& weights, const std::vector<std::vector<float>>& deltas,
-                   size_t i) {
+float elected_mean(const std::vector<double>& weights,
+                   const std::vector<std::vector<float>>& deltas, size_t i) {
   double sum = 0;
   for (size_t k = 0; k < deltas.size(); ++k) sum += weights[k] * deltas[k][i];
   double agreeing = 0;

@@ -20,8 +20,7 @@ TEST(Combine, TiesTrimsElectsSignsAndTakesTheMeanOfThoseThatAgree) {
   // Half of the elements are kept: {4, -3} of the first, {-6, 2.5} of the second, {1, 5} of the
   // third.
   Deltas deltas{{4, 0.5f, -3, 0.1f}, {-6, 2.5f, 0.1f, 0.2f}, {0.1f, 0.2f, 1, 5}};
-  const CombineRule rule{
-      .combination = Combination::kTies, .weights = {1, 1, 1}, .density = 0.5};
+  const CombineRule rule{.combination = Combination::kTies, .weights = {1, 1, 1}, .density = 0.5};
   // 4 - 6 < 0: -6 alone; 2.5 alone; -3 + 1 < 0: -3 alone; 5 alone.
   EXPECT_EQ(combine(rule, "t", deltas), (std::vector<float>{-6, 2.5f, -3, 5}));
 }
@@ -50,11 +49,9 @@ TEST(Combine, DareKeepsItsShareScaledUpAndTheSum) {
 TEST(Combine, DareChoosesBySeedTensorAndPlace) {
   const auto chosen = [](uint64_t seed, const char* tensor) {
     Deltas deltas{std::vector<float>(64, 1.0f), std::vector<float>(64, 100.0f)};
-    return combine({.combination = Combination::kDare,
-                    .weights = {1, 1},
-                    .density = 0.5,
-                    .seed = seed},
-                   tensor, deltas);
+    return combine(
+        {.combination = Combination::kDare, .weights = {1, 1}, .density = 0.5, .seed = seed},
+        tensor, deltas);
   };
   EXPECT_EQ(chosen(1, "a"), chosen(1, "a"));
   EXPECT_NE(chosen(1, "a"), chosen(2, "a"));

@@ -16,17 +16,13 @@ namespace {
 using Name = std::pair<std::string_view, std::string_view>;
 constexpr std::array kOuterNames{Name{"model.embed_tokens", "token_embd"},
                                  Name{"model.norm", "output_norm"}, Name{"lm_head", "output"}};
-constexpr std::array kLayerNames{Name{"input_layernorm", "attn_norm"},
-                                 Name{"self_attn.q_proj", "attn_q"},
-                                 Name{"self_attn.k_proj", "attn_k"},
-                                 Name{"self_attn.v_proj", "attn_v"},
-                                 Name{"self_attn.q_norm", "attn_q_norm"},
-                                 Name{"self_attn.k_norm", "attn_k_norm"},
-                                 Name{"self_attn.o_proj", "attn_output"},
-                                 Name{"post_attention_layernorm", "ffn_norm"},
-                                 Name{"mlp.gate_proj", "ffn_gate"},
-                                 Name{"mlp.up_proj", "ffn_up"},
-                                 Name{"mlp.down_proj", "ffn_down"}};
+constexpr std::array kLayerNames{
+    Name{"input_layernorm", "attn_norm"},    Name{"self_attn.q_proj", "attn_q"},
+    Name{"self_attn.k_proj", "attn_k"},      Name{"self_attn.v_proj", "attn_v"},
+    Name{"self_attn.q_norm", "attn_q_norm"}, Name{"self_attn.k_norm", "attn_k_norm"},
+    Name{"self_attn.o_proj", "attn_output"}, Name{"post_attention_layernorm", "ffn_norm"},
+    Name{"mlp.gate_proj", "ffn_gate"},       Name{"mlp.up_proj", "ffn_up"},
+    Name{"mlp.down_proj", "ffn_down"}};
 
 template <size_t n>
 std::string_view look_up(const std::array<Name, n>& names, std::string_view name) {
@@ -67,8 +63,8 @@ std::string gguf_tensor_name(const std::string& name) {
 }
 
 bool is_permuted(const ModelConfig& config, const std::string& name) {
-  return gguf_architecture(config) == "llama" && (name.find(".q_proj.") != std::string::npos ||
-                                                  name.find(".k_proj.") != std::string::npos);
+  return gguf_architecture(config) == "llama" &&
+         (name.find(".q_proj.") != std::string::npos || name.find(".k_proj.") != std::string::npos);
 }
 
 std::vector<float> rope_divisors(const ModelConfig& config) {
@@ -79,7 +75,8 @@ std::vector<float> rope_divisors(const ModelConfig& config) {
   const double low = rope.original_max_positions / rope.low_freq_factor;
   const double high = rope.original_max_positions / rope.high_freq_factor;
   for (int64_t i = 0; i < config.head_dim; i += 2) {
-    const double wavelength = 2 * std::numbers::pi * std::pow(rope.theta, static_cast<double>(i) / dim);
+    const double wavelength =
+        2 * std::numbers::pi * std::pow(rope.theta, static_cast<double>(i) / dim);
     double divisor = 1;
     if (wavelength > low) {
       divisor = rope.factor;
@@ -101,7 +98,8 @@ std::vector<std::string> add_model_metadata(GgufWriter& writer, const ModelConfi
     fail(ErrorCode::kUnsupported, "llama.cpp has rope type llama3 for Llama only, not for {}",
          config.architecture);
   }
-  if (arch != "llama" && (config.o_bias || config.mlp_bias || (arch == "qwen3" && config.qkv_bias))) {
+  if (arch != "llama" &&
+      (config.o_bias || config.mlp_bias || (arch == "qwen3" && config.qkv_bias))) {
     fail(ErrorCode::kUnsupported, "llama.cpp has no place for these biases in {}",
          config.architecture);
   }

@@ -23,7 +23,8 @@ CombineRule rule_of(const ModelParts& parts) {
   const double density =
       parts.combination == Combination::kLinear ? 1 : parts.density.value_or(ties ? 0.2 : 0.5);
   if (!(density > 0 && density <= 1))
-    fail(ErrorCode::kInvalidArgument, "the density is {}, expected more than 0, at most 1", density);
+    fail(ErrorCode::kInvalidArgument, "the density is {}, expected more than 0, at most 1",
+         density);
   const double even = ties || n == 0 ? 1 : 1 / static_cast<double>(n);
   return {.combination = parts.combination,
           .weights = parts.weights.empty() ? std::vector<double>(n, even) : parts.weights,

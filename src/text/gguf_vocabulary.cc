@@ -73,7 +73,7 @@ std::string pre_tokenizer_name(const json& root, bool ignore_merges, const std::
 void set_scores(const std::vector<std::pair<std::string, std::string>>& merges,
                 GgufVocabulary& out) {
   std::unordered_map<std::string, int64_t> order;  // piece -> its place
-  bool grouped = true;  // merges that make one piece follow each other
+  bool grouped = true;                             // merges that make one piece follow each other
   std::string before;
   for (const auto& [left, right] : merges) {
     std::string piece = left + right;
@@ -97,8 +97,8 @@ void set_scores(const std::vector<std::pair<std::string, std::string>>& merges,
   for (const auto& [piece, ignored] : known) {
     for (size_t cut = 1; cut < piece.size() && complete; ++cut) {
       const std::string left = piece.substr(0, cut), right = piece.substr(cut);
-      complete = !known.contains(left) || !known.contains(right) ||
-                 listed.contains(left + '\0' + right);
+      complete =
+          !known.contains(left) || !known.contains(right) || listed.contains(left + '\0' + right);
     }
   }
   if (!grouped || !complete) {
@@ -161,8 +161,8 @@ bool prepends_space(const json& root) {
   for (const json& step : steps_of(root, "pre_tokenizer", "pretokenizers")) {
     const std::string type = step.value("type", "");
     if (type == "Metaspace")
-      return step.value("prepend_scheme", step.value("add_prefix_space", true) ? "always" : "never") !=
-             "never";
+      return step.value("prepend_scheme",
+                        step.value("add_prefix_space", true) ? "always" : "never") != "never";
     if (type == "ByteLevel") return step.value("add_prefix_space", true);
   }
   return false;
@@ -179,7 +179,8 @@ std::string read(const std::filesystem::path& path) {
 }  // namespace
 
 GgufVocabulary gguf_vocabulary(const std::filesystem::path& directory, int64_t n_rows) {
-  const Tokenizer tokenizer = Tokenizer::load(directory);  // its checks: below the file is well-formed
+  const Tokenizer tokenizer =
+      Tokenizer::load(directory);  // its checks: below the file is well-formed
   const std::filesystem::path path = directory / "tokenizer.json";
   const std::string where = path.string();
   GgufVocabulary out;
@@ -211,7 +212,8 @@ GgufVocabulary gguf_vocabulary(const std::filesystem::path& directory, int64_t n
   } catch (const json::exception&) {
     fail(ErrorCode::kCorrupt, "{}: a field is missing or of a wrong type", where);
   }
-  const std::vector<TokenId> bare = tokenizer.encode("a", false), whole = tokenizer.encode("a", true);
+  const std::vector<TokenId> bare = tokenizer.encode("a", false),
+                             whole = tokenizer.encode("a", true);
   const auto at = std::search(whole.begin(), whole.end(), bare.begin(), bare.end());
   out.add_bos = at != whole.begin() && at != whole.end();
   out.add_eos = at != whole.end() && at + static_cast<int64_t>(bare.size()) != whole.end();

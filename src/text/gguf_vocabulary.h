@@ -11,7 +11,7 @@ namespace deltacome {
 /// A tokenizer as GGUF files describe it to llama.cpp.
 struct GgufVocabulary {
   std::string model;  // "llama" (SentencePiece) or "gpt2" (byte-level BPE)
-  std::string pre;    // how a text is split before merging: "default", "llama-bpe", "qwen2", "gpt-2"
+  std::string pre;  // how a text is split before merging: "default", "llama-bpe", "qwen2", "gpt-2"
   std::vector<std::string> tokens;
   std::vector<float> scores;   // of "llama": pieces are merged by score
   std::vector<int32_t> types;  // 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte
