@@ -104,8 +104,8 @@ DiffReport diff_finetunes(const DiffOptions& options);
 
 struct CardOptions {
   std::filesystem::path archive;
-  std::string base_model;  // as the hub names it; empty: the base's directory name
-  std::string license;     // empty: the card names none
+  std::string base_model = {};  // as the hub names it; empty: the base's directory name
+  std::string license = {};     // empty: the card names none
 };
 /// The text of a model card (Markdown with YAML front matter) for an archive.
 std::string model_card(const CardOptions& options);
