@@ -10,6 +10,7 @@
 
 #include "archive_report.h"
 #include "cli.h"
+#include "model_parts.h"
 #include "progress.h"
 #include "text.h"
 
@@ -18,7 +19,7 @@ namespace {
 
 struct Options {
   std::string base, finetuned, out, method = "auto", profile = "balanced", codes = "auto";
-  std::vector<std::string> calibration;
+  std::vector<std::string> base_deltas, calibration;
   std::optional<std::string> held_out, report;
   CompressOptions compress;
   std::vector<std::string> given;  // options of kNotForAdapters that the user gave
@@ -110,6 +111,7 @@ std::string to_text(const CompressReport& report, const std::string& out) {
 void compress(const Options& options) {
   CompressOptions request = options.compress;
   request.base = options.base;
+  request.base_deltas = to_paths(options.base_deltas);
   request.finetuned = options.finetuned;
   request.out = options.out;
   request.method = method_of(options.method);
@@ -123,6 +125,9 @@ void compress(const Options& options) {
   CompressReport report =
       compress_delta(request, [&](const CompressProgress& p) { show(line, p); });
   line.finish();
+  std::error_code ignored;
+  if (!std::filesystem::exists(request.out / "README.md", ignored))  // it may have been edited
+    write_model_card({.archive = request.out}, false);
   if (report.archive.method == "lora" && !options.given.empty()) {
     report.notes.push_back(
         fmt::format("the fine-tune is a LoRA adapter, which is kept as it is: {} had no effect",
@@ -149,6 +154,7 @@ void add_compress(CLI::App& program) {
   CLI::App* c =
       program.add_subcommand("compress", "Compress a fine-tune against its base into an archive");
   add_path(*c, "--base", o->base, "Model directory of the base")->required();
+  add_base_delta_option(*c, o->base_deltas);
   add_path(*c, "--finetuned", o->finetuned,
            "Model directory of the fine-tune, or a LoRA adapter in PEFT's layout")
       ->required();

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "cli.h"
+#include "model_parts.h"
 #include "progress.h"
 #include "text.h"
 
@@ -14,6 +15,7 @@ namespace {
 
 struct Options {
   ModelChoice choice;
+  std::vector<std::string> base_deltas;
   std::optional<std::string> reference, generations;
   std::string data;
   EvalOptions eval;
@@ -48,6 +50,7 @@ void eval(const Options& options) {
   check_model_choice(options.choice);
   EvalOptions request = options.eval;
   request.base = options.choice.base;
+  request.base_deltas = to_paths(options.base_deltas);
   if (options.choice.delta) request.delta = *options.choice.delta;
   if (options.choice.model) request.model = *options.choice.model;
   if (options.reference) request.reference = *options.reference;
@@ -73,6 +76,7 @@ void add_eval(CLI::App& program) {
   const auto o = std::make_shared<Options>();
   CLI::App* c = program.add_subcommand("eval", "Score a model on rows {prompt, response, answer}");
   add_model_options(*c, o->choice);
+  add_base_delta_option(*c, o->base_deltas);
   add_path(*c, "--reference", o->reference,
            "Model directory that KL and top-1 are measured against");
   add_path(*c, "--data", o->data, "Rows {prompt, response, answer?} as .jsonl", "FILE")->required();

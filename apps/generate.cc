@@ -8,12 +8,14 @@
 
 #include "cli.h"
 #include "deltacome/model.h"
+#include "model_parts.h"
 
 namespace deltacome::cli {
 namespace {
 
 struct Options {
   ModelChoice choice;
+  std::vector<std::string> base_deltas;
   std::string prompt, chat, system;  // may be given and empty
   bool has_prompt = false, has_chat = false, has_system = false;
   GenerateOptions generate;
@@ -46,11 +48,14 @@ nlohmann::ordered_json to_json(const GenerateResult& r, const LanguageModel& mod
 
 void generate(const Options& options) {
   check_model_choice(options.choice);
+  if (options.choice.model && !options.base_deltas.empty())
+    throw CLI::ValidationError("--base-delta: lies on --base, not on --model");
   if (options.has_prompt == options.has_chat) {
     throw CLI::ValidationError("exactly one of --prompt and --chat is needed");
   }
   LanguageModel model =
       LanguageModel::open({.model = options.choice.model.value_or(options.choice.base),
+                           .base_deltas = to_paths(options.base_deltas),
                            .delta = options.choice.delta,
                            .device = options.device,
                            .n_threads = options.n_threads,
@@ -89,6 +94,7 @@ void add_generate(CLI::App& program) {
   const auto o = std::make_shared<Options>();
   CLI::App* c = program.add_subcommand("generate", "Continue a prompt or answer a chat message");
   add_model_options(*c, o->choice);
+  add_base_delta_option(*c, o->base_deltas);
   CLI::Option* prompt = c->add_option("--prompt", o->prompt, "Text to continue")->type_name("TEXT");
   CLI::Option* chat =
       c->add_option("--chat", o->chat, "Message to answer, by the model's chat template")

@@ -45,6 +45,9 @@ int run(int argc, char** argv) {
   add_inspect(program);
   add_verify(program);
   add_merge(program);
+  add_export(program);
+  add_diff(program);
+  add_card(program);
   add_eval(program);
   add_generate(program);
   add_serve(program);

@@ -28,6 +28,7 @@ MAY_INCLUDE = {
     "model": ["io", "backend", "core"],
     "compress": ["model", "delta", "text", "io", "quant", "backend", "core"],
     "eval": ["model", "delta", "text", "io", "quant", "backend", "core"],
+    "export": ["delta", "text", "io", "quant", "backend", "core"],
     "engine": ["model", "delta", "grammar", "text", "io", "quant", "backend", "core"],
     "bench": ["model", "delta", "text", "io", "quant", "backend", "core"],
     "server": ["text", "core"],
@@ -35,8 +36,9 @@ MAY_INCLUDE = {
 # Public headers (include/deltacome) that a folder implements or is built on; error.h is for all.
 MAY_INCLUDE_PUBLIC = {
     "io": ["archive.h"],
-    "compress": ["compress.h", "archive.h"],
+    "compress": ["compress.h", "archive.h", "export.h"],
     "eval": ["eval.h", "archive.h"],
+    "export": ["export.h", "archive.h"],
     "engine": ["model.h", "engine.h", "request.h"],
     "bench": ["bench.h"],
     "server": ["archive.h", "compress.h", "eval.h", "model.h", "engine.h", "request.h", "server.h"],

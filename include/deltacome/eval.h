@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace deltacome {
 
@@ -13,6 +14,7 @@ namespace deltacome {
 /// `model` on its own (a fine-tune or a merged checkpoint).
 struct EvalOptions {
   std::filesystem::path base;
+  std::vector<std::filesystem::path> base_deltas = {};  // archives that make the base what it is
   std::optional<std::filesystem::path> delta;
   std::optional<std::filesystem::path> model;
   std::optional<std::filesystem::path>

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "core/check.h"
+#include "delta/base_model.h"
 #include "io/same_architecture.h"
 
 namespace deltacome {
@@ -93,15 +94,16 @@ bool equal_values(const HostTensor& a, const HostTensor& b) {
   return true;
 }
 
-CheckpointPair open_pair(const std::filesystem::path& base,
-                         const std::filesystem::path& finetuned) {
-  CheckpointPair pair{.base = Checkpoint::open(base),
-                      .finetuned = Checkpoint::open(finetuned),
-                      .base_config = read_model_config(base),
-                      .finetuned_config = read_model_config(finetuned),
+CheckpointPair open_pair(const CompressOptions& options) {
+  BaseModel base = open_base(options.base, options.base_deltas, options.n_threads);
+  CheckpointPair pair{.base = std::move(base.checkpoint),
+                      .finetuned = Checkpoint::open(options.finetuned),
+                      .base_config = std::move(base.config),
+                      .finetuned_config = read_model_config(options.finetuned),
                       .tensors = {},
                       .base_hash = {},
-                      .finetuned_hash = {}};
+                      .finetuned_hash = {},
+                      .parent = std::move(base.parent)};
   check_same_architecture(pair.base_config, pair.finetuned_config);
   pair.tensors = expected_tensors(pair.base_config);
   expect_tensors(pair.base, pair.tensors);

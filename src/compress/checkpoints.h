@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "deltacome/compress.h"
+#include "io/archive.h"
 #include "io/model_config.h"
 #include "io/safetensors.h"
 
@@ -16,11 +19,12 @@ struct CheckpointPair {
   ModelConfig base_config, finetuned_config;
   std::vector<ExpectedTensor> tensors;  // of the base; a tensor's index is its slot
   std::string base_hash, finetuned_hash;
+  std::optional<ParentArchive> parent;  // of a base that is a base and archives
 };
 
 /// Throws kMismatch for tensors or settings that differ (by name, with both values), kCorrupt for
 /// NaN or infinity (by tensor), and what the readers throw.
-CheckpointPair open_pair(const std::filesystem::path& base, const std::filesystem::path& finetuned);
+CheckpointPair open_pair(const CompressOptions& options);
 
 /// Throws kMismatch unless a checkpoint has exactly these tensors, but for ones that nothing reads,
 /// kUnsupported for other types than BF16, F16 and F32.

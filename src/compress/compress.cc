@@ -49,7 +49,7 @@ class Compression {
               const std::function<void(const CompressProgress&)>& on_progress)
       : options_(options),
         on_progress_(on_progress),
-        pair_(open_pair(options.base, options.finetuned)),
+        pair_(open_pair(options)),
         backend_(create_cpu_backend(options.n_threads)),
         stream_(backend_->create_stream()),
         model_(*backend_, pair_.base, pair_.base_config),
@@ -377,6 +377,7 @@ class Compression {
     config.architecture = pair_.finetuned_config.architecture;
     config.base_name = directory_name(options_.base);
     config.base_hash = pair_.base_hash;
+    config.parent = pair_.parent;
     config.finetuned_name = directory_name(options_.finetuned);
     config.finetuned_hash = pair_.finetuned_hash;
     config.finetuned_dtype = pair_.finetuned.at(pair_.tensors.front().name).dtype;

@@ -7,6 +7,7 @@
 #include "compress/checkpoints.h"
 #include "compress/work_directory.h"
 #include "core/check.h"
+#include "delta/base_model.h"
 #include "io/archive.h"
 #include "io/peft_adapter.h"
 
@@ -37,8 +38,9 @@ std::vector<KindSummary> summary_of(const ArchiveInfo& archive) {
 CompressReport convert_adapter(const CompressOptions& options) {
   const Clock::time_point start = Clock::now();
   check_output(options.out);
-  const Checkpoint base = Checkpoint::open(options.base);
-  const ModelConfig base_config = read_model_config(options.base);
+  const BaseModel opened = open_base(options.base, options.base_deltas, options.n_threads);
+  const Checkpoint& base = opened.checkpoint;
+  const ModelConfig& base_config = opened.config;
   const std::vector<ExpectedTensor> expected = expected_tensors(base_config);
   expect_tensors(base, expected);
   const PeftAdapter adapter = PeftAdapter::open(options.finetuned);
@@ -46,9 +48,10 @@ CompressReport convert_adapter(const CompressOptions& options) {
   ArchiveConfig config;
   config.created_by = fmt::format("deltacome {}", DELTACOME_VERSION);
   config.method = "lora";
-  config.architecture = adapter.model_config(options.base, base_config).architecture;
+  config.architecture = adapter.model_config(base.directory(), base_config).architecture;
   config.base_name = directory_name(options.base);
   config.base_hash = base.content_hash();
+  config.parent = opened.parent;
   config.finetuned_name = directory_name(options.finetuned);
   config.finetuned_hash = adapter.content_hash();
   for (const auto& [name, tensor] : base.tensors()) config.finetuned_parameters += tensor.size();
@@ -58,7 +61,7 @@ CompressReport convert_adapter(const CompressOptions& options) {
   }
   ArchiveWriter writer(std::move(config));
   for (const CodedTensor& tensor : adapter.encode(expected)) writer.add(tensor);
-  writer.write(options.out, options.finetuned, options.base);
+  writer.write(options.out, options.finetuned, base.directory());
 
   CompressReport report;
   report.archive = inspect_archive(options.out);

@@ -4,6 +4,7 @@
 
 #include "backend/device.h"
 #include "core/check.h"
+#include "delta/base_model.h"
 #include "delta/load_variant.h"
 #include "deltacome/model.h"
 #include "model/generate.h"
@@ -31,14 +32,15 @@ LanguageModel::~LanguageModel() = default;
 
 LanguageModel LanguageModel::open(const ModelOptions& options) {
   auto impl = std::make_unique<Impl>();
-  const Checkpoint checkpoint = Checkpoint::open(options.model);
-  impl->config = read_model_config(options.model);
+  BaseModel base = open_base(options.model, options.base_deltas, options.n_threads);
+  const Checkpoint& checkpoint = base.checkpoint;
+  impl->config = std::move(base.config);
   impl->backend = create_backend(options.device, options.n_threads);
   impl->stream = impl->backend->create_stream();
   impl->model = std::make_unique<Model>(*impl->backend, checkpoint, impl->config,
                                         parse_weight_format(options.base_dtype),
                                         parse_kv_dtype(options.kv_dtype));
-  std::filesystem::path text = options.model;
+  std::filesystem::path text = checkpoint.directory();
   if (options.delta) {
     OpenedVariant opened =
         open_variant(*impl->backend, *impl->stream, *options.delta, checkpoint, impl->config);

@@ -4,6 +4,7 @@
 
 #include "backend/device.h"
 #include "core/check.h"
+#include "delta/base_model.h"
 #include "delta/load_variant.h"
 #include "deltacome/eval.h"
 #include "eval/answer.h"
@@ -28,11 +29,14 @@ Candidate open_candidate(const EvalOptions& options, Backend& backend, Stream& s
     fail(ErrorCode::kInvalidArgument,
          "both a delta and a model are given; expected one of them at most");
   }
-  const std::filesystem::path weights = options.model.value_or(options.base);
-  const Checkpoint checkpoint = Checkpoint::open(weights);
+  if (options.model && !options.base_deltas.empty())
+    fail(ErrorCode::kInvalidArgument, "archives on the base are given, but a model instead of it");
+  BaseModel base = open_base(options.model.value_or(options.base), options.base_deltas,
+                             options.n_threads);
+  const Checkpoint& checkpoint = base.checkpoint;
   Candidate out;
-  out.config = read_model_config(weights);
-  out.tokenizer = weights;
+  out.config = std::move(base.config);
+  out.tokenizer = checkpoint.directory();
   out.model = std::make_unique<Model>(backend, checkpoint, out.config,
                                       parse_weight_format(options.base_dtype),
                                       parse_kv_dtype(options.kv_dtype));

@@ -18,6 +18,7 @@ namespace {
 
 constexpr const char* kConfigName = "delta_config.json";
 constexpr const char* kTensorsName = "delta.safetensors";
+constexpr const char* kCardName = "README.md";
 constexpr size_t kMaxConfigBytes = 64u << 20;
 constexpr size_t kMaxManifestBytes = 1u << 20;
 
@@ -48,6 +49,21 @@ constexpr std::array kConfigFiles{"config.json", "generation_config.json"};
 
 bool is_tokenizer_file(const std::string& name) {
   return std::find(kTokenizerFiles.begin(), kTokenizerFiles.end(), name) != kTokenizerFiles.end();
+}
+
+std::vector<CompanionFile> companion_files(const fs::path& directory, const fs::path& fallback) {
+  std::error_code ignored;
+  std::vector<CompanionFile> files;
+  const auto source = [&](const char* name) {
+    return fallback.empty() || fs::exists(directory / name, ignored) ? directory : fallback;
+  };
+  const auto add = [&](const fs::path& from, const char* name) {
+    if (fs::exists(from / name, ignored)) files.push_back({from, name});
+  };
+  for (const char* name : kConfigFiles) add(source(name), name);
+  const fs::path tokenizer = source("tokenizer.json");  // its files belong together
+  for (const char* name : kTokenizerFiles) add(tokenizer, name);
+  return files;
 }
 
 Archive Archive::open(const fs::path& directory) {
@@ -156,6 +172,13 @@ void Archive::check_base(const Checkpoint& base) const {
 
 void Archive::check_base(const fs::path& base, const std::string& hash) const {
   if (hash == config_.base_hash) return;
+  if (config_.parent) {
+    fail(ErrorCode::kMismatch,
+         "archive {} was made from base \"{}\" with archive \"{}\" (content hash {}) on it, but {} "
+         "is another base; give that archive with --base-delta, where a command has it",
+         directory_.string(), config_.base_name, config_.parent->name, config_.parent->hash,
+         base.string());
+  }
   fail(ErrorCode::kMismatch,
        "archive {} was made from base \"{}\" with content hash {}, but {} has content hash {}",
        directory_.string(), config_.base_name, config_.base_hash, base.string(), hash);
@@ -211,6 +234,7 @@ std::vector<std::string> Archive::verify() const {
   std::vector<std::string> notes;
   for (const auto& entry : fs::directory_iterator(directory_)) {
     const std::string name = entry.path().filename().string();
+    if (name == kCardName) continue;  // for readers, who may edit it
     if (name != kManifestName && !manifest_.contains(name)) {
       notes.push_back(
           fmt::format("{} is not part of the archive and was not checked", quote(name)));
@@ -250,17 +274,10 @@ void ArchiveWriter::write(const fs::path& directory, const fs::path& companions,
   tensors.finish();
 
   config_.files.clear();
-  const auto keep = [&](const fs::path& from, const std::string& name) {
-    if (!fs::exists(from / name)) return;
+  for (const auto& [from, name] : companion_files(companions, fallback)) {
     write_file_atomically(stage.staging() / name, read_text_file(from / name));
     config_.files.push_back(name);
-  };
-  const auto source = [&](const char* name) {
-    return fallback.empty() || fs::exists(companions / name) ? companions : fallback;
-  };
-  for (const char* name : kConfigFiles) keep(source(name), name);
-  const fs::path tokenizer = source("tokenizer.json");  // its files belong together
-  for (const char* name : kTokenizerFiles) keep(tokenizer, name);
+  }
   std::string config = nlohmann::json(to_json(config_)).dump();
   config += '\n';
   write_file_atomically(stage.staging() / kConfigName, config);

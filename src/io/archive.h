@@ -54,6 +54,12 @@ struct HeldOutFidelity {
   double top1 = 0;
 };
 
+/// The archive that, with a base, is the base of another archive.
+struct ParentArchive {
+  std::string name;
+  std::string hash;  // its Archive::content_hash()
+};
+
 /// delta_config.json.
 struct ArchiveConfig {
   std::string created_by;
@@ -61,6 +67,7 @@ struct ArchiveConfig {
   std::string architecture;  // "LlamaForCausalLM"
   std::string base_name;
   std::string base_hash;  // Checkpoint::content_hash() of the base
+  std::optional<ParentArchive> parent;  // the base is base_name with this archive on it
   std::string finetuned_name;
   std::string finetuned_hash;
   int64_t finetuned_parameters = 0;      // of the whole fine-tune
@@ -127,11 +134,20 @@ std::string tensor_kind(const std::string& name);
 /// True for files that belong to the tokenizer, which all-in bytes leave out.
 bool is_tokenizer_file(const std::string& name);
 
+/// A file beside the weights of a model: configuration, tokenizer, chat template.
+struct CompanionFile {
+  std::filesystem::path directory;
+  std::string name;
+};
+/// Those of a model directory. With a `fallback`, configurations that the directory lacks are
+/// there, and the tokenizer's files if it has no tokenizer.json.
+std::vector<CompanionFile> companion_files(const std::filesystem::path& directory,
+                                           const std::filesystem::path& fallback = {});
+
 /// Writes a whole archive atomically: coded tensors (each blob is asked for once, in order), the
-/// listed companion files copied from `companions`, configuration and manifest. With a `fallback`
-/// configurations that `companions` lacks come from there, and the tokenizer's files if it has no
-/// tokenizer.json. config.tensors and config.files are filled in here. Throws kIo, kInvalidArgument
-/// if `directory` exists and is not empty.
+/// companion_files(companions, fallback), configuration and manifest. config.tensors and
+/// config.files are filled in here. Throws kIo, kInvalidArgument if `directory` exists and is not
+/// empty.
 class ArchiveWriter {
  public:
   explicit ArchiveWriter(ArchiveConfig config) : config_(std::move(config)) {}

@@ -228,6 +228,8 @@ json to_json(const ArchiveConfig& config) {
              {"sequence_length", config.calibration.sequence_length},
              {"seed", config.calibration.seed}}},
            {"files", config.files}};
+  if (config.parent)
+    out["base"]["delta"] = {{"name", config.parent->name}, {"sha256", config.parent->hash}};
   if (config.held_out) {
     out["held_out"] = {{"file", config.held_out->file},
                        {"tokens", config.held_out->tokens},
@@ -256,6 +258,10 @@ ArchiveConfig config_from_json(const json& value, const std::string& where) {
   const json& base = field(value, "base", where);
   config.base_name = text(base, "name", where);
   config.base_hash = text(base, "sha256", where);
+  if (base.contains("delta")) {
+    const json& parent = field(base, "delta", where);
+    config.parent = {text(parent, "name", where), text(parent, "sha256", where)};
+  }
   const json& finetuned = field(value, "finetuned", where);
   config.finetuned_name = text(finetuned, "name", where);
   config.finetuned_hash = text(finetuned, "sha256", where);

@@ -56,11 +56,14 @@ class Checkpoint {
   /// but absent from its shard, in two shards, or a shard name that leaves the directory).
   static Checkpoint open(const std::filesystem::path& directory);
 
-  /// Tensors that are in memory already; `name` stands for the directory in messages.
-  static Checkpoint of(std::map<std::string, HostTensor> tensors, std::filesystem::path name) {
+  /// Tensors that are in memory already; `name` stands for the directory in messages. With an
+  /// `identity` that is their content hash.
+  static Checkpoint of(std::map<std::string, HostTensor> tensors, std::filesystem::path name,
+                       std::string identity = {}) {
     Checkpoint out;
     out.directory_ = std::move(name);
     out.tensors_ = std::move(tensors);
+    out.identity_ = std::move(identity);
     return out;
   }
 
@@ -70,11 +73,14 @@ class Checkpoint {
   const std::filesystem::path& directory() const noexcept { return directory_; }
   int64_t total_bytes() const noexcept;  // of all tensors' data
 
-  std::string content_hash() const { return deltacome::content_hash(tensors_); }
+  std::string content_hash() const {
+    return identity_.empty() ? deltacome::content_hash(tensors_) : identity_;
+  }
 
  private:
   std::filesystem::path directory_;
   std::map<std::string, HostTensor> tensors_;
+  std::string identity_;
 };
 
 /// What a tensor will be, before its bytes are written.

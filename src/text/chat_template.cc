@@ -73,6 +73,21 @@ std::optional<std::string> select_template(const json& config, const std::string
   fail(ErrorCode::kUnsupported, "{}: chat_template has no entry named \"default\"", name);
 }
 
+/// tokenizer_config.json; an empty object if there is none.
+json tokenizer_config(const std::filesystem::path& directory) {
+  const std::filesystem::path path = directory / "tokenizer_config.json";
+  const auto text = read_file(path);
+  if (!text) return json::object();
+  json config = json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  if (!config.is_object()) fail(ErrorCode::kCorrupt, "{}: not a JSON object", path.string());
+  return config;
+}
+
+std::optional<std::string> source_of(const std::filesystem::path& directory, const json& config) {
+  if (auto source = read_file(directory / "chat_template.jinja")) return source;
+  return select_template(config, (directory / "tokenizer_config.json").string());
+}
+
 }  // namespace
 
 ChatTemplate::ChatTemplate(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -90,18 +105,14 @@ ChatTemplate ChatTemplate::parse(std::string_view source,
 }
 
 std::optional<ChatTemplate> ChatTemplate::load(const std::filesystem::path& directory) {
-  const std::filesystem::path config_path = directory / "tokenizer_config.json";
-  std::optional<std::string> source = read_file(directory / "chat_template.jinja");
-  json config = json::object();
-  if (const auto text = read_file(config_path)) {
-    config = json::parse(*text, nullptr, /*allow_exceptions=*/false);
-    if (!config.is_object()) {
-      fail(ErrorCode::kCorrupt, "{}: not a JSON object", config_path.string());
-    }
-  }
-  if (!source) source = select_template(config, config_path.string());
+  const json config = tokenizer_config(directory);
+  const std::optional<std::string> source = source_of(directory, config);
   if (!source) return std::nullopt;
   return parse(*source, special_tokens(config));
+}
+
+std::optional<std::string> chat_template_source(const std::filesystem::path& directory) {
+  return source_of(directory, tokenizer_config(directory));
 }
 
 std::string ChatTemplate::render(const std::vector<ChatMessage>& messages,

@@ -16,6 +16,10 @@ struct ChatMessage {
   std::string content;
 };
 
+/// The text of a directory's chat template: chat_template.jinja, else chat_template of
+/// tokenizer_config.json (a string, or the one named "default" of a list); nullopt if it has none.
+std::optional<std::string> chat_template_source(const std::filesystem::path& directory);
+
 /// A Jinja chat template as models ship it. Immutable and thread-safe.
 class ChatTemplate {
  public:
@@ -23,9 +27,8 @@ class ChatTemplate {
   /// error.
   static ChatTemplate parse(std::string_view source,
                             std::map<std::string, std::string> variables = {});
-  /// chat_template.jinja, else chat_template of tokenizer_config.json (a string, or a list of named
-  /// ones of which "default" is taken); bos_token, eos_token and the other special tokens of the
-  /// same file become variables. nullopt if the directory has none.
+  /// chat_template_source(); bos_token, eos_token and the other special tokens of
+  /// tokenizer_config.json become variables. nullopt if the directory has none.
   static std::optional<ChatTemplate> load(const std::filesystem::path& directory);
   ChatTemplate(ChatTemplate&&) noexcept;
   ChatTemplate& operator=(ChatTemplate&&) noexcept;

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Checks what deltacome writes against the programs that it is written for: transformers, peft, llama.cpp.
+
+    tools/check_exports.py BASE DELTA [--prompts FILE] [--rank 16] [--deltacome build/release/bin/deltacome] [--only NAME]
+
+BASE is a checkpoint, DELTA an archive or fine-tune of it; "-" exports BASE alone (a model without tokenizer takes token ids).
+Needs `pip install torch transformers peft llama-cpp-python numpy`. Exits with 1 if a check fails.
+
+merge    transformers' float32 logits of a sharded checkpoint equal those of an unsharded one, and greedy tokens deltacome's.
+gguf     llama.cpp gives the greedy tokens that deltacome gives on base + delta (f32 file), and the same ids for each prompt.
+peft     peft's logits of base + adapter equal transformers' of the merged adapter.
+"""
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+PROMPTS = ["### Instruction:\nTom has 12 apples. Tom buys 7 apples. How many apples does Tom have now?\n\n### Response:\n",
+           "The history of the city", "def add(a, b):\n    return", "1 2 3 4 5"]
+IDS = [[1, 17, 250, 33, 8], [4, 5, 6, 7, 299], [120, 121, 7]]  # for models without a tokenizer
+
+
+class Check:
+    def __init__(self, args, scratch):
+        self.args, self.scratch, self.failed = args, scratch, False
+        self.delta = [] if args.delta == "-" else ["--delta", args.delta]
+        self.prompts = json.loads(pathlib.Path(args.prompts).read_text()) if args.prompts else PROMPTS
+
+    def run(self, *options):
+        done = subprocess.run([self.args.deltacome, *map(str, options)], capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(done.stderr)
+        return done.stdout
+
+    def expect(self, holds, what):
+        print(("ok      " if holds else "FAILED  ") + what)
+        self.failed |= not holds
+
+    def merged(self, name, *options):
+        out = self.scratch / name
+        if not self.delta:
+            return pathlib.Path(self.args.base)
+        self.run("merge", "--base", self.args.base, *self.delta, "--out", out, *options)
+        return out
+
+    def ours(self, prompt):
+        """Greedy tokens of base + delta, the delta packed."""
+        return json.loads(self.run("generate", "--base", self.args.base, *self.delta, "--prompt", prompt,
+                                   "--max-tokens", self.args.tokens, "--json"))["token_ids"]
+
+    def has_tokenizer(self):
+        return (pathlib.Path(self.args.base) / "tokenizer.json").exists()
+
+    def merge(self):
+        import torch
+        import transformers
+
+        whole, sharded = self.merged("whole"), self.merged("sharded", "--max-shard-size", "1MB")
+        models = [transformers.AutoModelForCausalLM.from_pretrained(d, dtype=torch.float32).eval() for d in (whole, sharded)]
+        tokenizer = transformers.AutoTokenizer.from_pretrained(sharded)
+        for prompt in self.prompts:
+            ids = tokenizer(prompt, return_tensors="pt").input_ids
+            with torch.no_grad():
+                a, b = (m(ids).logits for m in models)
+                tokens = models[1].generate(ids, max_new_tokens=self.args.tokens, do_sample=False)[0, ids.shape[1]:].tolist()
+            ours = json.loads(self.run("generate", "--model", sharded, "--prompt", prompt, "--max-tokens", self.args.tokens,
+                                       "--json"))["token_ids"]
+            stop = models[1].generation_config.eos_token_id
+            stops = stop if isinstance(stop, list) else [stop]
+            self.expect(torch.equal(a, b), f"merge: equal logits of shards, {prompt[:30]!r}")
+            self.expect([t for t in tokens if t not in stops] == [t for t in ours if t not in stops],
+                        f"merge: transformers' {len(tokens)} greedy tokens are deltacome's")
+
+    def gguf(self):
+        import llama_cpp
+        import torch
+        import transformers
+
+        out = self.scratch / "model.gguf"
+        self.run("export", "--to", "gguf", "--base", self.args.base, *self.delta, "--type", self.args.type, "--out", out)
+        llama = llama_cpp.Llama(str(out), n_ctx=self.args.context, n_threads=2, n_gpu_layers=0, verbose=False, logits_all=False)
+
+        def greedy(ids, n, stops=()):
+            llama.reset()
+            tokens = []
+            for token in llama.generate(list(ids), temp=0.0, top_k=1, repeat_penalty=1.0):
+                if token in stops or len(tokens) == n:
+                    break
+                tokens.append(token)
+            return tokens
+
+        directory = self.merged("for-gguf")
+        model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        stop = model.generation_config.eos_token_id
+        stops = [] if stop is None else stop if isinstance(stop, list) else [stop]
+        if not self.has_tokenizer():
+            for ids in IDS:
+                theirs = greedy(ids, self.args.tokens, stops)
+                with torch.no_grad():
+                    want = model.generate(torch.tensor([ids]), max_new_tokens=self.args.tokens, do_sample=False)[0, len(ids):].tolist()
+                want = [t for t in want if t not in stops]
+                self.expect(theirs == want, f"gguf: {len(want)} greedy tokens of {ids}")
+            return
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+        for prompt in self.prompts:
+            ids = tokenizer(prompt).input_ids
+            theirs = llama.tokenize(prompt.encode(), add_bos=True, special=True)
+            self.expect(theirs == ids, f"gguf: token ids of {prompt[:30]!r}")
+            want = [t for t in self.ours(prompt) if t not in stops]
+            got = greedy(ids, self.args.tokens, stops)
+            self.expect(got == want, f"gguf: {len(want)} greedy tokens of {prompt[:30]!r}")
+            if got != want:
+                print("   ", got, "\n   ", want)
+
+    def peft(self):
+        import peft
+        import torch
+        import transformers
+
+        out = self.scratch / "lora"
+        self.run("export", "--to", "peft", "--base", self.args.base, *self.delta, "--rank", self.args.rank, "--out", out)
+        merged = self.scratch / "lora-merged"
+        self.run("merge", "--base", self.args.base, "--delta", out, "--out", merged, "--dtype", "f32")
+        base = transformers.AutoModelForCausalLM.from_pretrained(self.args.base, dtype=torch.float32)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(self.args.base)
+        adapted = peft.PeftModel.from_pretrained(base, out).eval()
+        ours = transformers.AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
+        for prompt in self.prompts:
+            ids = tokenizer(prompt, return_tensors="pt").input_ids
+            with torch.no_grad():
+                a, b = adapted(ids).logits, ours(ids).logits
+            error = float((a - b).abs().max())
+            self.expect(error < 0.02 * float(a.std()), f"peft: logits within {error:.2g} (their deviation {float(a.std()):.2g})")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base")
+    parser.add_argument("delta")
+    parser.add_argument("--prompts", help="JSON list of texts")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--type", default="f32", help="of the GGUF file")
+    parser.add_argument("--only", choices=["merge", "gguf", "peft"])
+    parser.add_argument("--deltacome", default="build/release/bin/deltacome")
+    args = parser.parse_args()
+    np.seterr(all="raise")
+    with tempfile.TemporaryDirectory() as scratch:
+        check = Check(args, pathlib.Path(scratch))
+        for name in [args.only] if args.only else ["merge", "gguf", "peft"]:
+            getattr(check, name)()
+    sys.exit(check.failed)
+
+
+if __name__ == "__main__":
+    main()
