@@ -95,8 +95,8 @@ bool equal_values(const HostTensor& a, const HostTensor& b) {
 
 CheckpointPair open_pair(const std::filesystem::path& base,
                          const std::filesystem::path& finetuned) {
-  CheckpointPair pair{.base = Checkpoint::open(base),
-                      .finetuned = Checkpoint::open(finetuned),
+  CheckpointPair pair{.base = Checkpoint::open(base).dequantized(),
+                      .finetuned = Checkpoint::open(finetuned).dequantized(),
                       .base_config = read_model_config(base),
                       .finetuned_config = read_model_config(finetuned),
                       .tensors = {},

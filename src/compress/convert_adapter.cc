@@ -37,7 +37,7 @@ std::vector<KindSummary> summary_of(const ArchiveInfo& archive) {
 CompressReport convert_adapter(const CompressOptions& options) {
   const Clock::time_point start = Clock::now();
   check_output(options.out);
-  const Checkpoint base = Checkpoint::open(options.base);
+  const Checkpoint base = Checkpoint::open(options.base).dequantized();
   const ModelConfig base_config = read_model_config(options.base);
   const std::vector<ExpectedTensor> expected = expected_tensors(base_config);
   expect_tensors(base, expected);

@@ -13,7 +13,7 @@ void merge_archive(const std::filesystem::path& base_directory,
                    const std::filesystem::path& archive_directory, const std::filesystem::path& out,
                    int n_threads) {
   const Archive archive = Archive::open(archive_directory);
-  const Checkpoint base = Checkpoint::open(base_directory);
+  const Checkpoint base = Checkpoint::open(base_directory).dequantized();
   archive.check_base(base);
   archive.check_files();
   const std::vector<ExpectedTensor> expected =

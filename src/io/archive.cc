@@ -42,7 +42,14 @@ constexpr std::array kTokenizerFiles{"tokenizer.json",
                                      "vocab.json",
                                      "merges.txt",
                                      "chat_template.jinja"};
-constexpr std::array kConfigFiles{"config.json", "generation_config.json"};
+constexpr const char* kModelConfigName = "config.json";
+constexpr std::array kConfigFiles{kModelConfigName, "generation_config.json"};
+
+/// A config.json for the fine-tune that the archive stands for, whose weights are no codes.
+std::string without_quantization(std::string text, const fs::path& path) {
+  nlohmann::json config = parse_json_object(text, path.string());
+  return config.erase("quantization_config") == 0 ? text : config.dump(2) + "\n";
+}
 
 }  // namespace
 
@@ -252,7 +259,9 @@ void ArchiveWriter::write(const fs::path& directory, const fs::path& companions,
   config_.files.clear();
   const auto keep = [&](const fs::path& from, const std::string& name) {
     if (!fs::exists(from / name)) return;
-    write_file_atomically(stage.staging() / name, read_text_file(from / name));
+    std::string text = read_text_file(from / name);
+    if (name == kModelConfigName) text = without_quantization(std::move(text), from / name);
+    write_file_atomically(stage.staging() / name, text);
     config_.files.push_back(name);
   };
   const auto source = [&](const char* name) {
