@@ -16,6 +16,7 @@ struct CheckpointPair {
   ModelConfig base_config, finetuned_config;
   std::vector<ExpectedTensor> tensors;  // of the base; a tensor's index is its slot
   std::string base_hash, finetuned_hash;
+  std::string base_quantization;  // Checkpoint::scheme() of the base; `base` is dequantized
 };
 
 /// Throws kMismatch for tensors or settings that differ (by name, with both values), kCorrupt for

@@ -37,7 +37,8 @@ std::vector<KindSummary> summary_of(const ArchiveInfo& archive) {
 CompressReport convert_adapter(const CompressOptions& options) {
   const Clock::time_point start = Clock::now();
   check_output(options.out);
-  const Checkpoint base = Checkpoint::open(options.base).dequantized();
+  const Checkpoint stored_base = Checkpoint::open(options.base);
+  const Checkpoint base = stored_base.dequantized();
   const ModelConfig base_config = read_model_config(options.base);
   const std::vector<ExpectedTensor> expected = expected_tensors(base_config);
   expect_tensors(base, expected);
@@ -49,6 +50,7 @@ CompressReport convert_adapter(const CompressOptions& options) {
   config.architecture = adapter.model_config(options.base, base_config).architecture;
   config.base_name = directory_name(options.base);
   config.base_hash = base.content_hash();
+  config.base_quantization = stored_base.scheme();
   config.finetuned_name = directory_name(options.finetuned);
   config.finetuned_hash = adapter.content_hash();
   for (const auto& [name, tensor] : base.tensors()) config.finetuned_parameters += tensor.size();

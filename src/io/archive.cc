@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "io/archive_json.h"
+#include "io/base_relation.h"
 #include "io/json.h"
 #include "io/manifest.h"
 #include "io/peft_adapter.h"
@@ -162,7 +163,7 @@ void Archive::check_base(const Checkpoint& base) const {
 }
 
 void Archive::check_base(const fs::path& base, const std::string& hash) const {
-  if (hash == config_.base_hash) return;
+  if (hash == config_.base_hash || related_base(base, hash) == config_.base_hash) return;
   fail(ErrorCode::kMismatch,
        "archive {} was made from base \"{}\" with content hash {}, but {} has content hash {}",
        directory_.string(), config_.base_name, config_.base_hash, base.string(), hash);

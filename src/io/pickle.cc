@@ -174,7 +174,8 @@ class Reader {
     push_node(Kind::kGlobal).text = global;
   }
   void add_items(Kind kind, std::vector<Value> values) {
-    if (stack_.empty() || stack_.back().kind != kind) corrupt("items for what is not {}", name_of(kind));
+    if (stack_.empty() || stack_.back().kind != kind)
+      corrupt("items for what is not {}", name_of(kind));
     if (kind == Kind::kDict && values.size() % 2 != 0) corrupt("a key has no value");
     count_values(values.size());
     auto& items = stack_.back().node->items;

@@ -143,7 +143,7 @@ TEST_P(QuantizedWeightTest, TargetsOfOneCallHaveOrdersOfTheirOwn) {
 }
 
 TEST_P(QuantizedWeightTest, OtherCodesBecomeTheNearestOf8Bits) {
-  for (const int64_t n_in : {int64_t{64}, int64_t{400}}) {
+  for (const int64_t n_in : {int64_t{192}, int64_t{400}}) {
     QuantizedMatrix small = matrix(4, 19, n_in, 64);  // groups below the layout's
     QuantizedMatrix table = matrix(4, 19, n_in, n_in, false);
     table.levels = {-1.0F, -0.7F, -0.53F, -0.39F, -0.28F, -0.18F, -0.09F, 0.0F,
