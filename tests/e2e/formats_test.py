@@ -55,6 +55,7 @@ def write_torch(path, tensors):
         {name: ("TENSOR", str(i), dtype, shape) for i, (name, (dtype, shape, _)) in enumerate(tensors.items())})
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
         file.writestr("m/data.pkl", text.getvalue())
+        file.writestr("m/version", "3\n")
         for i, (_, _, data) in enumerate(tensors.values()):
             file.writestr(f"m/data/{i}", data)
 
