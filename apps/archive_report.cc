@@ -133,6 +133,7 @@ ordered_json to_json(const ArchiveInfo& info) {
           {"created_by", info.created_by},
           {"base", info.base_name},
           {"base_hash", info.base_hash},
+          {"base_quantization", info.base_quantization},
           {"finetuned", info.finetuned_name},
           {"finetuned_hash", info.finetuned_hash},
           {"requested_bits", info.requested_bits},

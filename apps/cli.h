@@ -21,6 +21,7 @@ inline constexpr int kExitUsage = 2;
 void add_compress(CLI::App& program);
 void add_inspect(CLI::App& program);
 void add_verify(CLI::App& program);
+void add_relate(CLI::App& program);
 void add_merge(CLI::App& program);
 void add_export(CLI::App& program);
 void add_diff(CLI::App& program);

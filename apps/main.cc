@@ -44,6 +44,7 @@ int run(int argc, char** argv) {
   add_compress(program);
   add_inspect(program);
   add_verify(program);
+  add_relate(program);
   add_merge(program);
   add_export(program);
   add_diff(program);

@@ -39,8 +39,9 @@ struct TensorInfo {
 struct ArchiveInfo {
   std::string method, architecture, created_by;
   std::string base_name, base_hash, finetuned_name, finetuned_hash;
-  double requested_bits = 0;   // 0: none were (method "lora")
-  double bits_per_weight = 0;  // 8 * projection_bytes / projection weights
+  std::string base_quantization;  // how the base's weights are quantized; empty: they are not
+  double requested_bits = 0;      // 0: none were (method "lora")
+  double bits_per_weight = 0;     // 8 * projection_bytes / projection weights
   int64_t projection_bytes = 0;
   int64_t embedding_bytes = 0;  // embeddings and lm_head, with added rows
   int64_t other_bytes = 0;      // norms and biases
@@ -71,6 +72,19 @@ ArchiveInfo inspect_archive(const std::filesystem::path& directory);
 /// first fault.
 std::vector<std::string> verify_archive(const std::filesystem::path& directory,
                                         const std::optional<std::filesystem::path>& base = {});
+
+/// How a quantized base relates to the base in full precision that it was made from.
+struct BaseRelation {
+  std::string scheme;        // "GPTQ, 4 bits, groups of 128"
+  double largest_error = 0;  // over its matrices, ||quantized - full||_F / ||full||_F
+};
+
+/// Compares a quantized checkpoint with the full-precision one it was made from, and records their
+/// relation in its directory, as deltacome_base.json: deltas that were made from `full` are then
+/// accepted on `quantized`. Throws kMismatch naming the tensor if they are not the same model,
+/// kInvalidArgument if `quantized` is not quantized or `full` is.
+BaseRelation relate_bases(const std::filesystem::path& quantized,
+                          const std::filesystem::path& full);
 
 /// Writes the fine-tune that base + archive stand for as a Hugging Face checkpoint, in the
 /// fine-tune's dtype (tensors that equal the base's in the base's). `out` must not exist or be

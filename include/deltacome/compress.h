@@ -82,7 +82,8 @@ struct CompressReport {
 };
 
 /// Compresses the fine-tune against its base into an archive. A LoRA adapter in PEFT's layout is
-/// converted instead, its factors in 16 bits: all but the three paths is ignored then. Throws
+/// converted instead, its factors in 16 bits, and so is a diff of the original BitDelta (a file
+/// diff.pt of torch.save): all but the three paths is ignored then. Throws
 /// Error; the output directory appears whole or not at all, finished layers are kept in
 /// "<out>.partial" for `resume`. on_progress is called on the calling thread.
 CompressReport compress_delta(const CompressOptions& options,

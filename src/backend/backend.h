@@ -10,6 +10,7 @@
 #include "backend/weight_format.h"
 #include "core/host_tensor.h"
 #include "quant/format.h"
+#include "quant/quantized_matrix.h"
 
 namespace deltacome {
 
@@ -101,6 +102,13 @@ struct SampleParams {
   int64_t vocab_size = 0;  // columns of the row that exist for its variant
 };
 
+/// A projection as import_quantized() holds it.
+struct QuantizedImport {
+  Tensor tensor;
+  int64_t bytes = 0;          // codes, scales and zeros, without padding
+  double relative_error = 0;  // ||held - W||_F / ||W||_F; 0 = the checkpoint's values exactly
+};
+
 /// What runs a model: a CPU with its threads, or a GPU with its streams. Activations are f32
 /// tensors, row-major, one row a token. All ops are stream-ordered; inputs and outputs do not alias
 /// unless said. Shapes are the caller's promise (checked by DELTACOME_CHECK). One thread at a time
@@ -120,6 +128,12 @@ class Backend {
   /// A matrix [n_out, n_in] that only linear() reads. Throws kUnsupported for a format that the
   /// backend does not have.
   virtual Tensor import_projection(const HostTensor& host, WeightFormat format) = 0;
+  /// A quantized matrix that only linear() reads: in its low precision where the backend has a
+  /// layout for it, in the checkpoint's 16-bit type otherwise (this implementation).
+  virtual QuantizedImport import_quantized(const QuantizedMatrix& matrix) {
+    const HostTensor host = matrix.dequantize();
+    return {import_weight(host), static_cast<int64_t>(host.bytes.size()), 0};
+  }
   virtual void upload(Stream& stream, std::span<const std::byte> host, const Tensor& to) = 0;
   /// Returns when the bytes have arrived.
   virtual void download(Stream& stream, const Tensor& from, std::span<std::byte> host) = 0;

@@ -22,6 +22,11 @@ bool has_vocabulary_rows(const ExpectedTensor& tensor) {
 /// model if it is the embedding again.
 bool is_ignored(const Checkpoint& checkpoint, const std::string& name, const HostTensor& tensor) {
   if (name.ends_with("rotary_emb.inv_freq")) return true;
+  // AutoGPTQ writes biases of zeros for layers that have none.
+  if (name.ends_with(".bias") && is_floating(tensor.dtype)) {
+    const std::vector<float> values = tensor.to_float();
+    return std::ranges::all_of(values, [](float value) { return value == 0; });
+  }
   const HostTensor* embedding = checkpoint.find("model.embed_tokens.weight");
   return name == "lm_head.weight" && embedding && equal_values(tensor, *embedding);
 }
@@ -96,14 +101,15 @@ bool equal_values(const HostTensor& a, const HostTensor& b) {
 
 CheckpointPair open_pair(const CompressOptions& options) {
   BaseModel base = open_base(options.base, options.base_deltas, options.n_threads);
-  CheckpointPair pair{.base = std::move(base.checkpoint),
-                      .finetuned = Checkpoint::open(options.finetuned),
+  CheckpointPair pair{.base = base.checkpoint.dequantized(),
+                      .finetuned = Checkpoint::open(options.finetuned).dequantized(),
                       .base_config = std::move(base.config),
                       .finetuned_config = read_model_config(options.finetuned),
                       .tensors = {},
                       .base_hash = {},
                       .finetuned_hash = {},
-                      .parent = std::move(base.parent)};
+                      .parent = std::move(base.parent),
+                      .base_quantization = base.checkpoint.scheme()};
   check_same_architecture(pair.base_config, pair.finetuned_config);
   pair.tensors = expected_tensors(pair.base_config);
   expect_tensors(pair.base, pair.tensors);

@@ -20,6 +20,7 @@ struct CheckpointPair {
   std::vector<ExpectedTensor> tensors;  // of the base; a tensor's index is its slot
   std::string base_hash, finetuned_hash;
   std::optional<ParentArchive> parent;  // of a base that is a base and archives
+  std::string base_quantization;  // Checkpoint::scheme() of the base; `base` is dequantized
 };
 
 /// Throws kMismatch for tensors or settings that differ (by name, with both values), kCorrupt for

@@ -15,6 +15,7 @@
 #include "compress/checkpoints.h"
 #include "compress/codec.h"
 #include "compress/convert_adapter.h"
+#include "compress/convert_bitdelta.h"
 #include "compress/held_out.h"
 #include "compress/layer_flow.h"
 #include "compress/options.h"
@@ -378,6 +379,7 @@ class Compression {
     config.base_name = directory_name(options_.base);
     config.base_hash = pair_.base_hash;
     config.parent = pair_.parent;
+    config.base_quantization = pair_.base_quantization;
     config.finetuned_name = directory_name(options_.finetuned);
     config.finetuned_hash = pair_.finetuned_hash;
     config.finetuned_dtype = pair_.finetuned.at(pair_.tensors.front().name).dtype;
@@ -466,6 +468,11 @@ CompressReport compress_delta(const CompressOptions& options,
   check_options(options);
   if (is_peft_adapter(options.finetuned)) {
     CompressReport report = convert_adapter(options);
+    report.peak_resident_bytes = peak_resident_bytes();
+    return report;
+  }
+  if (is_bitdelta_file(options.finetuned)) {
+    CompressReport report = convert_bitdelta(options);
     report.peak_resident_bytes = peak_resident_bytes();
     return report;
   }

@@ -39,7 +39,7 @@ CompressReport convert_adapter(const CompressOptions& options) {
   const Clock::time_point start = Clock::now();
   check_output(options.out);
   const BaseModel opened = open_base(options.base, options.base_deltas, options.n_threads);
-  const Checkpoint& base = opened.checkpoint;
+  const Checkpoint base = opened.checkpoint.dequantized();
   const ModelConfig& base_config = opened.config;
   const std::vector<ExpectedTensor> expected = expected_tensors(base_config);
   expect_tensors(base, expected);
@@ -52,6 +52,7 @@ CompressReport convert_adapter(const CompressOptions& options) {
   config.base_name = directory_name(options.base);
   config.base_hash = base.content_hash();
   config.parent = opened.parent;
+  config.base_quantization = opened.checkpoint.scheme();
   config.finetuned_name = directory_name(options.finetuned);
   config.finetuned_hash = adapter.content_hash();
   for (const auto& [name, tensor] : base.tensors()) config.finetuned_parameters += tensor.size();

@@ -37,7 +37,7 @@ class PeftExport {
         dtype_(parse_dtype(options.dtype)),
         backend_(create_cpu_backend(options.n_threads)),
         stream_(backend_->create_stream()),
-        base_(open_base(options.base, options.base_deltas, options.n_threads)),
+        base_(open_dense_base(options.base, options.base_deltas, options.n_threads)),
         finetune_(Finetune::open(options.finetuned, base_.checkpoint, base_.config)),
         dense_(finetune_.materialize(*backend_, *stream_, base_.checkpoint, {})) {
     check();

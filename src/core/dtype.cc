@@ -15,13 +15,15 @@ struct Info {
   std::string_view name;
   int64_t bytes;
 };
-constexpr std::array<Info, 7> kInfos{{{DType::kF64, "F64", 8},
+constexpr std::array<Info, 9> kInfos{{{DType::kF64, "F64", 8},
                                       {DType::kF32, "F32", 4},
                                       {DType::kF16, "F16", 2},
                                       {DType::kBf16, "BF16", 2},
                                       {DType::kI64, "I64", 8},
                                       {DType::kI32, "I32", 4},
-                                      {DType::kU8, "U8", 1}}};
+                                      {DType::kU8, "U8", 1},
+                                      {DType::kI8, "I8", 1},
+                                      {DType::kF8E4m3, "F8_E4M3", 1}}};
 
 template <class T>
 T load(const std::byte* p, size_t i) {
@@ -101,7 +103,10 @@ void convert_to_float(const void* source, DType dtype, std::span<float> out) {
     case DType::kI64:
     case DType::kI32:
     case DType::kU8:
-      fail(ErrorCode::kUnsupported, "cannot read {} as a floating point tensor", dtype_name(dtype));
+    case DType::kI8:
+    case DType::kF8E4m3:
+      fail(ErrorCode::kUnsupported, "cannot read {} as a tensor of floating point values",
+           dtype_name(dtype));
   }
 }
 
@@ -123,6 +128,8 @@ void convert_from_float(std::span<const float> in, DType dtype, void* destinatio
     case DType::kI64:
     case DType::kI32:
     case DType::kU8:
+    case DType::kI8:
+    case DType::kF8E4m3:
       fail(ErrorCode::kUnsupported, "cannot store floating point values as {}", dtype_name(dtype));
   }
 }

@@ -9,8 +9,9 @@
 
 namespace deltacome {
 
-/// Element types of stored tensors; the names are those of safetensors.
-enum class DType : uint8_t { kF64, kF32, kF16, kBf16, kI64, kI32, kU8 };
+/// Element types of stored tensors; the names are those of safetensors. kI8 and kF8E4m3 are codes
+/// of quantized checkpoints: io/quantized_checkpoint.h reads them, nothing else computes with them.
+enum class DType : uint8_t { kF64, kF32, kF16, kBf16, kI64, kI32, kU8, kI8, kF8E4m3 };
 
 int64_t dtype_bytes(DType dtype) noexcept;
 std::string_view dtype_name(DType dtype) noexcept;                     // "BF16"

@@ -23,6 +23,7 @@ BaseModel open_base(const std::filesystem::path& directory,
                  .config = read_model_config(directory),
                  .parent = std::nullopt};
   if (deltas.empty()) return base;
+  base.checkpoint = base.checkpoint.dequantized();
   const auto backend = create_cpu_backend(n_threads);
   const auto stream = backend->create_stream();
   for (const std::filesystem::path& delta : deltas) {
@@ -39,6 +40,13 @@ BaseModel open_base(const std::filesystem::path& directory,
     base.config = finetune.config();
     base.parent = ParentArchive{.name = directory_name(delta), .hash = hash};
   }
+  return base;
+}
+
+BaseModel open_dense_base(const std::filesystem::path& directory,
+                          std::span<const std::filesystem::path> deltas, int n_threads) {
+  BaseModel base = open_base(directory, deltas, n_threads);
+  base.checkpoint = base.checkpoint.dequantized();
   return base;
 }
 

@@ -25,4 +25,8 @@ struct BaseModel {
 BaseModel open_base(const std::filesystem::path& directory,
                     std::span<const std::filesystem::path> deltas, int n_threads);
 
+/// The same with quantized weights dequantized, for what computes with all values.
+BaseModel open_dense_base(const std::filesystem::path& directory,
+                          std::span<const std::filesystem::path> deltas, int n_threads);
+
 }  // namespace deltacome

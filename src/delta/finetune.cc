@@ -63,7 +63,7 @@ Finetune Finetune::open(const std::filesystem::path& directory, const Checkpoint
     out.source_ = std::move(coded);
     out.adapter_hash_ = adapter.content_hash();
   } else {
-    Checkpoint checkpoint = Checkpoint::open(directory);
+    Checkpoint checkpoint = Checkpoint::open(directory).dequantized();
     out.config_ = read_model_config(directory);
     check_same_architecture(base_config, out.config_);
     out.tensors_ = expected_tensors(out.config_);

@@ -20,7 +20,7 @@ const ExpectedTensor& tensor_of(const Finetune& finetune, size_t i, const std::s
 }  // namespace
 
 DiffReport diff_finetunes(const DiffOptions& options) {
-  const BaseModel base = open_base(options.base, options.base_deltas, options.n_threads);
+  const BaseModel base = open_dense_base(options.base, options.base_deltas, options.n_threads);
   const Finetune a = Finetune::open(options.a, base.checkpoint, base.config);
   const Finetune b = Finetune::open(options.b, base.checkpoint, base.config);
   const auto backend = create_cpu_backend(options.n_threads);

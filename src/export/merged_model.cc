@@ -37,7 +37,7 @@ CombineRule rule_of(const ModelParts& parts) {
 MergedModel::MergedModel(const ModelParts& parts)
     : backend_(create_cpu_backend(parts.n_threads)),
       stream_(backend_->create_stream()),
-      base_(open_base(parts.base, parts.base_deltas, parts.n_threads)),
+      base_(open_dense_base(parts.base, parts.base_deltas, parts.n_threads)),
       rule_(rule_of(parts)),
       config_(base_.config) {
   for (const std::filesystem::path& delta : parts.deltas) {

@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "io/archive_json.h"
+#include "io/base_relation.h"
 #include "io/json.h"
 #include "io/manifest.h"
 #include "io/peft_adapter.h"
@@ -43,7 +44,14 @@ constexpr std::array kTokenizerFiles{"tokenizer.json",
                                      "vocab.json",
                                      "merges.txt",
                                      "chat_template.jinja"};
-constexpr std::array kConfigFiles{"config.json", "generation_config.json"};
+constexpr const char* kModelConfigName = "config.json";
+constexpr std::array kConfigFiles{kModelConfigName, "generation_config.json"};
+
+/// A config.json for the fine-tune that the archive stands for, whose weights are no codes.
+std::string without_quantization(std::string text, const fs::path& path) {
+  nlohmann::json config = parse_json_object(text, path.string());
+  return config.erase("quantization_config") == 0 ? text : config.dump(2) + "\n";
+}
 
 }  // namespace
 
@@ -171,7 +179,7 @@ void Archive::check_base(const Checkpoint& base) const {
 }
 
 void Archive::check_base(const fs::path& base, const std::string& hash) const {
-  if (hash == config_.base_hash) return;
+  if (hash == config_.base_hash || related_base(base, hash) == config_.base_hash) return;
   if (config_.parent) {
     fail(ErrorCode::kMismatch,
          "archive {} was made from base \"{}\" with archive \"{}\" (content hash {}) on it, but {} "
@@ -275,7 +283,9 @@ void ArchiveWriter::write(const fs::path& directory, const fs::path& companions,
 
   config_.files.clear();
   for (const auto& [from, name] : companion_files(companions, fallback)) {
-    write_file_atomically(stage.staging() / name, read_text_file(from / name));
+    std::string text = read_text_file(from / name);
+    if (name == kModelConfigName) text = without_quantization(std::move(text), from / name);
+    write_file_atomically(stage.staging() / name, text);
     config_.files.push_back(name);
   }
   std::string config = nlohmann::json(to_json(config_)).dump();

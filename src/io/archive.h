@@ -66,7 +66,8 @@ struct ArchiveConfig {
   std::string method;        // "come", "lowrank", "bitdelta", "lora"
   std::string architecture;  // "LlamaForCausalLM"
   std::string base_name;
-  std::string base_hash;  // Checkpoint::content_hash() of the base
+  std::string base_hash;          // Checkpoint::content_hash() of the base
+  std::string base_quantization;  // Checkpoint::scheme() of the base; the delta is of its values
   std::optional<ParentArchive> parent;  // the base is base_name with this archive on it
   std::string finetuned_name;
   std::string finetuned_hash;
@@ -97,7 +98,8 @@ class Archive {
   /// The same bytes in memory of their own, read once: what is hashed is what is returned, even if
   /// somebody writes to the file meanwhile.
   std::vector<std::byte> read_blob(const ArchiveTensor& tensor) const;
-  /// Throws kMismatch naming both if `base` is not the checkpoint that this delta was made from.
+  /// Throws kMismatch naming both if `base` is neither the checkpoint that this delta was made from
+  /// nor one that is recorded as that in low precision (relate_bases()).
   void check_base(const Checkpoint& base) const;
   /// The same for a base whose content hash is known.
   void check_base(const std::filesystem::path& base, const std::string& hash) const;

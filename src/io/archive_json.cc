@@ -213,12 +213,14 @@ json to_json(const ArchiveConfig& config) {
                  {"sha256", config.finetuned_hash},
                  {"parameters", config.finetuned_parameters}};
   if (config.finetuned_dtype) finetuned["dtype"] = dtype_name(*config.finetuned_dtype);
+  json base{{"name", config.base_name}, {"sha256", config.base_hash}};
+  if (!config.base_quantization.empty()) base["quantization"] = config.base_quantization;
   json out{{"format", "deltacome"},
            {"format_version", kArchiveFormatVersion},
            {"created_by", config.created_by},
            {"method", config.method},
            {"architecture", config.architecture},
-           {"base", {{"name", config.base_name}, {"sha256", config.base_hash}}},
+           {"base", base},
            {"finetuned", finetuned},
            {"projection_weights", config.projection_weights},
            {"requested_bits", config.requested_bits},
@@ -262,6 +264,7 @@ ArchiveConfig config_from_json(const json& value, const std::string& where) {
     const json& parent = field(base, "delta", where);
     config.parent = {text(parent, "name", where), text(parent, "sha256", where)};
   }
+  if (base.contains("quantization")) config.base_quantization = text(base, "quantization", where);
   const json& finetuned = field(value, "finetuned", where);
   config.finetuned_name = text(finetuned, "name", where);
   config.finetuned_hash = text(finetuned, "sha256", where);

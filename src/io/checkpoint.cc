@@ -8,13 +8,23 @@
 #include "core/check.h"
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "io/torch_file.h"
 
 namespace deltacome {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr const char* kSingleName = "model.safetensors";
-constexpr const char* kIndexName = "model.safetensors.index.json";
+/// A form that checkpoints have, in the order of preference of transformers.
+struct Form {
+  const char* single;
+  const char* index;
+  std::map<std::string, HostTensor> (*read)(const fs::path&);
+};
+const std::array<Form, 2> kForms{
+    {{"model.safetensors", "model.safetensors.index.json",
+      [](const fs::path& path) { return SafetensorsFile::open(path).tensors(); }},
+     {"pytorch_model.bin", "pytorch_model.bin.index.json", read_torch_file}}};
+
 constexpr size_t kHashPieceBytes = 4u << 20;
 
 /// What a user may have taken for the checkpoint; for a message.
@@ -63,16 +73,15 @@ std::map<std::string, std::string> read_weight_map(const fs::path& path) {
   return weight_map;
 }
 
-std::map<std::string, HostTensor> open_shards(const fs::path& directory) {
-  const auto weight_map = read_weight_map(directory / kIndexName);
+std::map<std::string, HostTensor> open_shards(const fs::path& directory, const Form& form) {
+  const auto weight_map = read_weight_map(directory / form.index);
   std::set<std::string> shards;
   for (const auto& [tensor, shard] : weight_map) shards.insert(shard);
 
   std::map<std::string, HostTensor> tensors;
   std::map<std::string, std::string> shard_of;
   for (const std::string& shard : shards) {
-    const SafetensorsFile file = SafetensorsFile::open(directory / shard);
-    for (const auto& [name, tensor] : file.tensors()) {
+    for (const auto& [name, tensor] : form.read(directory / shard)) {
       const auto [first, inserted] = shard_of.emplace(name, shard);
       if (!inserted) {
         fail(ErrorCode::kCorrupt, "{}: tensor {} is in two shards, {} and {}", directory.string(),
@@ -85,7 +94,7 @@ std::map<std::string, HostTensor> open_shards(const fs::path& directory) {
     const auto found = shard_of.find(tensor);
     if (found == shard_of.end() || found->second != shard) {
       fail(ErrorCode::kCorrupt, "{}: tensor {} is not in shard {}, where {} lists it",
-           directory.string(), quote(tensor), quote(shard), kIndexName);
+           directory.string(), quote(tensor), quote(shard), form.index);
     }
   }
   return tensors;
@@ -111,20 +120,39 @@ Checkpoint Checkpoint::open(const fs::path& directory) {
   }
   Checkpoint checkpoint;
   checkpoint.directory_ = directory;
-  if (fs::exists(directory / kSingleName, error)) {  // as transformers: before an index
-    checkpoint.tensors_ = SafetensorsFile::open(directory / kSingleName).tensors();
-  } else if (fs::exists(directory / kIndexName, error)) {
-    checkpoint.tensors_ = open_shards(directory);
-  } else {
-    fail(ErrorCode::kNotFound, "{}: neither {} nor {}; the directory has {}", directory.string(),
-         kSingleName, kIndexName, weight_files(directory));
+  const auto form = std::ranges::find_if(kForms, [&](const Form& each) {
+    return fs::exists(directory / each.single, error) || fs::exists(directory / each.index, error);
+  });
+  if (form == kForms.end()) {
+    fail(ErrorCode::kNotFound, "{}: neither {} nor {} nor the same of {}; the directory has {}",
+         directory.string(), kForms[0].single, kForms[0].index, kForms[1].single,
+         weight_files(directory));
   }
+  checkpoint.tensors_ = fs::exists(directory / form->single, error)
+                            ? form->read(directory / form->single)
+                            : open_shards(directory, *form);
+  std::map<std::string, HostTensor> stored = checkpoint.tensors_;
+  checkpoint.quantized_ = take_quantized_weights(directory, checkpoint.tensors_);
+  if (!checkpoint.quantized_.empty()) checkpoint.stored_ = std::move(stored);
   return checkpoint;
+}
+
+Checkpoint Checkpoint::dequantized() const {
+  Checkpoint out = *this;
+  out.quantized_.clear();
+  for (const auto& [name, weight] : quantized_)
+    out.tensors_.insert_or_assign(name, weight.read().dequantize());
+  return out;
 }
 
 const HostTensor* Checkpoint::find(const std::string& name) const noexcept {
   const auto found = tensors_.find(name);
   return found == tensors_.end() ? nullptr : &found->second;
+}
+
+const QuantizedWeight* Checkpoint::find_quantized(const std::string& name) const noexcept {
+  const auto found = quantized_.find(name);
+  return found == quantized_.end() ? nullptr : &found->second;
 }
 
 const HostTensor& Checkpoint::at(const std::string& name) const {

@@ -80,8 +80,8 @@ TEST(Checkpoint, HashDoesNotDependOnShardingButOnEveryByte) {
 TEST(Checkpoint, SaysWhatADirectoryWithoutSafetensorsHas) {
   const TempDir dir;
   expect_open_fails(ErrorCode::kNotFound, dir.path(), "the directory has no weights");
-  write_bytes(dir / "pytorch_model.bin", "x");
-  expect_open_fails(ErrorCode::kNotFound, dir.path(), "the directory has \"pytorch_model.bin\"");
+  write_bytes(dir / "model.gguf", "x");
+  expect_open_fails(ErrorCode::kNotFound, dir.path(), "the directory has \"model.gguf\"");
   expect_open_fails(ErrorCode::kNotFound, dir / "none", "no such model directory");
 }
 

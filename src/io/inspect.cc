@@ -79,6 +79,7 @@ ArchiveInfo inspect_archive(const std::filesystem::path& directory) {
   info.created_by = config.created_by;
   info.base_name = config.base_name;
   info.base_hash = config.base_hash;
+  info.base_quantization = config.base_quantization;
   info.finetuned_name = config.finetuned_name;
   info.finetuned_hash = config.finetuned_hash;
   info.requested_bits = config.requested_bits;

@@ -213,12 +213,6 @@ void read_flags(const ConfigFields& fields, ModelConfig& config) {
     fail(ErrorCode::kUnsupported, "{}: hidden_act {} is not supported; supported are silu, swish",
          fields.where(), quote(activation));
   }
-  if (fields.find("quantization_config") != nullptr) {
-    fail(ErrorCode::kUnsupported,
-         "{}: quantized weights (quantization_config) are not supported; supported are "
-         "checkpoints in F32, F16 or BF16",
-         fields.where());
-  }
   const bool is_llama = config.model_type == "llama";
   const bool is_qwen2 = config.model_type == "qwen2";
   config.qk_norm = config.model_type == "qwen3";

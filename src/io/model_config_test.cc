@@ -213,7 +213,6 @@ TEST(ModelConfig, NamesAMissingOrBadField) {
   expect_rejected(ErrorCode::kCorrupt, {{"rms_norm_eps", -1e-6}}, "rms_norm_eps is ");
   expect_rejected(ErrorCode::kUnsupported, {{"hidden_act", "gelu"}},
                   "hidden_act \"gelu\" is not supported; supported are silu, swish");
-  expect_rejected(ErrorCode::kUnsupported, {{"quantization_config", {{"bits", 4}}}}, "quantized");
   expect_error(ErrorCode::kCorrupt, "m/config.json: not valid JSON",
                [] { parse_model_config("{", "", "m"); });
 }

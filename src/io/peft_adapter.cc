@@ -10,6 +10,7 @@
 #include "io/json.h"
 #include "io/peft_config.h"
 #include "io/same_architecture.h"
+#include "io/torch_file.h"
 #include "quant/codes.h"
 
 namespace deltacome {
@@ -18,6 +19,7 @@ namespace {
 
 constexpr const char* kConfigName = "adapter_config.json";
 constexpr const char* kTensorsName = "adapter_model.safetensors";
+constexpr const char* kTorchName = "adapter_model.bin";
 constexpr const char* kTokenizerName = "tokenizer.json";
 constexpr size_t kMaxConfigBytes = 4u << 20;
 constexpr std::string_view kPrefix = "base_model.model.";
@@ -63,8 +65,8 @@ void check_values(const std::string& name, const HostTensor& tensor, const std::
 }
 
 /// The matrix of one A, with its B.
-LoraModule pair_up(const SafetensorsFile& file, const std::string& name_of_a,
-                   const PeftConfig& config, const std::string& where) {
+LoraModule pair_up(const Checkpoint& file, const std::string& name_of_a, const PeftConfig& config,
+                   const std::string& where) {
   const std::string prefix = name_of_a.substr(0, name_of_a.size() - kA.size());
   const std::string module = prefix.substr(kPrefix.size());
   const std::string name_of_b = fmt::format("{}{}", prefix, kB);
@@ -188,9 +190,13 @@ PeftAdapter PeftAdapter::open(const fs::path& directory) {
   PeftAdapter adapter;
   adapter.directory_ = directory;
   adapter.base_name_ = config.base_name();
-  const fs::path tensors = directory / kTensorsName;
+  std::error_code ignored;
+  const bool torch =
+      !fs::exists(directory / kTensorsName, ignored) && fs::exists(directory / kTorchName, ignored);
+  const fs::path tensors = directory / (torch ? kTorchName : kTensorsName);
   const std::string where = tensors.string();
-  adapter.file_ = SafetensorsFile::open(tensors);
+  adapter.file_ = Checkpoint::of(
+      torch ? read_torch_file(tensors) : SafetensorsFile::open(tensors).tensors(), tensors);
   for (const auto& [name, tensor] : adapter.file_.tensors()) {
     const bool prefixed = name.starts_with(kPrefix);
     if (prefixed && name.ends_with(kA)) {
@@ -217,7 +223,7 @@ std::string PeftAdapter::content_hash() const {
 
 int64_t PeftAdapter::file_bytes() const {
   return static_cast<int64_t>(fs::file_size(directory_ / kConfigName) +
-                              fs::file_size(directory_ / kTensorsName));
+                              fs::file_size(file_.directory()));
 }
 
 int64_t PeftAdapter::tokenizer_bytes() const {
@@ -241,7 +247,7 @@ bool PeftAdapter::has_type(DType dtype) const noexcept {
 }
 
 std::vector<CodedTensor> PeftAdapter::encode(const std::vector<ExpectedTensor>& base) const {
-  const std::string where = (directory_ / kTensorsName).string();
+  const std::string where = file_.directory().string();
   std::map<std::string, const LoraModule*> by_name;
   for (const LoraModule& module : modules_) by_name[module.name] = &module;
   std::vector<CodedTensor> out;

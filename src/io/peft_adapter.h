@@ -30,13 +30,13 @@ struct LoraModule {
 /// Whether a directory holds an adapter in PEFT's layout (adapter_config.json) and is no archive.
 bool is_peft_adapter(const std::filesystem::path& directory);
 
-/// A LoRA adapter in PEFT's layout: adapter_config.json and adapter_model.safetensors.
+/// A LoRA adapter in PEFT's layout: adapter_config.json and adapter_model.safetensors or .bin.
 class PeftAdapter {
  public:
-  /// Reads and checks both files. Throws as PeftConfig and SafetensorsFile; kUnsupported for
-  /// tensors that are not lora_A or lora_B weights in F32, F16 or BF16; kMismatch for an A without
-  /// a B and for shapes that contradict each other or the configuration; kCorrupt for NaN and
-  /// infinity.
+  /// Reads and checks both files. Throws as PeftConfig, SafetensorsFile and read_torch_file();
+  /// kUnsupported for tensors that are not lora_A or lora_B weights in F32, F16 or BF16; kMismatch
+  /// for an A without a B and for shapes that contradict each other or the configuration; kCorrupt
+  /// for NaN and infinity.
   static PeftAdapter open(const std::filesystem::path& directory);
 
   const std::filesystem::path& directory() const noexcept { return directory_; }
@@ -64,7 +64,7 @@ class PeftAdapter {
  private:
   std::filesystem::path directory_;
   std::string base_name_;
-  SafetensorsFile file_;
+  Checkpoint file_;  // its directory() is the file of tensors
   std::vector<LoraModule> modules_;
 };
 

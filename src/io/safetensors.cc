@@ -19,9 +19,9 @@ using nlohmann::json;
 constexpr size_t kSizeBytes = 8;  // the u64 in front of the header
 
 /// Data types of the format that deltacome has no use for.
-constexpr std::array<std::string_view, 16> kOtherDTypes{
-    "BOOL", "I8",      "I16",     "U16",     "U32",     "U64",     "C64",  "F4",
-    "F8",   "F8_E4M3", "F8_E5M2", "F8_E8M0", "F6_E2M3", "F6_E3M2", "C128", "F8_E4M3FNUZ"};
+constexpr std::array<std::string_view, 14> kOtherDTypes{
+    "BOOL", "I16",     "U16",     "U32",     "U64",     "C64",  "F4",
+    "F8",   "F8_E5M2", "F8_E8M0", "F6_E2M3", "F6_E3M2", "C128", "F8_E4M3FNUZ"};
 
 /// One tensor of the header, before its place in the data section is checked.
 struct Entry {
@@ -94,8 +94,8 @@ class HeaderReader {
     const bool other =
         std::find(kOtherDTypes.begin(), kOtherDTypes.end(), name) != kOtherDTypes.end();
     fail(other ? ErrorCode::kUnsupported : ErrorCode::kCorrupt,
-         "{}: dtype {} is not {}; supported are F64, F32, F16, BF16, I64, I32, U8", where_,
-         quote(name), other ? "supported" : "known");
+         "{}: dtype {} is not {}; supported are F64, F32, F16, BF16, I64, I32, U8, I8, F8_E4M3",
+         where_, quote(name), other ? "supported" : "known");
   }
 
   void check_size(const Entry& entry) const {

@@ -11,6 +11,7 @@
 
 #include "core/host_tensor.h"
 #include "io/files.h"
+#include "io/quantized_weights.h"
 
 namespace deltacome {
 
@@ -48,12 +49,14 @@ class SafetensorsFile {
 std::string content_hash(const std::map<std::string, HostTensor>& tensors);
 
 /// The tensors of a Hugging Face checkpoint directory: model.safetensors, or the shards that
-/// model.safetensors.index.json names.
+/// model.safetensors.index.json names, or the same of pytorch_model.bin. Weights that
+/// quantization_config of config.json describes are held apart, as codes.
 class Checkpoint {
  public:
-  /// Throws as SafetensorsFile::open; kNotFound if the directory has neither file (and says what it
-  /// has, for example a pytorch_model.bin); kCorrupt if index and shards disagree (a tensor listed
-  /// but absent from its shard, in two shards, or a shard name that leaves the directory).
+  /// Throws as SafetensorsFile::open, read_torch_file() and take_quantized_weights(); kNotFound if
+  /// the directory has none of these files (and says what it has); kCorrupt if index and shards
+  /// disagree (a tensor listed but absent from its shard, in two shards, or a shard name that
+  /// leaves the directory).
   static Checkpoint open(const std::filesystem::path& directory);
 
   /// Tensors that are in memory already; `name` stands for the directory in messages. With an
@@ -67,20 +70,33 @@ class Checkpoint {
     return out;
   }
 
+  /// All tensors but quantized weights.
   const std::map<std::string, HostTensor>& tensors() const noexcept { return tensors_; }
   const HostTensor* find(const std::string& name) const noexcept;
   const HostTensor& at(const std::string& name) const;
+  const QuantizedWeights& quantized() const noexcept { return quantized_; }
+  const QuantizedWeight* find_quantized(const std::string& name) const noexcept;
+  /// How the weights are quantized, "GPTQ, 4 bits, groups of 128"; empty: they are not.
+  std::string scheme() const { return quantized_.empty() ? "" : quantized_.begin()->second.scheme; }
   const std::filesystem::path& directory() const noexcept { return directory_; }
-  int64_t total_bytes() const noexcept;  // of all tensors' data
+  int64_t total_bytes() const noexcept;  // of tensors()
 
+  /// The same with quantized weights among the tensors: dequantized, in memory, in the type that
+  /// the checkpoint computes in. Its content hash is still that of the files.
+  Checkpoint dequantized() const;
+
+  /// Of the tensors as they are stored, so of the codes of quantized weights.
   std::string content_hash() const {
-    return identity_.empty() ? deltacome::content_hash(tensors_) : identity_;
+    if (!identity_.empty()) return identity_;
+    return deltacome::content_hash(stored_.empty() ? tensors_ : stored_);
   }
 
  private:
   std::filesystem::path directory_;
   std::map<std::string, HostTensor> tensors_;
   std::string identity_;
+  std::map<std::string, HostTensor> stored_;  // empty: tensors_
+  QuantizedWeights quantized_;
 };
 
 /// What a tensor will be, before its bytes are written.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/weights.h"
 
+#include <algorithm>
 #include <map>
 
 #include "core/check.h"
@@ -24,8 +25,20 @@ class Finder {
     return {slot->second, backend_.import_weight(checkpoint_.at(name))};
   }
   Weight projection(const std::string& name) {
-    return {slots_.at(name), backend_.import_projection(checkpoint_.at(name), format_)};
+    const int slot = slots_.at(name);
+    const QuantizedWeight* quantized = checkpoint_.find_quantized(name);
+    if (quantized == nullptr)
+      return {slot, backend_.import_projection(checkpoint_.at(name), format_)};
+    const QuantizedMatrix matrix = quantized->read();
+    if (format_ != WeightFormat::kStored)
+      return {slot, backend_.import_projection(matrix.dequantize(), format_)};
+    QuantizedImport held = backend_.import_quantized(matrix);
+    quantized_bytes_ += held.bytes;
+    quantized_error_ = std::max(quantized_error_, held.relative_error);
+    return {slot, std::move(held.tensor)};
   }
+  int64_t quantized_bytes() const noexcept { return quantized_bytes_; }
+  double quantized_error() const noexcept { return quantized_error_; }
   LinearWeights linear(const std::string& prefix) {
     return {projection(prefix + ".weight"), find(prefix + ".bias")};
   }
@@ -35,12 +48,33 @@ class Finder {
   const Checkpoint& checkpoint_;
   WeightFormat format_;
   std::map<std::string, int> slots_;
+  int64_t quantized_bytes_ = 0;
+  double quantized_error_ = 0;
 };
+
+void check_quantized(const Checkpoint& checkpoint, const ExpectedTensor& want,
+                     const QuantizedWeight& got) {
+  const std::string where =
+      fmt::format("{}: tensor \"{}\"", checkpoint.directory().string(), want.name);
+  if (got.shape != want.shape) {
+    fail(ErrorCode::kMismatch, "{} ({}) has shape {}, its config.json asks for {}", where,
+         got.scheme, to_string(got.shape), to_string(want.shape));
+  }
+  using Kind = ExpectedTensor::Kind;
+  if (want.kind != Kind::kProjection && want.kind != Kind::kHead) {
+    fail(ErrorCode::kUnsupported, "{} is {}; expected codes of projections and lm_head only", where,
+         got.scheme);
+  }
+}
 
 }  // namespace
 
 void check_tensors(const Checkpoint& checkpoint, const std::vector<ExpectedTensor>& expected) {
   for (const ExpectedTensor& want : expected) {
+    if (const QuantizedWeight* quantized = checkpoint.find_quantized(want.name)) {
+      check_quantized(checkpoint, want, *quantized);
+      continue;
+    }
     const HostTensor& got = checkpoint.at(want.name);
     if (got.shape != want.shape) {
       fail(ErrorCode::kMismatch, "{}: tensor \"{}\" has shape {}, its config.json asks for {}",
@@ -61,6 +95,11 @@ ModelWeights load_weights(Backend& backend, const Checkpoint& checkpoint, const 
   Finder finder(backend, checkpoint, expected, format);
   ModelWeights out;
   for (const ExpectedTensor& tensor : expected) {
+    if (const QuantizedWeight* quantized = checkpoint.find_quantized(tensor.name)) {
+      if (format != WeightFormat::kStored)
+        out.bytes += weight_bytes(format, quantized->dtype, quantized->shape);
+      continue;
+    }
     const HostTensor& host = checkpoint.at(tensor.name);
     const bool projection = tensor.kind == Kind::kProjection || tensor.kind == Kind::kHead;
     const bool copied_head = tensor.kind == Kind::kEmbedding && config.tied_embeddings &&
@@ -89,6 +128,8 @@ ModelWeights load_weights(Backend& backend, const Checkpoint& checkpoint, const 
   out.head = shared ? out.embedding
                     : finder.projection(config.tied_embeddings ? "model.embed_tokens.weight"
                                                                : "lm_head.weight");
+  out.bytes += finder.quantized_bytes();
+  out.quantized_error = finder.quantized_error();
   out.inv_freq = backend.import_weight(HostTensor::of(
       DType::kF32, {config.head_dim / 2}, rope_frequencies(config.rope, config.head_dim)));
   return out;

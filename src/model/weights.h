@@ -33,11 +33,15 @@ struct ModelWeights {
   Weight head;        // [vocab, hidden]; that of the embedding if tied
   Tensor inv_freq;    // [head_dim / 2] f32
   int64_t bytes = 0;  // of all tensors as they are held
+  /// Of quantized weights that the backend holds in another layout: the largest
+  /// ||held - W||_F / ||W||_F; 0 = all are the checkpoint's values.
+  double quantized_error = 0;
 };
 
 /// Takes over every tensor that the configuration expects. Throws kMismatch naming the tensor, what
 /// it has and what was expected; kNotFound for a missing one. Tensors that nobody expects are left
-/// alone. Projections and the head are held in `format`.
+/// alone. Projections and the head are held in `format`; those that the checkpoint holds as codes
+/// stay in low precision with kStored.
 ModelWeights load_weights(Backend& backend, const Checkpoint& checkpoint, const ModelConfig& config,
                           WeightFormat format = WeightFormat::kStored);
 

@@ -58,6 +58,10 @@ Tensor CpuBackend::import_projection(const HostTensor& host, WeightFormat format
   return cpu::make_projection(runtime_, host, format);
 }
 
+QuantizedImport CpuBackend::import_quantized(const QuantizedMatrix& matrix) {
+  return cpu::make_quantized(runtime_, matrix);
+}
+
 void CpuBackend::upload(Stream&, std::span<const std::byte> host, const Tensor& to) {
   DELTACOME_CHECK(static_cast<int64_t>(host.size()) == to.bytes());
   std::ranges::copy(host, cpu::bytes_of(to));

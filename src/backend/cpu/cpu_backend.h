@@ -20,6 +20,7 @@ class CpuBackend final : public Backend {
   Tensor allocate(DType dtype, Shape shape) override;
   Tensor import_weight(const HostTensor& host) override;
   Tensor import_projection(const HostTensor& host, WeightFormat format) override;
+  QuantizedImport import_quantized(const QuantizedMatrix& matrix) override;
   void upload(Stream& stream, std::span<const std::byte> host, const Tensor& to) override;
   void download(Stream& stream, const Tensor& from, std::span<std::byte> host) override;
 

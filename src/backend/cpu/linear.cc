@@ -191,6 +191,7 @@ class LinearCall {
     if (w.packed != nullptr) {
       multiply_packed(runtime_.kernels, *w.packed, task.first, count, product.base_quantized,
                       product.base_y.data(), task.first, false);
+      if (!w.zeros.empty()) add_zeros(product, task.first, count);
     } else if (!product.base_rounded.empty()) {
       runtime_.kernels.bf16->dot({.x = product.base_rounded.data(),
                                   .n_tokens = static_cast<int64_t>(product.base_rounded.size()),
@@ -202,6 +203,24 @@ class LinearCall {
     } else {
       multiply_within(w.stored, 0, task, product.base_rows());
     }
+  }
+
+  /// y += zeros times sums of the input: what codes around another center than the layout's lack.
+  void add_zeros(const Product& product, int64_t first, int64_t count) const {
+    const Projection& w = product.weight;
+    const int64_t n_sums = static_cast<int64_t>(w.zeros.size()) / w.n_rows();
+    std::vector<const float*> sums;
+    for (const QuantizedRow* row : product.base_quantized)
+      sums.push_back(n_sums == 1 ? &row->total : row->sum);
+    runtime_.kernels.dot({.x = sums.data(),
+                          .n_rows = static_cast<int64_t>(sums.size()),
+                          .w = w.zeros.data() + first * n_sums,
+                          .w_stride = n_sums,
+                          .n_out = count,
+                          .k = n_sums,
+                          .y = product.base_y.data(),
+                          .y_offset = first,
+                          .add = true});
   }
 
   /// The rows of `w` that give outputs of the task, if row 0 gives output `offset`.

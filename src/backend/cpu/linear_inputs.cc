@@ -7,9 +7,12 @@
 
 namespace deltacome::cpu {
 
-bool LinearInputs::Form::suits(size_t other_group, const VariantTensor* other,
-                               bool other_rotates) const noexcept {
+bool LinearInputs::Form::suits(size_t other_group, const VariantTensor* other, bool other_rotates,
+                               const std::vector<int32_t>* other_order) const noexcept {
   if (group != other_group || rotates() != other_rotates) return false;
+  if (order != other_order &&
+      (order == nullptr || other_order == nullptr || *order != *other_order))
+    return false;
   const auto gains_of = [](const VariantTensor* t) {
     return t == nullptr ? std::span<const float>() : std::span<const float>(t->col_gain);
   };
@@ -19,12 +22,13 @@ bool LinearInputs::Form::suits(size_t other_group, const VariantTensor* other,
 }
 
 LinearInputs::Rows LinearInputs::quantized(size_t group, const VariantTensor* tensor,
-                                           const std::vector<const float*>& x, int dim) {
+                                           const std::vector<const float*>& x, int dim,
+                                           const std::vector<int32_t>* order) {
   DELTACOME_CHECK((dim != 0) == (tensor != nullptr && tensor->signs != nullptr));
-  auto form =
-      std::ranges::find_if(forms_, [&](const Form& f) { return f.suits(group, tensor, dim != 0); });
+  auto form = std::ranges::find_if(
+      forms_, [&](const Form& f) { return f.suits(group, tensor, dim != 0, order); });
   if (form == forms_.end()) {
-    forms_.push_back({group, tensor, x, {}});
+    forms_.push_back({group, tensor, order, x, {}});
     form = forms_.end() - 1;
   }
   auto rows = std::ranges::find_if(form->by_dim, [&](const auto& d) { return d.first == dim; });
@@ -51,6 +55,11 @@ void LinearInputs::make_row(Form& form, int64_t r) {
   const float* x = form.x[static_cast<size_t>(r)];
   const std::vector<float> none;
   const std::vector<float>& gains = form.tensor == nullptr ? none : form.tensor->col_gain;
+  if (form.order != nullptr) {
+    float* sorted = thread_scratch(n_in_).data();
+    for (size_t i = 0; i < form.order->size(); ++i) sorted[i] = x[(*form.order)[i]];
+    x = sorted;
+  }
   if (!form.rotates()) {
     for (auto& [dim, rows] : form.by_dim)
       rows.set(*runtime_.kernels.packed, r, x, gains.empty() ? nullptr : gains.data());

@@ -20,10 +20,11 @@ class LinearInputs {
   LinearInputs(const Runtime& runtime, int64_t n_in) : runtime_(runtime), n_in_(n_in) {}
 
   /// Rows of a variant as packed codes (dim 0) or vector codes of `dim` multiply them. `tensor`
-  /// has the gains and the rotation; null = neither. `group` tells variants apart. The result
-  /// points to what compute() fills.
+  /// has the gains and the rotation; null = neither. `group` tells variants apart. With an `order`
+  /// (without gains and rotation), column i is x[order[i]]. The result points to what compute()
+  /// fills.
   Rows quantized(size_t group, const VariantTensor* tensor, const std::vector<const float*>& x,
-                 int dim);
+                 int dim, const std::vector<int32_t>* order = nullptr);
   /// `rows` rounded to bf16. They are rows of x [n, n_in], which is the same in every call.
   std::vector<const uint16_t*> rounded(const std::vector<const float*>& rows, const float* x,
                                        int64_t n);
@@ -33,10 +34,12 @@ class LinearInputs {
   struct Form {
     size_t group = 0;
     const VariantTensor* tensor = nullptr;
+    const std::vector<int32_t>* order = nullptr;
     std::vector<const float*> x;
     std::vector<std::pair<int, QuantizedRows>> by_dim;
 
-    bool suits(size_t other_group, const VariantTensor* other, bool rotates) const noexcept;
+    bool suits(size_t other_group, const VariantTensor* other, bool rotates,
+               const std::vector<int32_t>* other_order) const noexcept;
     bool rotates() const noexcept { return tensor != nullptr && tensor->signs != nullptr; }
   };
   void make_row(Form& form, int64_t r);

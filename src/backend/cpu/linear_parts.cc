@@ -77,7 +77,8 @@ Product make_product(const Runtime& runtime, const CpuVariantPlan& plan, const L
   if (product.weight.packed != nullptr) {
     std::vector<const float*> all;
     for (int64_t r = 0; r < x.rows(); ++r) all.push_back(f32(x) + r * x.cols());
-    const LinearInputs::Rows rows = inputs.quantized(kBaseGroup, nullptr, all, 0);
+    const LinearInputs::Rows rows =
+        inputs.quantized(kBaseGroup, nullptr, all, 0, product.weight.order);
     for (const float* row : product.base_x)
       product.base_quantized.push_back(rows[static_cast<size_t>((row - f32(x)) / x.cols())]);
   } else if (product.weight.rounds_inputs && runtime.kernels.bf16 != nullptr) {

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 
+#include "backend/cpu/weight_codes.h"
 #include "core/check.h"
 
 namespace deltacome::cpu {
@@ -20,24 +21,6 @@ void check_row(std::span<const float> row, const Shape& shape, int64_t r, int bi
        "weights {} of the base: row {}, column {} is {}, expected finite values for codes of {} "
        "bits",
        to_string(shape), r, bad - row.begin(), *bad, bits);
-}
-
-float largest_of(std::span<const float> x) {
-  float largest = 0;
-  for (const float v : x) largest = std::max(largest, std::abs(v));
-  return largest;
-}
-
-/// 0 where 1 / scale would be infinite: all codes are then those of 0.
-float inverse_of(float scale) {
-  return scale < std::numeric_limits<float>::min() ? 0 : 1 / scale;
-}
-
-/// Code of w / scale among 2^bits levels around 0; `inverse` is 1 / scale.
-uint8_t code_of(float w, float inverse, int bits) {
-  const int half = 1 << (bits - 1);
-  const auto level = static_cast<int>(std::floor(w * inverse)) + half;
-  return static_cast<uint8_t>(std::clamp(level, 0, 2 * half - 1));
 }
 
 /// A row in 8 bits, the largest magnitude at the end of the scale; returns the scale.
@@ -123,10 +106,15 @@ HostTensor as_bf16(const HostTensor& host) {
 Projection projection_of(const Tensor& weight) {
   const auto* own = dynamic_cast<const ProjectionStorage*>(weight.storage.get());
   const int64_t n_out = weight.rows(), n_in = weight.cols();
-  if (own == nullptr) return {.stored = {bytes_of(weight), weight.dtype, n_out, n_in}};
+  if (own == nullptr) return {.stored = {bytes_of(weight), weight.dtype, n_out, n_in}, .zeros = {}};
   if (!own->packed().empty())
-    return {.stored = {nullptr, DType::kF32, n_out, n_in}, .packed = &own->packed()};
-  return {.stored = {own->bf16().bytes.data(), DType::kBf16, n_out, n_in}, .rounds_inputs = true};
+    return {.stored = {nullptr, DType::kF32, n_out, n_in},
+            .packed = &own->packed(),
+            .zeros = own->zeros,
+            .order = own->order.empty() ? nullptr : &own->order};
+  return {.stored = {own->bf16().bytes.data(), DType::kBf16, n_out, n_in},
+          .rounds_inputs = true,
+          .zeros = {}};
 }
 
 Tensor make_projection(const Runtime& runtime, const HostTensor& host, WeightFormat format) {

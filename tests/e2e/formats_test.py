@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints that users bring: PyTorch files, quantized bases and deltas on them, BitDelta's diffs."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import sys
+import unittest
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+
+sys.path.insert(0, os.path.dirname(__file__))
+from support import BASE, FINETUNED, ROOT, CliTest, read_safetensors, run, write_safetensors  # noqa: E402
+
+DATA = ROOT / "tests/data/eval/math.jsonl"
+STORAGES = {"BF16": "BFloat16Storage", "F32": "FloatStorage", "I32": "IntStorage"}
+
+
+class Global:
+    """A name in another module, as a pickle refers to it; reduced with arguments it is a call."""
+
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+
+class TorchPickler(pickle._Pickler):
+    """Writes what torch.save does for tensors, without torch: calls of names, storages by id."""
+
+    def save(self, obj, save_persistent_id=True):
+        if isinstance(obj, Global):
+            return self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
+        if isinstance(obj, tuple) and obj and obj[0] == "TENSOR":
+            _, key, dtype, shape = obj
+            elements = int(np.prod(shape))
+            strides = tuple(int(np.prod(shape[i + 1:])) for i in range(len(shape)))
+            self.save(Global("torch._utils", "_rebuild_tensor_v2"))
+            self.write(pickle.MARK)
+            super().save(("storage", Global("torch", STORAGES[dtype]), key, "cpu", elements))
+            self.write(pickle.BINPERSID)
+            for part in (0, tuple(shape), strides, False):
+                super().save(part)
+            super().save(OrderedDict())
+            return self.write(pickle.TUPLE + pickle.REDUCE)
+        return super().save(obj, save_persistent_id)
+
+
+def write_torch(path, tensors):
+    """{name: (dtype, shape, bytes)} as a file of torch.save."""
+    text = io.BytesIO()
+    TorchPickler(text, protocol=2).dump(
+        {name: ("TENSOR", str(i), dtype, shape) for i, (name, (dtype, shape, _)) in enumerate(tensors.items())})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        file.writestr("m/data.pkl", text.getvalue())
+        file.writestr("m/version", "3\n")
+        for i, (_, _, data) in enumerate(tensors.values()):
+            file.writestr(f"m/data/{i}", data)
+
+
+def to_float(tensor):
+    return (np.frombuffer(tensor[2], np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(tensor[1])
+
+
+def copy_without_weights(source, target):
+    target.mkdir()
+    for file in source.iterdir():
+        if file.is_file() and not file.name.startswith("model.safetensors"):
+            shutil.copyfile(file, target / file.name)
+    return target
+
+
+def quantize_int8(source, target):
+    """compressed-tensors, int8 per row."""
+    copy_without_weights(source, target)
+    config = json.loads((target / "config.json").read_text())
+    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "int-quantized",
+                                     "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
+    (target / "config.json").write_text(json.dumps(config))
+    tensors, out = read_safetensors(source / "model.safetensors")[0], {}
+    for name, tensor in tensors.items():
+        if not name.endswith("_proj.weight"):
+            out[name] = tensor
+            continue
+        w = to_float(tensor)
+        scale = (np.abs(w).max(1, keepdims=True) / 127).astype(np.float32)
+        out[name] = ("I8", tensor[1], np.round(w / scale).astype(np.int8).tobytes())
+        out[name + "_scale"] = ("F32", [tensor[1][0], 1], scale.tobytes())
+    write_safetensors(target / "model.safetensors", out)
+    return target
+
+
+class Formats(CliTest):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.tensors = read_safetensors(BASE / "model.safetensors")[0]
+        cls.int8 = quantize_int8(BASE, cls.scratch / "int8")
+
+    def scores(self, *arguments):
+        done = run("eval", *arguments, "--data", DATA, "--limit", 4, "--no-generate", "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return json.loads(done.stdout)
+
+    def compressed(self, base, finetuned, name):
+        out = self.scratch / name
+        done = run("compress", "--base", base, "--finetuned", finetuned, "--out", out, "--method", "bitdelta",
+                   "--distill", "0", "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return out, json.loads(done.stdout)
+
+    def test_a_pytorch_checkpoint_is_the_same_base(self):
+        directory = copy_without_weights(BASE, self.scratch / "torch")
+        write_torch(directory / "pytorch_model.bin", self.tensors)
+        same = self.scores("--model", directory, "--reference", BASE)
+        self.assertEqual((same["kl"], same["top1"]), (0, 1))
+        archive, _ = self.compressed(directory, FINETUNED, "of-torch")
+        done = run("verify", archive, "--base", BASE)  # equal tensors, equal hash
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_a_quantized_base_runs_and_has_deltas_of_its_own(self):
+        near = self.scores("--model", self.int8, "--reference", BASE)
+        self.assertGreater(near["kl"], 0)
+        self.assertLess(near["kl"], 0.01)
+        archive, report = self.compressed(self.int8, FINETUNED, "of-int8")
+        self.assertEqual(report["base_quantization"], "compressed-tensors, int8, strategy channel")
+        self.scores("--base", self.int8, "--delta", archive)
+        done = run("eval", "--base", BASE, "--delta", archive, "--data", DATA, "--limit", 1)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("content hash", done.stderr)
+
+    def test_deltas_of_the_full_base_run_once_it_is_related(self):
+        archive, report = self.compressed(BASE, FINETUNED, "of-full")
+        self.assertEqual(report["base_quantization"], "")
+        quantized = quantize_int8(BASE, self.scratch / "related")
+        refused = run("verify", archive, "--base", quantized)
+        self.assertEqual(refused.returncode, 1)
+        done = run("relate", quantized, "--quantized-from", FINETUNED)  # the fine-tune is not its base
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("is not that of", done.stderr)
+        done = run("relate", quantized, "--quantized-from", BASE)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(run("verify", archive, "--base", quantized).returncode, 0)
+        related = self.scores("--base", quantized, "--delta", archive, "--reference", FINETUNED)
+        own = self.scores("--base", BASE, "--delta", archive, "--reference", FINETUNED)
+        self.assertAlmostEqual(related["kl"], own["kl"], delta=0.02)
+
+    def test_a_bitdelta_diff_becomes_an_archive(self):
+        finetuned, diff, expected = read_safetensors(FINETUNED / "model.safetensors")[0], {}, {}
+        for name, tensor in self.tensors.items():
+            if not name.endswith("_proj.weight"):
+                diff[name] = finetuned[name]
+                continue
+            delta = to_float(finetuned[name]) - to_float(tensor)
+            signs = delta >= 0
+            words = np.packbits(signs, axis=1, bitorder="little").view("<u4").T
+            module = name.removesuffix(".weight")
+            diff[module + ".mask"] = ("I32", list(words.shape), np.ascontiguousarray(words).tobytes())
+            coefficient = np.float32(np.abs(delta).mean())
+            diff[module + ".coeff"] = ("F32", [], coefficient.tobytes())
+            expected[name] = to_float(tensor) + np.where(signs, 1, -1) * coefficient
+        path = copy_without_weights(FINETUNED, self.scratch / "bitdelta") / "diff.pt"
+        write_torch(path, diff)
+        archive = self.scratch / "of-diff"
+        done = run("compress", "--base", BASE, "--finetuned", path, "--out", archive, "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertAlmostEqual(json.loads(done.stdout)["bits_per_weight"], 1.0, delta=0.01)
+        merged = self.scratch / "merged"
+        done = run("merge", "--base", BASE, "--delta", archive, "--out", merged)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for name, (dtype, shape, data) in read_safetensors(merged / "model.safetensors")[0].items():
+            if name in expected:
+                got = to_float((dtype, shape, data))
+                self.assertLess(np.abs(got - expected[name]).max(), np.abs(expected[name]).max() * 2 ** -7, name)
+            else:
+                self.assertEqual(data, finetuned[name][2], name)
+        diff["model.layers.0.mlp.up_proj.A"] = diff["model.norm.weight"]
+        write_torch(path, diff)
+        done = run("compress", "--base", BASE, "--finetuned", path, "--out", self.scratch / "refused")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("up_proj.A", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
