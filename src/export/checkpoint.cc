@@ -94,7 +94,7 @@ CheckpointReport write_checkpoint(const CheckpointOptions& options) {
                           checkpoint_index_json(places, report.bytes));
   }
   for (const CompanionFile& file : model.companions()) {
-    std::string text = read_text_file(file.directory / file.name);
+    std::string text = read_companion(file);
     if (dtype && file.name == "config.json")
       text = config_with_dtype(text, *dtype, (file.directory / file.name).string());
     write_file_atomically(stage.staging() / file.name, text);

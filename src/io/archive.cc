@@ -47,16 +47,18 @@ constexpr std::array kTokenizerFiles{"tokenizer.json",
 constexpr const char* kModelConfigName = "config.json";
 constexpr std::array kConfigFiles{kModelConfigName, "generation_config.json"};
 
-/// A config.json for the fine-tune that the archive stands for, whose weights are no codes.
-std::string without_quantization(std::string text, const fs::path& path) {
-  nlohmann::json config = parse_json_object(text, path.string());
-  return config.erase("quantization_config") == 0 ? text : config.dump(2) + "\n";
-}
-
 }  // namespace
 
 bool is_tokenizer_file(const std::string& name) {
   return std::find(kTokenizerFiles.begin(), kTokenizerFiles.end(), name) != kTokenizerFiles.end();
+}
+
+std::string read_companion(const CompanionFile& file) {
+  const fs::path path = file.directory / file.name;
+  std::string text = read_text_file(path);
+  if (file.name != kModelConfigName) return text;
+  nlohmann::json config = parse_json_object(text, path.string());
+  return config.erase("quantization_config") == 0 ? text : config.dump(2) + "\n";
 }
 
 std::vector<CompanionFile> companion_files(const fs::path& directory, const fs::path& fallback) {
@@ -282,11 +284,9 @@ void ArchiveWriter::write(const fs::path& directory, const fs::path& companions,
   tensors.finish();
 
   config_.files.clear();
-  for (const auto& [from, name] : companion_files(companions, fallback)) {
-    std::string text = read_text_file(from / name);
-    if (name == kModelConfigName) text = without_quantization(std::move(text), from / name);
-    write_file_atomically(stage.staging() / name, text);
-    config_.files.push_back(name);
+  for (const CompanionFile& file : companion_files(companions, fallback)) {
+    write_file_atomically(stage.staging() / file.name, read_companion(file));
+    config_.files.push_back(file.name);
   }
   std::string config = nlohmann::json(to_json(config_)).dump();
   config += '\n';

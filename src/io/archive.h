@@ -146,6 +146,10 @@ struct CompanionFile {
 std::vector<CompanionFile> companion_files(const std::filesystem::path& directory,
                                            const std::filesystem::path& fallback = {});
 
+/// The text of such a file; config.json without its quantization_config, since what it goes with
+/// holds values and no codes.
+std::string read_companion(const CompanionFile& file);
+
 /// Writes a whole archive atomically: coded tensors (each blob is asked for once, in order), the
 /// companion_files(companions, fallback), configuration and manifest. config.tensors and
 /// config.files are filled in here. Throws kIo, kInvalidArgument if `directory` exists and is not
