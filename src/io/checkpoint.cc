@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "io/vision_config.h"
 
 namespace deltacome {
 namespace fs = std::filesystem;
@@ -91,6 +92,21 @@ std::map<std::string, HostTensor> open_shards(const fs::path& directory) {
   return tensors;
 }
 
+/// The names of vision-language layouts as expected_tensors() has them.
+std::map<std::string, HostTensor> with_canonical_names(std::map<std::string, HostTensor> tensors,
+                                                       const fs::path& directory) {
+  std::map<std::string, HostTensor> out;
+  for (auto& [name, tensor] : tensors) {
+    std::string canonical = canonical_tensor_name(name);
+    if (canonical == "vision_tower.embeddings.position_ids") continue;  // 0, 1, 2, ...
+    if (!out.emplace(canonical, std::move(tensor)).second) {
+      fail(ErrorCode::kCorrupt, "{}: tensor {} is there under two names", directory.string(),
+           quote(canonical));
+    }
+  }
+  return out;
+}
+
 std::string hash_tensor(std::span<const std::byte> bytes) {
   Sha256 hash;
   while (!bytes.empty()) {
@@ -119,6 +135,7 @@ Checkpoint Checkpoint::open(const fs::path& directory) {
     fail(ErrorCode::kNotFound, "{}: neither {} nor {}; the directory has {}", directory.string(),
          kSingleName, kIndexName, weight_files(directory));
   }
+  checkpoint.tensors_ = with_canonical_names(std::move(checkpoint.tensors_), directory);
   return checkpoint;
 }
 

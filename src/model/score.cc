@@ -37,7 +37,7 @@ HiddenRows run(const Model& model, const Variant& variant, Stream& stream,
     // The last token predicts nothing that is scored.
     const std::span<const int32_t> inputs =
         std::span(texts[i].tokens).first(texts[i].tokens.size() - 1);
-    items.push_back({inputs, &sequences[i], variant, BatchItem::Rows::kAll});
+    items.push_back({inputs, &sequences[i], variant, BatchItem::Rows::kAll, texts[i].given});
   }
   return model.forward(stream, items, cache);
 }
@@ -113,6 +113,7 @@ Score score_texts(const Model& candidate, const Variant& variant, const Model* r
         if (p) p->load(first_row + t - 1, count);
         for (int64_t i = 0; i < count; ++i) {
           const int32_t token = text.tokens[static_cast<size_t>(t + i)];
+          if (token < 0) continue;  // nothing is predicted there
           if (token >= vocab) {
             fail(ErrorCode::kInvalidArgument,
                  "token id {} of a scored text is outside of the vocabulary of {}", token, vocab);

@@ -187,6 +187,7 @@ class CudaBackend final : public Backend {
 
   CompressionOps& compression() override { not_yet("compression"); }
   TrainingOps& training() override { not_yet("training"); }
+  VisionOps& vision() override { not_yet("a vision tower"); }
 
  private:
   /// The stream, after all that ops were put on before; its device becomes the thread's current
