@@ -4,7 +4,7 @@ set -euo pipefail
 
 packages=(g++ cmake ninja-build ccache pkg-config libopenblas0-pthread libopenblas-pthread-dev
   liblapacke-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libutf8proc-dev
-  libpcre2-dev libssl-dev libgtest-dev python3 python3-venv)
+  libpcre2-dev libpng-dev libjpeg-dev libwebp-dev libssl-dev libgtest-dev python3 python3-venv)
 
 fail() {
   echo "setup: $*" >&2

@@ -3,6 +3,7 @@
 
 #include "core/check.h"
 #include "delta/reconstruct.h"
+#include "delta/vision_tensors.h"
 #include "deltacome/archive.h"
 #include "io/archive.h"
 #include "io/model_config.h"
@@ -16,10 +17,13 @@ void merge_archive(const std::filesystem::path& base_directory,
   const Checkpoint base = Checkpoint::open(base_directory);
   archive.check_base(base);
   archive.check_files();
-  const std::vector<ExpectedTensor> expected =
-      expected_tensors(read_model_config(archive_directory));
+  const ModelConfig config = read_model_config(archive_directory);
+  const std::vector<ExpectedTensor> expected = expected_tensors(config);
   const auto backend = create_cpu_backend(n_threads);
   const auto stream = backend->create_stream();
+  const Checkpoint vision =
+      vision_tensors(*backend, *stream, archive, base, config,
+                     [&](const ArchiveTensor& tensor) { return archive.blob(tensor); });
 
   StagedDirectory stage(out);
   std::vector<TensorSpec> specs;
@@ -30,7 +34,13 @@ void merge_archive(const std::filesystem::path& base_directory,
     if (coded && coded->format.codec == Codec::kRaw) dtype = coded->format.raw_dtype;
     specs.push_back({tensor.name, dtype, tensor.shape});
   }
-  SafetensorsWriter writer(stage.staging() / "model.safetensors", specs, {{"format", "pt"}});
+  std::vector<TensorSpec> stored = specs;
+  for (const auto& [name, tensor] : vision.tensors())
+    stored.push_back({name, tensor.dtype, tensor.shape});
+  if (config.vision) {
+    for (TensorSpec& spec : stored) spec.name = stored_vision_model_name(spec.name);
+  }
+  SafetensorsWriter writer(stage.staging() / "model.safetensors", stored, {{"format", "pt"}});
   for (const TensorSpec& spec : specs) {
     const HostTensor& of_base = base.at(spec.name);
     const ArchiveTensor* coded = archive.find(spec.name);
@@ -53,6 +63,7 @@ void merge_archive(const std::filesystem::path& base_directory,
     }
     release_pages(of_base.bytes);
   }
+  for (const auto& [name, tensor] : vision.tensors()) writer.append(tensor.bytes);
   writer.finish();
   for (const std::string& name : archive.config().files) {
     write_file_atomically(stage.staging() / name, read_text_file(archive_directory / name));

@@ -42,7 +42,8 @@ constexpr std::array kTokenizerFiles{"tokenizer.json",
                                      "vocab.json",
                                      "merges.txt",
                                      "chat_template.jinja"};
-constexpr std::array kConfigFiles{"config.json", "generation_config.json"};
+constexpr std::array kConfigFiles{"config.json", "generation_config.json",
+                                  "preprocessor_config.json", "processor_config.json"};
 
 }  // namespace
 
