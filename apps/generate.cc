@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "cli.h"
+#include "deltacome/error.h"
 #include "deltacome/model.h"
 
 namespace deltacome::cli {

@@ -359,9 +359,9 @@ CodedTensor encode_raw(const std::string& name, const HostTensor& finetuned) {
 CodedTensor encode_vision(Backend& backend, Stream& stream, const std::string& name,
                           const MatrixFormat& format, const HostTensor& finetuned,
                           const HostTensor* base) {
-  if (format.codec == Codec::kRaw) return encode_raw(name, finetuned);
   HostTensor matrix = finetuned;
   matrix.shape = format.shape;
+  if (format.codec == Codec::kRaw) return encode_raw(name, matrix);
   HostTensor from;
   if (base != nullptr) {
     from = *base;

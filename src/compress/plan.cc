@@ -137,15 +137,16 @@ MatrixFormat plan_embedding(const Shape& shape, int64_t base_rows, DType dtype, 
 }
 
 MatrixFormat plan_vision(const HostTensor& finetuned, int bits, int64_t group) {
-  const bool coded = bits == kVisionBits && finetuned.rows() > 1 && finetuned.shape.size() > 1;
-  MatrixFormat format{.codec = coded ? Codec::kDense : Codec::kRaw,
+  const bool matrix = finetuned.shape.size() > 1;
+  MatrixFormat format{.codec = Codec::kRaw,
                       .shape = finetuned.shape,
                       .raw_dtype = finetuned.dtype,
                       .base_rows = finetuned.rows(),
                       .dense = {},
                       .tiers = {}};
-  if (!coded) return format;
-  format.shape = {finetuned.rows(), finetuned.cols()};  // a convolution is a matrix
+  if (matrix) format.shape = {finetuned.rows(), finetuned.cols()};  // of a convolution too
+  if (!matrix || bits != kVisionBits) return format;
+  format.codec = Codec::kDense;
   format.dense = {kVisionBits, 1, group};
   return format;
 }

@@ -2,7 +2,7 @@
 // Requests with pictures: a small vision-language base (32 x 32 pixels, 16 features a picture).
 #include <gtest/gtest.h>
 
-#include "backend/cpu/cpu_backend.h"
+#include "backend/backend.h"
 #include "delta/load_variant.h"
 #include "deltacome/engine.h"
 #include "engine/test_support.h"
@@ -58,7 +58,7 @@ std::vector<int32_t> alone(const EngineRequest& request, const fs::path& variant
   const auto backend = create_cpu_backend(2);
   const auto stream = backend->create_stream();
   const Model model(*backend, checkpoint, config);
-  GenerationRequest plain{.variant = {}, .stop_ids = {}, .sampling = {}};
+  GenerationRequest plain;
   PictureReader pictures = PictureReader::open(*backend, checkpoint, config, llava());
   if (!variant.empty()) {
     OpenedVariant opened = open_variant(*backend, *stream, variant, checkpoint, config);
