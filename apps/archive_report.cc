@@ -140,6 +140,7 @@ ordered_json to_json(const ArchiveInfo& info) {
           {"bits_per_weight", measured(info.bits_per_weight)},
           {"projection_bytes", info.projection_bytes},
           {"embedding_bytes", info.embedding_bytes},
+          {"vision_bytes", info.vision_bytes},
           {"other_bytes", info.other_bytes},
           {"header_bytes", info.header_bytes},
           {"all_in_bytes", info.all_in_bytes},
@@ -176,6 +177,7 @@ std::string sizes_table(const ArchiveInfo& info) {
   };
   row("projections", info.projection_bytes);
   row("embeddings and lm_head", info.embedding_bytes);
+  if (info.vision_bytes > 0) row("vision tower and projector", info.vision_bytes);
   row("norms and biases", info.other_bytes);
   row("headers", info.header_bytes);
   row("all-in", info.all_in_bytes);

@@ -194,6 +194,10 @@ void add_compress(CLI::App& program) {
                 "times (best) that")
       ->type_name("N")
       ->check(integer_in(1, int64_t{1} << 40));
+  c->add_option("--vision-bits", o->compress.vision_bits,
+                "Bits of a vision tower's weights, 8 or 16 (as they are); default 8")
+      ->type_name("N")
+      ->check(CLI::IsMember({8, 16}));
   c->add_option("--group", o->compress.group, "Codes that share a scale; default 128")
       ->type_name("N")
       ->check(integer_in(1, int64_t{1} << 30));

@@ -3,10 +3,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <memory>
 
 #include "cli.h"
+#include "deltacome/error.h"
 #include "deltacome/model.h"
 #include "model_parts.h"
 
@@ -19,6 +22,7 @@ struct Options {
   std::string prompt, chat, system;  // may be given and empty
   bool has_prompt = false, has_chat = false, has_system = false;
   GenerateOptions generate;
+  std::vector<std::string> images;  // files
   std::string device = "cpu";
   int n_threads = 0;
   std::string base_dtype = "auto", kv_dtype = "f32";
@@ -31,6 +35,33 @@ bool begins_with_special_tokens(const LanguageModel& model, const std::string& p
   const std::vector<int32_t> added = model.encode("", true);
   const std::vector<int32_t> ids = model.encode(prompt, false);
   return ids.size() >= added.size() && std::equal(added.begin(), added.end(), ids.begin());
+}
+
+/// The bytes of a picture's file; what is in it, the model's reader checks.
+std::string read_picture_file(const std::string& path) {
+  constexpr std::uintmax_t kMaxBytes = 64U << 20;  // the reader's own limit is below this
+  std::error_code error;
+  const std::uintmax_t size = std::filesystem::file_size(path, error);
+  if (error) throw Error(ErrorCode::kNotFound, fmt::format("--image {}: no such file", path));
+  if (size > kMaxBytes) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--image {}: the file has {} bytes, expected a picture", path, size));
+  }
+  std::string bytes(size, '\0');
+  std::ifstream file(path, std::ios::binary);
+  if (!file.read(bytes.data(), static_cast<std::streamsize>(size)))
+    throw Error(ErrorCode::kIo, fmt::format("--image {}: cannot be read", path));
+  return bytes;
+}
+
+/// A message that shows pictures before it asks, unless it says where they are.
+std::string with_image_tokens(const LanguageModel& model, const std::string& message,
+                              size_t n_images) {
+  const std::string token = model.image_token();
+  if (token.empty() || message.find(token) != std::string::npos) return message;
+  std::string out;
+  for (size_t i = 0; i < n_images; ++i) out += token + "\n";
+  return out + message;
 }
 
 nlohmann::ordered_json to_json(const GenerateResult& r, const LanguageModel& model) {
@@ -63,10 +94,12 @@ void generate(const Options& options) {
                            .kv_dtype = options.kv_dtype});
   std::string prompt;
   bool has_special_tokens = false;
+  GenerateOptions request = options.generate;
+  for (const std::string& file : options.images) request.images.push_back(read_picture_file(file));
   if (options.has_chat) {
     std::vector<ChatTurn> turns;
     if (options.has_system) turns.push_back({"system", options.system});
-    turns.push_back({"user", options.chat});
+    turns.push_back({"user", with_image_tokens(model, options.chat, options.images.size())});
     prompt = model.chat_prompt(turns);
     has_special_tokens = begins_with_special_tokens(model, prompt);
   } else {
@@ -76,8 +109,7 @@ void generate(const Options& options) {
     if (!options.json) print(piece);
     return true;
   };
-  const GenerateResult result =
-      model.generate(prompt, options.generate, stream, has_special_tokens);
+  const GenerateResult result = model.generate(prompt, request, stream, has_special_tokens);
   if (options.json) return print_json(to_json(result, model));
   print("\n");
   if (isatty(STDERR_FILENO) == 1) {
@@ -103,6 +135,11 @@ void add_generate(CLI::App& program) {
   c->add_option("--system", o->system, "System message before --chat")
       ->type_name("TEXT")
       ->needs(chat);
+  c->add_option(
+       "--image", o->images,
+       "Picture (PNG, JPEG, WebP) for a model with a vision tower; may be repeated. --prompt "
+       "has an image token for each, --chat gets them before its message")
+      ->type_name("FILE");
   c->add_option("--max-tokens", o->generate.max_tokens, "Longest completion; default 256")
       ->type_name("N")
       ->check(integer_in(1, int64_t{1} << 30));

@@ -7,7 +7,8 @@ boost=libboost-dev
 ! grep -qs '^VERSION_CODENAME=bookworm' /etc/os-release || boost=libboost1.81-dev
 packages=(g++ cmake ninja-build ccache pkg-config libopenblas0-pthread libopenblas-pthread-dev
   liblapacke-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libutf8proc-dev
-  libpcre2-dev libssl-dev "$boost" libgtest-dev python3 python3-venv)
+  libpcre2-dev libpng-dev libjpeg-dev libwebp-dev libssl-dev "$boost" libgtest-dev python3
+  python3-venv)
 
 fail() {
   echo "setup: $*" >&2

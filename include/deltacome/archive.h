@@ -19,7 +19,8 @@ struct TierInfo {
 /// One tensor that an archive stores. Figures that were not measured are negative.
 struct TensorInfo {
   std::string name;
-  std::string kind;   // "q_proj", ..., "down_proj", "embed_tokens", "lm_head", "norm", "bias"
+  std::string kind;   // "q_proj", ..., "down_proj", "embed_tokens", "lm_head", "norm", "bias",
+                      // "vision_tower", "multi_modal_projector"
   std::string codec;  // "raw", "dense", "lowrank", "vector"
   std::vector<int64_t> shape;
   int64_t bytes = 0;           // stored, everything included
@@ -44,8 +45,9 @@ struct ArchiveInfo {
   double bits_per_weight = 0;     // 8 * projection_bytes / projection weights
   int64_t projection_bytes = 0;
   int64_t embedding_bytes = 0;  // embeddings and lm_head, with added rows
+  int64_t vision_bytes = 0;     // vision tower and projector
   int64_t other_bytes = 0;      // norms and biases
-  int64_t header_bytes = 0;     // all_in_bytes less the three above
+  int64_t header_bytes = 0;     // all_in_bytes less the four above
   int64_t all_in_bytes = 0;     // every file but the tokenizer's (adapter: its two files)
   int64_t tokenizer_bytes = 0;
   int64_t finetuned_bytes = 0;  // the fine-tune's checkpoint in bf16

@@ -41,9 +41,10 @@ struct CompressOptions {
   std::optional<std::filesystem::path> report;     // directory for an HTML report
   std::vector<std::filesystem::path> calibration;  // .jsonl with "text", or plain text
   std::optional<int64_t> calibration_tokens;       // unset: by the profile
-  int64_t group = 128;                             // codes that share a scale
-  int n_threads = 0;                               // 0 = one per core
-  uint64_t seed = 0;                               // which calibration rows
+  int vision_bits = 8;  // of a vision tower and projector: 8, or 16 (as they are)
+  int64_t group = 128;  // codes that share a scale
+  int n_threads = 0;    // 0 = one per core
+  uint64_t seed = 0;    // which calibration rows
   bool resume = false;  // continue after the last finished layer of an interrupted run
   std::optional<std::filesystem::path>
       held_out;  // rows to measure KL and top-1 on, kept in the archive

@@ -28,6 +28,8 @@ struct GenerateOptions {
   double top_p = 1;        // 1 = off
   double min_p = 0;        // 0 = off
   uint64_t seed = 0;
+  std::vector<std::string> images;  // PNG, JPEG or WebP files (their bytes), one for each image
+                                    // token of the prompt
 };
 
 struct ChatTurn {
@@ -56,11 +58,14 @@ class LanguageModel {
   /// The prompt text of a conversation, by the model's chat template. Throws kUnsupported if it has
   /// none, or what was wrong with it when the model was opened.
   std::string chat_prompt(const std::vector<ChatTurn>& turns) const;
+  /// What stands for a picture in a prompt, as "<image>"; empty if the model takes no pictures.
+  std::string image_token() const;
 
   /// Continues `prompt`, at most to the end of the model's context. Throws kInvalidArgument for a
-  /// prompt that is empty or fills it. on_text receives pieces of whole UTF-8 characters as they
-  /// are made; returning false ends the generation. `prompt_has_special_tokens`: the text already
-  /// begins with what the tokenizer would add (chat prompts).
+  /// prompt that is empty or fills it, or that has other than one image token for each picture.
+  /// on_text receives pieces of whole UTF-8 characters as they are made; returning false ends the
+  /// generation. `prompt_has_special_tokens`: the text already begins with what the tokenizer would
+  /// add (chat prompts).
   GenerateResult generate(const std::string& prompt, const GenerateOptions& options,
                           const std::function<bool(const std::string&)>& on_text = {},
                           bool prompt_has_special_tokens = false);

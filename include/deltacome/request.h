@@ -60,6 +60,9 @@ struct EngineRequest {
   double weight = 1;                 // share of the tenant against others; the last request's holds
   int priority = 0;                  // among the tenant's own requests: lower goes first
   std::vector<int32_t> prompt = {};  // token ids, at least one
+  // PNG, JPEG or WebP files (their bytes), for a variant with a vision tower. The prompt has its
+  // image token once for each, or already as often as a picture has features.
+  std::vector<std::string> images = {};
   SamplingParams sampling = {};
   int n = 1;  // independent answers; they share the prompt's work
   int64_t max_tokens = 16;

@@ -16,6 +16,7 @@ namespace deltacome {
 
 class CompressionOps;
 class TrainingOps;
+class VisionOps;
 
 /// Orders work: ops on one stream run one after another. The CPU runs each op before it returns.
 class Stream {
@@ -187,6 +188,8 @@ class Backend {
   virtual CompressionOps& compression() = 0;
   /// The float32 ops of distillation. Throws kUnsupported if the backend has none.
   virtual TrainingOps& training() = 0;
+  /// The ops of vision towers. Throws kUnsupported if the backend has none.
+  virtual VisionOps& vision() = 0;
 };
 
 /// The CPU; n_threads 0 = one per core.

@@ -53,7 +53,8 @@ std::map<std::string, CodedTensor> AutoCompression::run(double bits) {
   bits_ = bits;
   if (curves_.empty()) {
     split_text();
-    inputs_ = std::make_unique<FinetunedInputs>(*finetuned_, in_.stream, training_.sequences);
+    inputs_ =
+        std::make_unique<FinetunedInputs>(*finetuned_, in_.stream, training_.sequences, in_.given);
     measure_sensitivity();
     measure_spectra();
   }
@@ -133,11 +134,12 @@ void AutoCompression::split_text() {
   if (n_held == 0) held_back_.sequences = training_.sequences;  // a single sequence is all there is
   const auto teach = [&](TaughtText& text, const char* stage) {
     const int64_t n = static_cast<int64_t>(text.sequences.size());
-    text.targets =
-        top_targets(*finetuned_, {}, in_.stream, text.sequences, kTargets,
-                    in_.pair.finetuned_config.vocab_size, [&](int64_t done) {
-                      in_.progress(stage, static_cast<double>(done) / static_cast<double>(n));
-                    });
+    text.targets = top_targets(
+        *finetuned_, {}, in_.stream, text.sequences, kTargets, in_.pair.finetuned_config.vocab_size,
+        [&](int64_t done) {
+          in_.progress(stage, static_cast<double>(done) / static_cast<double>(n));
+        },
+        in_.given);
   };
   teach(held_back_, "the fine-tune's predictions, held-back text");
   if (in_.steps == 0) {
@@ -154,7 +156,7 @@ void AutoCompression::split_text() {
 /// of labels that are drawn from the prediction itself.
 void AutoCompression::measure_sensitivity() {
   in_.progress("sensitivities", 0);
-  DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
+  DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer, in_.given);
   std::map<int, double> squares;
   int64_t batch = 0;  // positions of a pass
   TrainingOps& ops = backend_.training();
@@ -329,7 +331,7 @@ Tensor AutoCompression::delta_of(const std::string& name) {
 }
 
 double AutoCompression::kl_of(const Coded& coded) {
-  DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
+  DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer, in_.given);
   for (const auto& [name, tensor] : coded) weights.use_delta(slots_.at(name), tensor);
   BackwardPass pass(in_.base, in_.stream, weights);
   return mean_kl(pass, held_back_, certainty_weights(held_back_));
@@ -337,7 +339,7 @@ double AutoCompression::kl_of(const Coded& coded) {
 
 /// The fine-tune with the matrices of one kind coded.
 double AutoCompression::kl_of_kind(const Coded& coded, const std::string& kind) {
-  DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
+  DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer, in_.given);
   for (const MatrixCurve& curve : curves_) {
     const int slot = slots_.at(curve.name);
     const auto it = coded.find(curve.name);
@@ -376,7 +378,7 @@ bool AutoCompression::distil_scales(Coded& coded) {
 }
 
 void AutoCompression::distil(Coded& coded, const std::string& part, bool norms) {
-  DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
+  DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer, in_.given);
   for (const auto& [name, tensor] : coded) weights.use_delta(slots_.at(name), tensor);
   weights.create_parameters();
   BackwardPass pass(in_.base, in_.stream, weights);

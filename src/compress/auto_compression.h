@@ -27,6 +27,7 @@ struct AutoInput {
   Stream& stream;
   std::shared_ptr<DeviceVariant> outer;                // has the delta's embedding and head
   const std::vector<std::vector<int32_t>>& sequences;  // calibration text
+  Tensor given;                                        // rows that their ids below 0 stand for
   uint64_t rotation_seed = 0;
   const WorkDirectory& work;
   std::function<void(const std::string& stage, double done)> progress;

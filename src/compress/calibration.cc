@@ -10,7 +10,7 @@ namespace deltacome {
 namespace {
 
 /// Fisher-Yates with its own bounded draw: std::shuffle is not the same on every standard library.
-void shuffle(std::vector<std::string>& rows, uint64_t seed) {
+void shuffle(std::vector<TextRow>& rows, uint64_t seed) {
   std::mt19937_64 random(seed);
   for (size_t i = rows.size(); i > 1; --i) std::swap(rows[i - 1], rows[random() % i]);
 }
@@ -38,13 +38,13 @@ void spread_into(Sequences& out, Sequences a, Sequences b) {
 }  // namespace
 
 std::vector<std::vector<TokenId>> calibration_sequences(
-    const std::vector<std::filesystem::path>& files, const Tokenizer& tokenizer, TokenId bos,
+    const std::vector<std::filesystem::path>& files, const RowEncoder& encoder, TokenId bos,
     TokenId eos, int64_t n_tokens, uint64_t seed) {
   std::vector<std::vector<TokenId>> sequences;
   if (files.empty()) return sequences;
   const int64_t share = n_tokens / static_cast<int64_t>(files.size());
   for (const std::filesystem::path& file : files) {
-    std::vector<std::string> rows = read_text_rows(file);
+    std::vector<TextRow> rows = read_text_rows(file);
     shuffle(rows, seed);
     Sequences alone, joined;
     std::vector<TokenId> stream;
@@ -52,7 +52,7 @@ std::vector<std::vector<TokenId>> calibration_sequences(
     for (size_t i = 0; i < rows.size() && left > 0; ++i) {
       std::vector<TokenId> ids;
       if (bos >= 0) ids.push_back(bos);
-      const std::vector<TokenId> text = tokenizer.encode(rows[i], false);
+      const std::vector<TokenId> text = encoder.encode(rows[i], file.parent_path());
       ids.insert(ids.end(), text.begin(), text.end());
       if (eos >= 0) ids.push_back(eos);
       ids.resize(std::min(ids.size(), static_cast<size_t>(left)));

@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <vector>
 
-#include "text/tokenizer.h"
+#include "compress/row_encoder.h"
 
 namespace deltacome {
 
@@ -17,7 +17,7 @@ inline constexpr int64_t kCalibrationLength = 512;  // tokens of a calibration s
 /// for contexts that are longer than a row. Either alone is worse on some fine-tune
 /// (docs/quality.md). bos, eos < 0: none.
 std::vector<std::vector<TokenId>> calibration_sequences(
-    const std::vector<std::filesystem::path>& files, const Tokenizer& tokenizer, TokenId bos,
+    const std::vector<std::filesystem::path>& files, const RowEncoder& encoder, TokenId bos,
     TokenId eos, int64_t n_tokens, uint64_t seed);
 
 }  // namespace deltacome

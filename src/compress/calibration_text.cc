@@ -23,10 +23,11 @@ TokenId eos_of(const ModelConfig& config) {
 }
 
 CalibrationText read_files(const CompressOptions& options, const ModelConfig& config,
-                           const Tokenizer& tokenizer) {
+                           const RowEncoder& encoder) {
   CalibrationText text;
-  text.sequences = calibration_sequences(options.calibration, tokenizer, bos_of(config),
+  text.sequences = calibration_sequences(options.calibration, encoder, bos_of(config),
                                          eos_of(config), calibration_tokens(options), options.seed);
+  text.given = encoder.given();
   for (const auto& sequence : text.sequences)
     text.n_tokens += static_cast<int64_t>(sequence.size());
   if (text.n_tokens == 0) fail(ErrorCode::kInvalidArgument, "the calibration files hold no tokens");
@@ -42,15 +43,15 @@ CalibrationText read_files(const CompressOptions& options, const ModelConfig& co
 
 /// File by file: of a mixture one of the fine-tune's own kind is enough.
 void check_text(const CompressOptions& options, const Model& base, const Model& finetuned,
-                Stream& stream, const Tokenizer& tokenizer, CalibrationText& text) {
+                Stream& stream, const RowEncoder& encoder, CalibrationText& text) {
   const int64_t share = std::max(kCalibrationLength,
                                  kCheckedTokens / static_cast<int64_t>(options.calibration.size()));
   std::string first_note;
   for (const std::filesystem::path& file : options.calibration) {
-    const std::string note = generic_text_note(
-        measure_text(base, finetuned, stream,
-                     calibration_sequences({file}, tokenizer, bos_of(finetuned.config()), -1, share,
-                                           options.seed)));
+    const std::string note = generic_text_note(measure_text(
+        base, finetuned, stream,
+        calibration_sequences({file}, encoder, bos_of(finetuned.config()), -1, share, options.seed),
+        encoder.given()));
     if (note.empty()) return;
     if (first_note.empty()) first_note = note;
   }
@@ -99,14 +100,15 @@ CalibrationText prepare_calibration(const CompressOptions& options, const Checkp
   const bool is_auto = options.method == Method::kAuto, has_files = !options.calibration.empty();
   if (!is_auto && !has_files) return {};
   const Tokenizer tokenizer = Tokenizer::load(options.finetuned);
+  const RowEncoder encoder(tokenizer, pair, base.backend(), stream);
   CalibrationText text;
-  if (has_files) text = read_files(options, pair.finetuned_config, tokenizer);
+  if (has_files) text = read_files(options, pair.finetuned_config, encoder);
   if (!is_auto) return text;
   Model finetuned(base.backend(), pair.finetuned, pair.finetuned_config);
   finetuned.on_layer_done(
       [&](int64_t layer) { release_layer(pair.finetuned, pair.tensors, layer); });
   if (has_files) {
-    check_text(options, base, finetuned, stream, tokenizer, text);
+    check_text(options, base, finetuned, stream, encoder, text);
   } else {
     text = write_own_text(options, pair, finetuned, stream, tokenizer, on_progress);
   }

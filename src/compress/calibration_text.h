@@ -16,6 +16,7 @@ namespace deltacome {
 struct CalibrationText {
   std::vector<std::vector<TokenId>> sequences;
   int64_t n_tokens = 0;
+  Tensor given;  // rows that ids below 0 stand for; empty without pictures
   std::vector<std::string> notes;
 };
 

@@ -31,6 +31,12 @@ bool is_ignored(const Checkpoint& checkpoint, const std::string& name, const Hos
   return name == "lm_head.weight" && embedding && equal_values(tensor, *embedding);
 }
 
+std::vector<ExpectedTensor> with(std::vector<ExpectedTensor> all,
+                                 const std::vector<ExpectedTensor>& more) {
+  all.insert(all.end(), more.begin(), more.end());
+  return all;
+}
+
 void expect_finite(const Checkpoint& checkpoint) {
   std::vector<float> row;
   for (const auto& [name, tensor] : checkpoint.tensors()) {
@@ -106,18 +112,20 @@ CheckpointPair open_pair(const CompressOptions& options) {
                       .base_config = std::move(base.config),
                       .finetuned_config = read_model_config(options.finetuned),
                       .tensors = {},
+                      .vision_tensors = {},
                       .base_hash = {},
                       .finetuned_hash = {},
                       .parent = std::move(base.parent),
                       .base_quantization = base.checkpoint.scheme()};
   check_same_architecture(pair.base_config, pair.finetuned_config);
   pair.tensors = expected_tensors(pair.base_config);
-  expect_tensors(pair.base, pair.tensors);
+  expect_tensors(pair.base, with(pair.tensors, expected_vision_tensors(pair.base_config)));
   std::vector<ExpectedTensor> of_finetuned = pair.tensors;
   for (ExpectedTensor& tensor : of_finetuned) {
     if (has_vocabulary_rows(tensor)) tensor.shape[0] = pair.finetuned_config.vocab_size;
   }
-  expect_tensors(pair.finetuned, of_finetuned);
+  pair.vision_tensors = expected_vision_tensors(pair.finetuned_config);
+  expect_tensors(pair.finetuned, with(std::move(of_finetuned), pair.vision_tensors));
   expect_finite(pair.base);
   expect_finite(pair.finetuned);
   pair.base_hash = pair.base.content_hash();

@@ -17,7 +17,8 @@ namespace deltacome {
 struct CheckpointPair {
   Checkpoint base, finetuned;
   ModelConfig base_config, finetuned_config;
-  std::vector<ExpectedTensor> tensors;  // of the base; a tensor's index is its slot
+  std::vector<ExpectedTensor> tensors;         // of the base; a tensor's index is its slot
+  std::vector<ExpectedTensor> vision_tensors;  // of the fine-tune; the base may lack them
   std::string base_hash, finetuned_hash;
   std::optional<ParentArchive> parent;  // of a base that is a base and archives
   std::string base_quantization;  // Checkpoint::scheme() of the base; `base` is dequantized

@@ -356,4 +356,21 @@ CodedTensor encode_raw(const std::string& name, const HostTensor& finetuned) {
   return {name, std::move(format), std::move(blob), {}};
 }
 
+CodedTensor encode_vision(Backend& backend, Stream& stream, const std::string& name,
+                          const MatrixFormat& format, const HostTensor& finetuned,
+                          const HostTensor* base) {
+  HostTensor matrix = finetuned;
+  matrix.shape = format.shape;
+  if (format.codec == Codec::kRaw) return encode_raw(name, matrix);
+  HostTensor from;
+  if (base != nullptr) {
+    from = *base;
+    from.shape = format.shape;
+  } else {
+    const auto n = static_cast<size_t>(finetuned.size());
+    from = HostTensor::of(DType::kF32, format.shape, std::vector<float>(n, 0.0F));
+  }
+  return encode_embedding(backend, stream, name, format, matrix, from);
+}
+
 }  // namespace deltacome

@@ -38,6 +38,12 @@ CodedTensor encode_embedding(Backend& backend, Stream& stream, const std::string
                              const MatrixFormat& format, const HostTensor& finetuned,
                              const HostTensor& base);
 
+/// Codes a tensor of a vision tower or projector by plan_vision()'s format; `base` null: the base
+/// has none.
+CodedTensor encode_vision(Backend& backend, Stream& stream, const std::string& name,
+                          const MatrixFormat& format, const HostTensor& finetuned,
+                          const HostTensor* base);
+
 /// A tensor kept whole.
 CodedTensor encode_raw(const std::string& name, const HostTensor& finetuned);
 

@@ -96,11 +96,12 @@ class Compression {
 
   void make_archive() {
     if (options_.held_out)
-      held_out_ = read_held_out(*options_.held_out, options_.finetuned, pair_.finetuned_config);
+      held_out_ = read_held_out(*options_.held_out, pair_, *backend_, *stream_);
     CalibrationText text =
         prepare_calibration(options_, pair_, model_, *stream_,
                             [this](const std::string& stage) { progress(0, stage); });
     sequences_ = std::move(text.sequences);
+    given_ = std::move(text.given);
     calibrated_tokens_ = text.n_tokens;
     std::ranges::move(text.notes, std::back_inserter(notes_));
     work_.emplace(options_.out, identity_of(options_, pair_, *backend_), options_.resume);
@@ -113,7 +114,7 @@ class Compression {
       return;
     }
     if (calibrated_tokens_ > 0) {
-      flow_ = std::make_unique<LayerFlow>(model_, *stream_, variant_, sequences_);
+      flow_ = std::make_unique<LayerFlow>(model_, *stream_, variant_, sequences_, given_);
       release_layer(pair_.base, pair_.tensors, -1);
     }
     for (int64_t layer = 0; layer < pair_.base_config.n_layers; ++layer) code_layer(layer);
@@ -159,10 +160,12 @@ class Compression {
   /// Takes finished tensors over into the running variant and the list of the archive.
   void adopt(const std::vector<CodedTensor>& tensors, const std::string& part) {
     for (const CodedTensor& tensor : tensors) {
-      variant_->set(
-          slots_.at(tensor.name), tensor.format,
-          HostTensor::of(DType::kU8, {static_cast<int64_t>(tensor.blob.size())}, tensor.blob),
-          *stream_);
+      if (const auto slot = slots_.find(tensor.name); slot != slots_.end()) {  // not of the tower
+        variant_->set(
+            slot->second, tensor.format,
+            HostTensor::of(DType::kU8, {static_cast<int64_t>(tensor.blob.size())}, tensor.blob),
+            *stream_);
+      }
       described_[tensor.name] = {
           {tensor.name, tensor.format, sha256_hex(tensor.blob), tensor.stats}, part};
     }
@@ -192,6 +195,8 @@ class Compression {
             finetuned, base);
       case Kind::kProjection:
         break;
+      case Kind::kVision:
+        DELTACOME_CHECK(false);  // code_vision()
     }
     const Tensor d = backend_->allocate(DType::kF64, finetuned.shape);
     backend_->compression().subtract(*stream_, backend_->import_weight(finetuned),
@@ -220,8 +225,25 @@ class Compression {
     for (const ExpectedTensor& tensor : pair_.tensors) {
       if (tensor.layer < 0) code_into(part, tensor);
     }
+    for (const ExpectedTensor& tensor : pair_.vision_tensors) code_vision(part, tensor.name);
     adopt(part, kOuterPart);
     work_->write(kOuterPart, part);
+  }
+
+  /// Keeps a tensor of the vision tower or projector, unless it equals the base's.
+  void code_vision(std::vector<CodedTensor>& part, const std::string& name) {
+    const HostTensor* base = pair_.base.find(name);
+    const HostTensor& finetuned = pair_.finetuned.at(name);
+    if (base != nullptr && base->shape != finetuned.shape) {
+      fail(ErrorCode::kMismatch, "tensor \"{}\": the fine-tune's has shape {}, the base's {}", name,
+           to_string(finetuned.shape), to_string(base->shape));
+    }
+    if (base == nullptr || !equal_values(*base, finetuned)) {
+      part.push_back(encode_vision(*backend_, *stream_, name,
+                                   plan_vision(finetuned, options_.vision_bits, options_.group),
+                                   finetuned, base));
+    }
+    release_pages(finetuned.bytes);
   }
 
   /// The signs of all rotations of a base's deltas: 52 bits of its hash, exact in any JSON reader.
@@ -236,6 +258,7 @@ class Compression {
         .stream = *stream_,
         .outer = variant_,
         .sequences = sequences_,
+        .given = given_,
         .rotation_seed = rotation_seed(),
         .work = *work_,
         .progress =
@@ -260,7 +283,9 @@ class Compression {
                    *stream_);
     };
     const std::vector<CodedTensor> outer = work_->read(kOuterPart).value();
-    for (const CodedTensor& tensor : outer) set(tensor);
+    for (const CodedTensor& tensor : outer) {
+      if (slots_.contains(tensor.name)) set(tensor);
+    }
     for (const ExpectedTensor& tensor : pair_.tensors) {  // norms and biases without distillation
       if (tensor.layer < 0 || tensor.kind == Kind::kProjection || coded.contains(tensor.name))
         continue;
@@ -406,13 +431,17 @@ class Compression {
     }
     progress(pair_.base_config.n_layers, "writing");
     ArchiveWriter writer(std::move(config));
-    for (const ExpectedTensor& tensor : pair_.tensors) {  // model order
-      const auto it = described_.find(tensor.name);
-      if (it == described_.end()) continue;
-      writer.add(it->second.tensor, [this, name = tensor.name, part = it->second.part] {
-        return stored_blob(part, name);
-      });
-    }
+    const auto add = [&](const std::vector<ExpectedTensor>& tensors) {
+      for (const ExpectedTensor& tensor : tensors) {
+        const auto it = described_.find(tensor.name);
+        if (it == described_.end()) continue;
+        writer.add(it->second.tensor, [this, name = tensor.name, part = it->second.part] {
+          return stored_blob(part, name);
+        });
+      }
+    };
+    add(pair_.tensors);  // model order
+    add(pair_.vision_tensors);
     writer.write(options_.out, options_.finetuned);
     WorkDirectory::remove(options_.out);
   }
@@ -449,6 +478,7 @@ class Compression {
   std::map<std::string, int> slots_;
   std::map<std::string, Described> described_;
   std::vector<std::vector<TokenId>> sequences_;  // of calibration text, until flow_ takes them
+  Tensor given_;                                 // rows that ids below 0 in sequences_ stand for
   std::vector<ScoredText> held_out_;
   std::unique_ptr<LayerFlow> flow_;
   int64_t calibrated_tokens_ = 0;

@@ -42,7 +42,9 @@ CompressReport convert_adapter(const CompressOptions& options) {
   const Checkpoint base = opened.checkpoint.dequantized();
   const ModelConfig& base_config = opened.config;
   const std::vector<ExpectedTensor> expected = expected_tensors(base_config);
-  expect_tensors(base, expected);
+  std::vector<ExpectedTensor> all = expected_vision_tensors(base_config);
+  all.insert(all.end(), expected.begin(), expected.end());
+  expect_tensors(base, all);
   const PeftAdapter adapter = PeftAdapter::open(options.finetuned);
 
   ArchiveConfig config;

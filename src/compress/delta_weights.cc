@@ -9,6 +9,7 @@
 
 #include "core/check.h"
 #include "io/files.h"
+#include "model/given_rows.h"
 #include "quant/codes.h"
 #include "quant/vector_codes.h"
 
@@ -60,13 +61,14 @@ struct DeltaWeights::Norm {
 };
 
 DeltaWeights::DeltaWeights(const Model& model, Stream& stream, const CheckpointPair& pair,
-                           std::shared_ptr<const DeviceVariant> outer)
+                           std::shared_ptr<const DeviceVariant> outer, Tensor given)
     : model_(model),
       backend_(model.backend()),
       stream_(stream),
       ops_(model.backend().training()),
       pair_(pair),
-      outer_(std::move(outer)) {
+      outer_(std::move(outer)),
+      given_(std::move(given)) {
   for (size_t slot = 0; slot < pair.tensors.size(); ++slot) {
     const ExpectedTensor& tensor = pair.tensors[slot];
     const int at = static_cast<int>(slot);
@@ -84,6 +86,7 @@ DeltaWeights::DeltaWeights(const Model& model, Stream& stream, const CheckpointP
         break;
       case Kind::kEmbedding:
       case Kind::kHead:
+      case Kind::kVision:
         break;
     }
   }
@@ -290,8 +293,7 @@ int64_t DeltaWeights::vocab_size() {
 void DeltaWeights::embed(Stream& stream, std::span<const int32_t> ids, const Tensor& y) {
   const VariantSegment segment{outer_, static_cast<int64_t>(ids.size())};
   const auto plan = backend_.plan_variants({&segment, 1});
-  const Weight& table = model_.weights().embedding;
-  backend_.embed(stream, *plan, table.slot, ids, table.tensor, y);
+  embed_rows(backend_, stream, *plan, model_.weights().embedding, ids, given_, y);
 }
 
 void DeltaWeights::projection_gradient(const LinearWeights& w, const Tensor& x, const Tensor& dy) {

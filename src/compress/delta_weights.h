@@ -22,9 +22,10 @@ namespace deltacome {
 /// and kept decoded while there is room.
 class DeltaWeights final : public TrainedWeights {
  public:
-  /// `outer`: a variant with the embedding and the head of the delta.
+  /// `outer`: a variant with the embedding and the head of the delta. `given`: rows that ids below
+  /// 0 stand for.
   DeltaWeights(const Model& model, Stream& stream, const CheckpointPair& pair,
-               std::shared_ptr<const DeviceVariant> outer);
+               std::shared_ptr<const DeviceVariant> outer, Tensor given = {});
   ~DeltaWeights() override;
 
   /// Projection `slot` from now on: the fine-tune's own, the base's, or base + delta.
@@ -77,6 +78,7 @@ class DeltaWeights final : public TrainedWeights {
   TrainingOps& ops_;
   const CheckpointPair& pair_;
   std::shared_ptr<const DeviceVariant> outer_;
+  Tensor given_;
   std::map<int, Matrix> matrices_;
   std::map<int, Norm> norms_;
   std::map<int, Tensor> biases_;

@@ -76,6 +76,7 @@ void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream
              DistillState& state, const std::function<void(const DistillState&)>& save) {
   DELTACOME_CHECK(!training.sequences.empty() && !held_back.sequences.empty());
   const std::vector<float> held_back_weights = certainty_weights(held_back);
+  const std::vector<float> training_weights = predicted_weights(training);
   const auto start = Clock::now();
   const auto n = static_cast<size_t>(weights.n_parameters());
   const double before = state.curve.empty() ? 0 : state.curve.back().seconds;
@@ -107,7 +108,7 @@ void distill(DeltaWeights& weights, BackwardPass& pass, Backend& backend, Stream
     if (step < state.step) continue;  // done before
     const bool over = seconds() > options.limit_s;
     if (!over) {
-      training_sum += run_on(pass, training, offsets, chosen, true);
+      training_sum += run_on(pass, training, offsets, chosen, true, training_weights);
       ++summed;
       weights.finish_gradients();
       AdamStep adam{.rate = options.norm_rate * schedule(step, options.steps), .step = step + 1};

@@ -25,8 +25,8 @@ LayerInput input_of(const std::string& kind) {
 }
 
 FinetunedInputs::FinetunedInputs(const Model& finetuned, Stream& stream,
-                                 const std::vector<std::vector<int32_t>>& sequences)
-    : finetuned_(finetuned), stream_(stream), sequences_(sequences) {
+                                 const std::vector<std::vector<int32_t>>& sequences, Tensor given)
+    : finetuned_(finetuned), stream_(stream), sequences_(sequences), given_(std::move(given)) {
   const ModelConfig& c = finetuned.config();
   const int64_t mixed = c.n_heads * c.head_dim;
   const int64_t bytes = 8 * c.n_layers *
@@ -43,7 +43,8 @@ void FinetunedInputs::for_each(const std::function<bool(int64_t)>& wanted, const
   }
   if (last < 0) return;
   std::unique_ptr<LayerFlow> flow;
-  if (kept_.empty()) flow = std::make_unique<LayerFlow>(finetuned_, stream_, nullptr, sequences_);
+  if (kept_.empty())
+    flow = std::make_unique<LayerFlow>(finetuned_, stream_, nullptr, sequences_, given_);
   for (int64_t layer = 0; layer <= (keep_ && flow ? n_layers - 1 : last); ++layer) {
     const bool run = wanted(layer);
     for (const LayerInput input : kInputs) {

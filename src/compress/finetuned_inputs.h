@@ -19,9 +19,9 @@ LayerInput input_of(const std::string& kind);
 /// order of the forward pass. Kept if all of them are small, else computed anew by every walk.
 class FinetunedInputs {
  public:
-  /// All three outlive it.
+  /// All three outlive it. `given`: rows that ids below 0 stand for.
   FinetunedInputs(const Model& finetuned, Stream& stream,
-                  const std::vector<std::vector<int32_t>>& sequences);
+                  const std::vector<std::vector<int32_t>>& sequences, Tensor given = {});
 
   using Body = std::function<void(int64_t layer, LayerInput input, Tensor c)>;
   /// Calls body for all inputs of the layers that are wanted.
@@ -31,6 +31,7 @@ class FinetunedInputs {
   const Model& finetuned_;
   Stream& stream_;
   const std::vector<std::vector<int32_t>>& sequences_;
+  Tensor given_;
   bool keep_ = false;
   std::map<std::pair<int64_t, LayerInput>, Tensor> kept_;
 };

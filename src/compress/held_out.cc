@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "compress/calibration.h"
+#include "compress/row_encoder.h"
 #include "core/check.h"
 #include "io/text_rows.h"
 #include "text/tokenizer.h"
@@ -15,16 +16,17 @@ constexpr int64_t kHeldOutTokens = 16384;  // that fidelity is measured on
 
 }  // namespace
 
-std::vector<ScoredText> read_held_out(const std::filesystem::path& file,
-                                      const std::filesystem::path& finetuned,
-                                      const ModelConfig& config) {
-  const Tokenizer tokenizer = Tokenizer::load(finetuned);
+std::vector<ScoredText> read_held_out(const std::filesystem::path& file, const CheckpointPair& pair,
+                                      Backend& backend, Stream& stream) {
+  const ModelConfig& config = pair.finetuned_config;
+  const Tokenizer tokenizer = Tokenizer::load(pair.finetuned.directory());
+  const RowEncoder encoder(tokenizer, pair, backend, stream);
   std::vector<ScoredText> out;
   int64_t n_tokens = 0;
-  for (const std::string& row : read_text_rows(file)) {
+  for (const TextRow& row : read_text_rows(file)) {
     ScoredText text;
     if (config.bos_token_id) text.tokens.push_back(static_cast<int32_t>(*config.bos_token_id));
-    const std::vector<TokenId> ids = tokenizer.encode(row, false);
+    const std::vector<TokenId> ids = encoder.encode(row, file.parent_path());
     text.tokens.insert(text.tokens.end(), ids.begin(), ids.end());
     text.tokens.resize(std::min<size_t>(text.tokens.size(), kCalibrationLength));
     if (text.tokens.size() < 2) continue;
@@ -34,6 +36,7 @@ std::vector<ScoredText> read_held_out(const std::filesystem::path& file,
   }
   if (out.empty())
     fail(ErrorCode::kInvalidArgument, "{}: holds no text to measure on", file.string());
+  for (ScoredText& text : out) text.given = encoder.given();
   return out;
 }
 

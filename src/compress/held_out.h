@@ -14,9 +14,8 @@ namespace deltacome {
 
 /// Held-out rows as sequences of at most kCalibrationLength tokens, some 16,000 in all. Throws
 /// kInvalidArgument if there is nothing to measure on.
-std::vector<ScoredText> read_held_out(const std::filesystem::path& file,
-                                      const std::filesystem::path& finetuned,
-                                      const ModelConfig& config);
+std::vector<ScoredText> read_held_out(const std::filesystem::path& file, const CheckpointPair& pair,
+                                      Backend& backend, Stream& stream);
 
 /// KL and top-1 agreement of base + variant against the fine-tune. Every token counts.
 HeldOutFidelity measure_held_out(const Model& base,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "model/given_rows.h"
 
 namespace deltacome {
 namespace {
@@ -16,7 +17,7 @@ constexpr int64_t kChunkTokens = 4096;  // rows that go through a layer at a tim
 
 LayerFlow::LayerFlow(const Model& model, Stream& stream,
                      std::shared_ptr<const DeviceVariant> variant,
-                     std::vector<std::vector<TokenId>> sequences)
+                     std::vector<std::vector<TokenId>> sequences, const Tensor& given)
     : model_(model), stream_(stream) {
   Backend& backend = model.backend();
   const ModelConfig& config = model.config();
@@ -61,10 +62,9 @@ LayerFlow::LayerFlow(const Model& model, Stream& stream,
     const VariantSegment segment{variant, out.n_rows};
     out.variants = backend.plan_variants({&segment, 1});
     for (Sequence& sequence : scratch) cache.release(sequence);
-    backend.embed(
-        stream, *out.variants, model.weights().embedding.slot,
-        std::span(ids).subspan(static_cast<size_t>(first), static_cast<size_t>(out.n_rows)),
-        model.weights().embedding.tensor, hidden_.slice(first, out.n_rows));
+    embed_rows(backend, stream, *out.variants, model.weights().embedding,
+               std::span(ids).subspan(static_cast<size_t>(first), static_cast<size_t>(out.n_rows)),
+               given, hidden_.slice(first, out.n_rows));
     first += out.n_rows;
     chunks_.push_back(std::move(out));
   }

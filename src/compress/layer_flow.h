@@ -23,9 +23,10 @@ enum class LayerInput { kQkv, kO, kGateUp, kDown };
 /// ..., finish_layer().
 class LayerFlow {
  public:
-  /// Embeds `sequences`; the embedding's delta must be in `variant` by then.
+  /// Embeds `sequences`; the embedding's delta must be in `variant` by then. `given`: rows that ids
+  /// below 0 stand for.
   LayerFlow(const Model& model, Stream& stream, std::shared_ptr<const DeviceVariant> variant,
-            std::vector<std::vector<TokenId>> sequences);
+            std::vector<std::vector<TokenId>> sequences, const Tensor& given = {});
 
   /// Sum of x x^T over all tokens, x the input of the named projections of `layer`. f64 [n_in,
   /// n_in]. Stages of a layer in order; each runs what lies between it and the stage before.

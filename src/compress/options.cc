@@ -52,6 +52,9 @@ void check_options(const CompressOptions& options) {
     fail(ErrorCode::kInvalidArgument, "--target-kl is a search by the method auto, not by {}",
          method_name(options.method));
   }
+  if (options.vision_bits != 8 && options.vision_bits != 16) {
+    fail(ErrorCode::kInvalidArgument, "--vision-bits {}: expected 8 or 16", options.vision_bits);
+  }
   if (options.group < 8 || options.group % 8 != 0) {
     fail(ErrorCode::kInvalidArgument, "--group {}: expected a positive multiple of 8",
          options.group);
@@ -70,6 +73,7 @@ std::string identity_of(const CompressOptions& options, const CheckpointPair& pa
                   method_name(options.method), options.bits, options.group);
   text += fmt::format("profile {}\ncodes {}\ndistillation {}\n", static_cast<int>(options.profile),
                       static_cast<int>(options.codes), options.distill_minutes.value_or(-1));
+  if (pair.finetuned_config.vision) text += fmt::format("vision bits {}\n", options.vision_bits);
   if (options.target_kl) text += fmt::format("target KL {}\n", *options.target_kl);
   text += fmt::format("backend {}\nseed {}\ncalibration tokens {}\n", backend.name(), options.seed,
                       options.calibration.empty() && options.method != Method::kAuto

@@ -15,6 +15,7 @@ constexpr double kPublishedSize = 4096;  // the shape that the published mix was
 constexpr double kPublished8Bit = 2;
 constexpr double kPublished3Bit = 32;
 constexpr int kEmbeddingBits = 4;
+constexpr int kVisionBits = 8;
 
 /// Codes of V [rank, n_in] and U^T [rank, n_out]. V has a scale per component and group of inputs.
 /// U has one per output and group of components if the tier fills a group; smaller tiers take one
@@ -133,6 +134,21 @@ MatrixFormat plan_embedding(const Shape& shape, int64_t base_rows, DType dtype, 
           .base_rows = std::min(base_rows, shape[0]),
           .dense = {kEmbeddingBits, 1, group},
           .tiers = {}};
+}
+
+MatrixFormat plan_vision(const HostTensor& finetuned, int bits, int64_t group) {
+  const bool matrix = finetuned.shape.size() > 1;
+  MatrixFormat format{.codec = Codec::kRaw,
+                      .shape = finetuned.shape,
+                      .raw_dtype = finetuned.dtype,
+                      .base_rows = finetuned.rows(),
+                      .dense = {},
+                      .tiers = {}};
+  if (matrix) format.shape = {finetuned.rows(), finetuned.cols()};  // of a convolution too
+  if (!matrix || bits != kVisionBits) return format;
+  format.codec = Codec::kDense;
+  format.dense = {kVisionBits, 1, group};
+  return format;
 }
 
 }  // namespace deltacome

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/host_tensor.h"
 #include "core/shape.h"
 #include "deltacome/compress.h"
 #include "quant/format.h"
@@ -17,6 +18,10 @@ namespace deltacome {
 /// component, naming the least that does. Ref: Ping et al., Delta-CoMe, arXiv:2406.08903,
 /// section 5.1; Liu et al., BitDelta, arXiv:2402.10193.
 MatrixFormat plan_projection(Method method, const Shape& shape, double bits, int64_t group);
+
+/// How a tensor of a vision tower or projector is stored: whole (a delta where the base has it), in
+/// `bits` per weight, 8 or 16, matrices only.
+MatrixFormat plan_vision(const HostTensor& finetuned, int bits, int64_t group);
 
 /// How the delta of an embedding or head is stored: 4 bits in groups along n_in; rows that the base
 /// does not have are whole.

@@ -36,13 +36,25 @@ std::vector<double> entropies_of(const TopTargets& targets) {
   return out;
 }
 
-/// values[t] = sum_u values[u] keep^|t - u| / sum_u keep^|t - u|
-void average_over_neighbours(std::span<double> values, double keep) {
+/// Whether something is predicted at each position: not where a picture's row follows.
+std::vector<bool> predicted_positions(const TaughtText& text) {
+  std::vector<bool> out;
+  for (const auto& sequence : text.sequences) {
+    for (size_t i = 0; i < sequence.size(); ++i)
+      out.push_back(i + 1 == sequence.size() || sequence[i + 1] >= 0);
+  }
+  return out;
+}
+
+/// values[t] = sum_u values[u] keep^|t - u| / sum_u keep^|t - u|, u among those that count.
+void average_over_neighbours(std::span<double> values, std::span<const double> counted,
+                             double keep) {
   std::vector<double> sums(values.size()), counts(values.size());
   double sum = 0, count = 0;  // of what is before
   for (size_t t = 0; t < values.size(); ++t) {
+    values[t] *= counted[t];
     sums[t] = sum + values[t];
-    counts[t] = count + 1;
+    counts[t] = count + counted[t];
     sum = sums[t] * keep;
     count = counts[t] * keep;
   }
@@ -51,9 +63,9 @@ void average_over_neighbours(std::span<double> values, double keep) {
     sums[t] += sum;
     counts[t] += count;
     sum = (sum + values[t]) * keep;
-    count = (count + 1) * keep;
+    count = (count + counted[t]) * keep;
   }
-  for (size_t t = 0; t < values.size(); ++t) values[t] = sums[t] / counts[t];
+  for (size_t t = 0; t < values.size(); ++t) values[t] = counts[t] > 0 ? sums[t] / counts[t] : 0;
 }
 
 }  // namespace
@@ -108,17 +120,31 @@ std::vector<int64_t> offsets_of(const TaughtText& text) {
 
 std::vector<float> certainty_weights(const TaughtText& text) {
   std::vector<double> weights = entropies_of(text.targets);
+  const std::vector<bool> predicted = predicted_positions(text);
+  const std::vector<double> counted(predicted.begin(), predicted.end());
   const std::vector<int64_t> offsets = offsets_of(text);
   double sum = 0;
   for (size_t i = 0; i < text.sequences.size(); ++i) {
-    const auto part =
-        std::span(weights).subspan(static_cast<size_t>(offsets[i]), text.sequences[i].size());
-    average_over_neighbours(part, 1 - 1 / kNeighbours);
-    for (double& w : part) sum += w = 1 / (w + kOpenEntropy);
+    const auto part = [&](auto& of) {
+      return std::span(of).subspan(static_cast<size_t>(offsets[i]), text.sequences[i].size());
+    };
+    average_over_neighbours(part(weights), part(counted), 1 - 1 / kNeighbours);
   }
+  for (size_t i = 0; i < weights.size(); ++i)
+    sum += weights[i] = counted[i] / (weights[i] + kOpenEntropy);
   std::vector<float> out;
   for (const double w : weights)
     out.push_back(static_cast<float>(w / sum * static_cast<double>(weights.size())));
+  return out;
+}
+
+std::vector<float> predicted_weights(const TaughtText& text) {
+  const std::vector<bool> predicted = predicted_positions(text);
+  const auto n = std::ranges::count(predicted, true);
+  if (n == static_cast<int64_t>(predicted.size())) return {};
+  const auto weight = static_cast<float>(predicted.size()) / static_cast<float>(n);
+  std::vector<float> out;
+  for (const bool is : predicted) out.push_back(is ? weight : 0);
   return out;
 }
 

@@ -29,8 +29,12 @@ std::vector<int32_t> draw_labels(const TopTargets& targets, uint64_t seed);
 /// Weights of a text's positions, 1 / (H + 0.03) brought to a mean of 1, H the entropy of the
 /// fine-tune's predictions in nats, averaged over neighbours in the sequence. What a prompt says
 /// next is open, and a mean KL over prompts and answers is that of the prompts; a passage of which
-/// the fine-tune is certain is what it learned to say.
+/// the fine-tune is certain is what it learned to say. 0 where a picture's row follows.
 std::vector<float> certainty_weights(const TaughtText& text);
+
+/// Weights of a text's positions: 0 where a picture's row follows, which nothing predicts, and
+/// alike, with a mean of 1, elsewhere. Empty (all 1) without pictures.
+std::vector<float> predicted_weights(const TaughtText& text);
 
 /// Mean of weight * KL(fine-tune || base + delta) per token of the text; no weights = all 1.
 double mean_kl(BackwardPass& pass, const TaughtText& text, std::span<const float> weights = {});

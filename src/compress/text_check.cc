@@ -10,7 +10,7 @@
 namespace deltacome {
 
 TextFit measure_text(const Model& base, const Model& finetuned, Stream& stream,
-                     std::span<const std::vector<TokenId>> sequences) {
+                     std::span<const std::vector<TokenId>> sequences, const Tensor& given) {
   std::vector<const std::vector<TokenId>*> known;
   for (const std::vector<TokenId>& sequence : sequences) {
     if (sequence.size() >= 2 && static_cast<int64_t>(sequence.size()) <= kCheckedTokens &&
@@ -23,7 +23,7 @@ TextFit measure_text(const Model& base, const Model& finetuned, Stream& stream,
     for (const std::vector<TokenId>* sequence : known) {
       left -= static_cast<int64_t>(sequence->size());
       if (left < 0 && !texts.empty()) break;
-      texts.push_back({*sequence, 1});
+      texts.push_back({*sequence, 1, given});
     }
   }
   TextFit fit;

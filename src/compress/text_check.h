@@ -20,9 +20,9 @@ struct TextFit {
 };
 
 /// Measures on at most kCheckedTokens, sequences spread over all; those with tokens that the base
-/// lacks are left out.
+/// lacks are left out. `given`: rows that ids below 0 stand for, for both models.
 TextFit measure_text(const Model& base, const Model& finetuned, Stream& stream,
-                     std::span<const std::vector<TokenId>> sequences);
+                     std::span<const std::vector<TokenId>> sequences, const Tensor& given = {});
 
 /// What to tell the user of text that is not of the fine-tune's own kind; "" if it is.
 std::string generic_text_note(const TextFit& fit);

@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "delta/reconstruct.h"
+#include "delta/vision_tensors.h"
 #include "delta/variant_loader.h"
 #include "io/peft_adapter.h"
 #include "io/same_architecture.h"
@@ -145,9 +146,21 @@ HostTensor Finetune::read(Backend& backend, Stream& stream, const HostTensor& ba
                 HostTensor::of(DType::kU8, {static_cast<int64_t>(coded.blob.size())}, coded.blob));
 }
 
+Checkpoint Finetune::vision(Backend& backend, Stream& stream, const Checkpoint& base) const {
+  if (const auto* archive = std::get_if<Archive>(&source_)) {
+    return vision_tensors(backend, stream, *archive, base, config_,
+                          [&](const ArchiveTensor& tensor) { return archive->blob(tensor); });
+  }
+  const auto* own = std::get_if<Checkpoint>(&source_);
+  std::map<std::string, HostTensor> tensors;
+  for (const ExpectedTensor& want : expected_vision_tensors(config_))
+    tensors[want.name] = (own != nullptr ? *own : base).at(want.name);
+  return Checkpoint::of(std::move(tensors), directory_);
+}
+
 Checkpoint Finetune::materialize(Backend& backend, Stream& stream, const Checkpoint& base,
                                  const std::string& identity) const {
-  std::map<std::string, HostTensor> tensors;
+  std::map<std::string, HostTensor> tensors = vision(backend, stream, base).tensors();
   for (const ExpectedTensor& tensor : tensors_) {
     const HostTensor& before = base.at(tensor.name);
     tensors[tensor.name] = read(backend, stream, before, tensor, dtype(before, tensor.name));

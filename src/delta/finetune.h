@@ -39,6 +39,8 @@ class Finetune {
   /// The tensor in `dtype`; bytes of the base or checkpoint where nothing has to be computed.
   HostTensor read(Backend& backend, Stream& stream, const HostTensor& base,
                   const ExpectedTensor& tensor, DType dtype) const;
+  /// Its vision tower and projector; empty for a model without.
+  Checkpoint vision(Backend& backend, Stream& stream, const Checkpoint& base) const;
   /// All of it: what is computed in memory, the rest in the files where it is. `identity` as in
   /// Checkpoint::of().
   Checkpoint materialize(Backend& backend, Stream& stream, const Checkpoint& base,

@@ -3,6 +3,7 @@
 
 #include "core/check.h"
 #include "delta/variant_loader.h"
+#include "delta/vision_tensors.h"
 
 namespace deltacome {
 namespace {
@@ -13,7 +14,9 @@ OpenedVariant open_adapter(Backend& backend, Stream& stream, const std::filesyst
   ModelConfig config = adapter.model_config(base.directory(), base_config);
   return {.device = load_variant(backend, stream, adapter, base_config),
           .config = std::move(config),
-          .text_directory = adapter.has_tokenizer() ? directory : base.directory()};
+          .text_directory = adapter.has_tokenizer() ? directory : base.directory(),
+          .vision = base,
+          .vision_directory = base.directory()};
 }
 
 }  // namespace
@@ -23,6 +26,7 @@ std::shared_ptr<DeviceVariant> load_variant(Backend& backend, Stream& stream,
   VariantLoader loader(backend, stream, base,
                        fmt::format("archive {}", archive.directory().string()));
   for (const ArchiveTensor& tensor : archive.config().tensors) {
+    if (is_vision_tensor(tensor.name)) continue;  // vision_tensors() has them
     const int slot = loader.slot_of(tensor.name, tensor.format);
     loader.set(slot, tensor.format, archive.blob(tensor));
   }
@@ -50,9 +54,13 @@ OpenedVariant open_variant(Backend& backend, Stream& stream, const std::filesyst
   archive.check_files();
   ModelConfig config = read_variant_config(archive, base_config);
   const bool has_tokenizer = archive.file_bytes("tokenizer.json") > 0;
-  return {.device = load_variant(backend, stream, archive, base_config),
-          .config = std::move(config),
-          .text_directory = has_tokenizer ? directory : base.directory()};
+  return {
+      .device = load_variant(backend, stream, archive, base_config),
+      .config = config,
+      .text_directory = has_tokenizer ? directory : base.directory(),
+      .vision = vision_tensors(backend, stream, archive, base, config,
+                               [&](const ArchiveTensor& tensor) { return archive.blob(tensor); }),
+      .vision_directory = directory};
 }
 
 }  // namespace deltacome

@@ -25,8 +25,10 @@ std::shared_ptr<DeviceVariant> load_variant(Backend& backend, Stream& stream,
 /// A variant ready to run: its tensors, and what it brings besides.
 struct OpenedVariant {
   std::shared_ptr<DeviceVariant> device;
-  ModelConfig config;                    // the fine-tune's: vocabulary, stop ids
-  std::filesystem::path text_directory;  // where its tokenizer is: its own, or else the base
+  ModelConfig config;                      // the fine-tune's: vocabulary, stop ids
+  std::filesystem::path text_directory;    // where its tokenizer is: its own, or else the base
+  Checkpoint vision;                       // holds the tensors of its vision tower, if it has one
+  std::filesystem::path vision_directory;  // where it says how pictures are prepared
 };
 
 /// Opens an archive for a base: checks every file of it and that it was made from `base`, then

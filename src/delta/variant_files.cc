@@ -3,6 +3,7 @@
 
 #include "core/check.h"
 #include "delta/variant_loader.h"
+#include "delta/vision_tensors.h"
 #include "io/peft_adapter.h"
 
 namespace deltacome {
@@ -33,6 +34,7 @@ VariantFiles VariantFiles::open(const std::filesystem::path& directory, const Ba
       out.tensor_bytes_ += static_cast<int64_t>(tensor.blob.size());
     out.content_hash_ = content_hash_of(coded);
     out.tensors_ = std::move(coded);
+    out.vision_directory_ = base.directory;
     return out;
   }
   Archive archive = Archive::open(directory);
@@ -43,8 +45,22 @@ VariantFiles VariantFiles::open(const std::filesystem::path& directory, const Ba
   out.text_directory_ = archive.file_bytes("tokenizer.json") > 0 ? directory : base.directory;
   out.tensor_bytes_ = archive.tensor_bytes();
   out.content_hash_ = archive.content_hash();
+  out.vision_directory_ = directory;
   out.tensors_ = std::move(archive);
   return out;
+}
+
+Checkpoint VariantFiles::load_vision(Backend& backend, Stream& stream,
+                                     const BaseIdentity& base) const {
+  const Checkpoint of_base = base.config.vision ? Checkpoint::open(base.directory) : Checkpoint();
+  const auto* archive = std::get_if<Archive>(&tensors_);
+  if (archive == nullptr) return of_base;
+  return vision_tensors(backend, stream, *archive, of_base, config_,
+                        [&](const ArchiveTensor& tensor) {
+                          std::vector<std::byte> blob = archive->read_blob(tensor);
+                          const auto n_bytes = static_cast<int64_t>(blob.size());
+                          return HostTensor::of(DType::kU8, {n_bytes}, std::move(blob));
+                        });
 }
 
 std::shared_ptr<DeviceVariant> VariantFiles::load(
@@ -61,8 +77,10 @@ std::shared_ptr<DeviceVariant> VariantFiles::load(
     loaded += n_bytes;
   };
   if (const auto* archive = std::get_if<Archive>(&tensors_)) {
-    for (const ArchiveTensor& tensor : archive->config().tensors)
+    for (const ArchiveTensor& tensor : archive->config().tensors) {
+      if (is_vision_tensor(tensor.name)) continue;  // load_vision() has them
       set(tensor.name, tensor.format, [&] { return archive->read_blob(tensor); });
+    }
   } else if (auto* coded = std::get_if<std::vector<CodedTensor>>(&tensors_)) {
     for (CodedTensor& tensor : *coded)
       set(tensor.name, tensor.format, [&] { return std::move(tensor.blob); });

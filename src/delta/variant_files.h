@@ -33,6 +33,8 @@ class VariantFiles {
   const std::string& content_hash() const noexcept { return content_hash_; }
   const ModelConfig& config() const noexcept { return config_; }  // the fine-tune's
   const std::filesystem::path& text_directory() const noexcept { return text_directory_; }
+  /// Where it says how pictures are prepared, if it takes any.
+  const std::filesystem::path& vision_directory() const noexcept { return vision_directory_; }
   int64_t tensor_bytes() const noexcept { return tensor_bytes_; }
 
   /// Loads every tensor into memory of its own: afterwards nothing of the directory is needed.
@@ -40,11 +42,15 @@ class VariantFiles {
   std::shared_ptr<DeviceVariant> load(Backend& backend, Stream& stream, const BaseIdentity& base,
                                       const std::function<void(int64_t)>& before_tensor);
 
+  /// What holds the tensors of its vision tower (its own in memory of their own), if it has one.
+  /// Throws as vision_tensors(). Before or after load().
+  Checkpoint load_vision(Backend& backend, Stream& stream, const BaseIdentity& base) const;
+
  private:
   std::variant<std::monostate, Archive, std::vector<CodedTensor>> tensors_;
   std::string content_hash_;
   ModelConfig config_;
-  std::filesystem::path text_directory_;
+  std::filesystem::path text_directory_, vision_directory_;
   int64_t tensor_bytes_ = 0;
   std::string where_;
 };

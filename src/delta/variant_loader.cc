@@ -38,7 +38,8 @@ void check_codec(const ExpectedTensor& base, Codec codec, const std::string& whe
       return expect(codec == Codec::kRaw || codec == Codec::kDense, "an embedding", "raw or dense");
     case Kind::kHead:
     case Kind::kProjection:
-      return;  // linear() takes them all
+    case Kind::kVision:  // decoded, and no part of the variant
+      return;            // linear() takes them all
   }
 }
 

@@ -9,6 +9,7 @@
 
 #include "deltacome/request.h"
 #include "engine/answer_text.h"
+#include "engine/request_pictures.h"
 #include "engine/sampler.h"
 #include "engine/sequence_state.h"
 #include "engine/variant_store.h"
@@ -51,6 +52,7 @@ struct AnswerState : SequenceState {
 struct RequestState {
   uint64_t id = 0;
   EngineRequest request;
+  RequestPictures pictures;
   std::shared_ptr<const std::function<void(const TokenEvent&)>> on_event;
   VariantUse use;
   bool begun = false;  // it does not count as waiting any more

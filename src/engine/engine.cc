@@ -20,10 +20,14 @@ struct Engine::Impl {
         model(*backend, checkpoint, config, parse_weight_format(o.base_dtype),
               parse_kv_dtype(o.kv_dtype)),
         base_text(texts.load(o.base, "the base")),
+        base_vision(config.vision ? VariantVision{{*config.vision, read_image_preprocessing(
+                                                                       o.base, *config.vision)},
+                                                  visions.share(checkpoint, config)}
+                                  : VariantVision{}),
         store(
             *backend, o.base, config, [this] { return checkpoint.content_hash(); }, o.variant_bytes,
-            texts, [this] { poke(); }),
-        loop(std::make_unique<EngineLoop>(o, model, store, base_text, deliveries)) {}
+            texts, visions, [this] { poke(); }),
+        loop(std::make_unique<EngineLoop>(o, model, store, base_text, base_vision, deliveries)) {}
   ~Impl() {
     loop->stop(false);
     flush();  // deliveries may still name the loop
@@ -55,6 +59,8 @@ struct Engine::Impl {
   Model model;
   TextCache texts;
   std::shared_ptr<const TextAssets> base_text;
+  VisionCache visions;
+  VariantVision base_vision;
   std::mutex loop_mutex;
   Deliveries deliveries;
   VariantStore store;

@@ -86,6 +86,13 @@ void EngineLoop::bind_to(AnswerState& answer) {
   answer.history = TokenHistory(r.prompt);
   const std::string salt =
       options_.prefix_cache ? r.cache_salt : fmt::format("request {}", answer.request->id);
+  RequestPictures& pictures = answer.request->pictures;
+  if (!pictures.empty() && pictures.tower == nullptr) {
+    const VariantVision& vision = answer.hold ? answer.hold->vision : base_vision_;
+    if (vision.tensors == nullptr)
+      fail(ErrorCode::kInvalidArgument, "{} takes no pictures: it has no vision tower", of);
+    pictures.tower = towers_.of(vision.tensors);
+  }
   answer.root = prefix_root(answer.hold ? answer.hold->content_hash : "",
                             options_.share_prefixes ? "" : r.tenant, salt, r.extra_hash);
 }

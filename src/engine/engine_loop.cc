@@ -73,15 +73,18 @@ uint64_t random_seed() {
 }  // namespace
 
 EngineLoop::EngineLoop(const EngineOptions& options, const Model& model, VariantStore& store,
-                       std::shared_ptr<const TextAssets> base_text, Deliveries& deliveries)
+                       std::shared_ptr<const TextAssets> base_text, VariantVision base_vision,
+                       Deliveries& deliveries)
     : options_(options),
       model_(model),
       store_(store),
       base_text_(std::move(base_text)),
+      base_vision_(std::move(base_vision)),
       deliveries_(deliveries),
       stream_(model.backend().create_stream()),
       n_blocks_(blocks_of(options, model)),
       runner_(model, *stream_, n_blocks_),
+      towers_(model.backend()),
       scheduler_(scheduler_options(options), n_blocks_) {
   update_stats();
   thread_ = std::thread([this] { run(); });
@@ -94,6 +97,13 @@ EngineLoop::~EngineLoop() {
 
 int64_t EngineLoop::max_context() const noexcept {
   return std::min(model_.config().max_positions, n_blocks_ * kKvBlock);
+}
+
+PictureFormat EngineLoop::picture_format(const std::string& variant) const {
+  if (!variant.empty()) return store_.picture_format(variant);
+  if (base_vision_.tensors == nullptr)
+    fail(ErrorCode::kInvalidArgument, "the base takes no pictures: it has no vision tower");
+  return base_vision_.format;
 }
 
 void EngineLoop::check(const EngineRequest& r) const {
@@ -163,6 +173,10 @@ uint64_t EngineLoop::submit(EngineRequest request, Engine::EventHandler on_event
   }
   auto state = std::make_unique<RequestState>();
   state->on_event = std::make_shared<const Engine::EventHandler>(std::move(on_event));
+  if (!request.images.empty()) {
+    state->pictures = take_pictures(request, picture_format(request.variant));
+    check(request);  // its prompt is longer now
+  }
   if (!request.sampling.seed) request.sampling.seed = random_seed();
   state->request = std::move(request);
   make_answers(*state);

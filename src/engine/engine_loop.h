@@ -26,7 +26,8 @@ class EngineLoop {
   /// `base_text` is not null, but may lack a tokenizer. `store`, `deliveries` and `model` outlive
   /// it.
   EngineLoop(const EngineOptions& options, const Model& model, VariantStore& store,
-             std::shared_ptr<const TextAssets> base_text, Deliveries& deliveries);
+             std::shared_ptr<const TextAssets> base_text, VariantVision base_vision,
+             Deliveries& deliveries);
   /// As stop(false).
   ~EngineLoop();
 
@@ -47,6 +48,7 @@ class EngineLoop {
   std::shared_ptr<grammar::TokenMasks> masks_of(const Constraint& constraint,
                                                 const TextAssets& text);
   void count_waiting(const std::string& tenant);
+  PictureFormat picture_format(const std::string& variant) const;
 
   // The engine thread.
   void run();
@@ -74,11 +76,13 @@ class EngineLoop {
   const Model& model_;
   VariantStore& store_;
   std::shared_ptr<const TextAssets> base_text_;
+  VariantVision base_vision_;
   Deliveries& deliveries_;
   ConstraintCache constraints_;
   std::unique_ptr<Stream> stream_;
   int64_t n_blocks_;
   StepRunner runner_;
+  Towers towers_;
   Scheduler scheduler_;
   const Clock::time_point start_ = Clock::now();
 

@@ -9,6 +9,7 @@
 #include "deltacome/model.h"
 #include "model/generate.h"
 #include "model/model.h"
+#include "model/pictures.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -19,6 +20,7 @@ struct LanguageModel::Impl {
   std::unique_ptr<Stream> stream;
   std::unique_ptr<Model> model;
   Variant variant;
+  PictureReader pictures;
   ModelConfig config;  // the variant's: vocabulary, stop ids
   std::unique_ptr<Tokenizer> tokenizer;
   std::optional<ChatTemplate> chat_template;
@@ -47,6 +49,10 @@ LanguageModel LanguageModel::open(const ModelOptions& options) {
     impl->config = std::move(opened.config);
     impl->variant = {std::move(opened.device), impl->config.vocab_size};
     text = opened.text_directory;
+    impl->pictures =
+        PictureReader::open(*impl->backend, opened.vision, impl->config, opened.vision_directory);
+  } else {
+    impl->pictures = PictureReader::open(*impl->backend, checkpoint, impl->config, options.model);
   }
   impl->tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(text));
   try {
@@ -75,12 +81,25 @@ std::string LanguageModel::chat_prompt(const std::vector<ChatTurn>& turns) const
   return impl_->chat_template->render(messages, true);
 }
 
+std::string LanguageModel::image_token() const {
+  if (!impl_->config.vision) return "";
+  return decode({static_cast<int32_t>(impl_->config.vision->image_token_id)}, false);
+}
+
 GenerateResult LanguageModel::generate(const std::string& prompt, const GenerateOptions& options,
                                        const std::function<bool(const std::string&)>& on_text,
                                        bool prompt_has_special_tokens) {
   using Clock = std::chrono::steady_clock;
   GenerateResult result;
   result.prompt_tokens = encode(prompt, !prompt_has_special_tokens);
+  const Tensor given = impl_->pictures.features(*impl_->backend, *impl_->stream, options.images);
+  std::vector<int32_t> model_tokens = result.prompt_tokens;
+  if (!options.images.empty()) {
+    const VisionConfig& vision = *impl_->config.vision;
+    result.prompt_tokens = expand_image_tokens(result.prompt_tokens, vision);
+    model_tokens =
+        place_pictures(result.prompt_tokens, vision, static_cast<int64_t>(options.images.size()));
+  }
   const auto n_prompt = static_cast<int64_t>(result.prompt_tokens.size());
   if (n_prompt == 0) fail(ErrorCode::kInvalidArgument, "the prompt is empty");
   const int64_t room = impl_->config.max_positions - n_prompt;
@@ -89,7 +108,7 @@ GenerateResult LanguageModel::generate(const std::string& prompt, const Generate
          n_prompt, impl_->config.max_positions);
   }
   const GenerationRequest request{
-      .prompt = result.prompt_tokens,
+      .prompt = std::move(model_tokens),
       .variant = impl_->variant,
       .max_tokens = std::min(options.max_tokens, room),
       .stop_ids = impl_->config.eos_token_ids,
@@ -97,7 +116,8 @@ GenerateResult LanguageModel::generate(const std::string& prompt, const Generate
                    .top_k = options.top_k,
                    .top_p = static_cast<float>(options.top_p),
                    .min_p = static_cast<float>(options.min_p)},
-      .seed = options.seed};
+      .seed = options.seed,
+      .given = given};
   StreamDecoder decoder(*impl_->tokenizer, true);
   const auto start = Clock::now();
   auto first = start;

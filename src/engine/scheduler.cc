@@ -80,7 +80,8 @@ void Scheduler::admit(double now_s, const Bind& bind) {
       ++prompts;
     }
   }
-  while (n_running() < options_.max_sequences && (prompts + 1) * kLeastChunk <= rows) {
+  const int64_t least = std::min(kLeastChunk, options_.step_tokens);  // else small steps admit none
+  while (n_running() < options_.max_sequences && (prompts + 1) * least <= rows) {
     SequenceState* next = queue_.next(now_s, [&](SequenceState& s) {
       if (!has_share(s)) return false;
       if (!s.bound) s.bound = bind(s);

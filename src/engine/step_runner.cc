@@ -31,13 +31,16 @@ StepRunner::StepRunner(const Model& model, Stream& stream, int64_t n_blocks)
 std::vector<StepToken> StepRunner::run(std::span<const StepItem> items) {
   std::vector<BatchItem> batch;
   std::vector<StepToken> tokens;
+  std::deque<std::vector<int32_t>> placed;  // chunks with pictures
   for (const StepItem& item : items) {
     auto& answer = static_cast<AnswerState&>(*item.sequence);
     const bool last = item.n_tokens == answer.pending();
-    batch.push_back(
-        {std::span(answer.tokens)
-             .subspan(static_cast<size_t>(answer.kv.length), static_cast<size_t>(item.n_tokens)),
-         &answer.kv, answer.model_variant, last ? BatchItem::Rows::kLast : BatchItem::Rows::kNone});
+    std::span<const int32_t> chunk =
+        std::span(answer.tokens)
+            .subspan(static_cast<size_t>(answer.kv.length), static_cast<size_t>(item.n_tokens));
+    const Tensor given = place_given_rows(answer, chunk, placed);
+    batch.push_back({chunk, &answer.kv, answer.model_variant,
+                     last ? BatchItem::Rows::kLast : BatchItem::Rows::kNone, given});
     if (last)
       tokens.push_back({.answer = &answer, .token = 0, .logprobs = {}, .impossible = false});
   }
@@ -45,6 +48,26 @@ std::vector<StepToken> StepRunner::run(std::span<const StepItem> items) {
   if (!tokens.empty())
     choose(model_.logits(stream_, rows, 0, static_cast<int64_t>(tokens.size())), tokens);
   return tokens;
+}
+
+/// If `chunk` reaches into a picture: becomes the same with its rows, which are computed now at the
+/// latest. Not if the prefix cache had all of them.
+Tensor StepRunner::place_given_rows(AnswerState& answer, std::span<const int32_t>& chunk,
+                                    std::deque<std::vector<int32_t>>& placed) {
+  RequestPictures& pictures = answer.request->pictures;
+  if (pictures.empty() || answer.kv.length >= answer.n_prompt) return {};
+  std::vector<int32_t> ids(chunk.begin(), chunk.end());
+  bool any = false;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const size_t at = static_cast<size_t>(answer.kv.length) + i;
+    if (at >= pictures.prompt.size() || pictures.prompt[at] >= 0) continue;
+    ids[i] = pictures.prompt[at];
+    any = true;
+  }
+  if (!any) return {};
+  compute_features(pictures, model_.backend(), stream_);
+  chunk = placed.emplace_back(std::move(ids));
+  return pictures.given;
 }
 
 void StepRunner::choose(const Tensor& logits, std::span<StepToken> tokens) {

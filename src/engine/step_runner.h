@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <span>
 #include <vector>
@@ -34,6 +35,8 @@ class StepRunner {
   int64_t kv_bytes() const noexcept { return cache_.bytes(); }
 
  private:
+  Tensor place_given_rows(AnswerState& answer, std::span<const int32_t>& chunk,
+                          std::deque<std::vector<int32_t>>& placed);
   void choose(const Tensor& logits, std::span<StepToken> tokens);
 
   const Model& model_;

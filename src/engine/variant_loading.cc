@@ -85,6 +85,12 @@ std::shared_ptr<const VariantVersion> VariantStore::load(Job& job, VariantFiles&
                       files.config().vocab_size};
   version->text =
       texts_.load(files.text_directory(), fmt::format("variant \"{}\"", job.entry->name));
+  if (version->config.vision) {
+    const std::filesystem::path& directory = files.vision_directory();
+    version->vision = {
+        {*version->config.vision, read_image_preprocessing(directory, *version->config.vision)},
+        visions_.share(files.load_vision(backend_, *stream_, base_), version->config)};
+  }
   version->bytes = version->variant.device->resident_bytes();
   // What the backend adds to the stored bytes is only known now.
   if (version->bytes > job.reserved) reserve(job, version->bytes - job.reserved);

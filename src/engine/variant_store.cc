@@ -3,6 +3,7 @@
 
 #include "core/check.h"
 #include "engine/variant_entry.h"
+#include "io/peft_adapter.h"
 
 namespace deltacome {
 
@@ -21,13 +22,15 @@ VariantHold::~VariantHold() {
 
 VariantStore::VariantStore(Backend& backend, const std::filesystem::path& base_directory,
                            const ModelConfig& base_config, std::function<std::string()> base_hash,
-                           int64_t budget_bytes, TextCache& texts, std::function<void()> on_change)
+                           int64_t budget_bytes, TextCache& texts, VisionCache& visions,
+                           std::function<void()> on_change)
     : backend_(backend),
       stream_(backend.create_stream()),
       base_{base_directory, {}, base_config},
       base_hash_(std::move(base_hash)),
       budget_bytes_(budget_bytes),
       texts_(texts),
+      visions_(visions),
       on_change_(std::move(on_change)),
       loader_([this] { run_loader(); }) {}
 
@@ -233,6 +236,24 @@ std::shared_ptr<const TextAssets> VariantStore::text(const std::string& name) {
   std::error_code ignored;
   const bool own = std::filesystem::exists(path / "tokenizer.json", ignored);
   return texts_.load(own ? path : base_.directory, fmt::format("variant \"{}\"", name));
+}
+
+PictureFormat VariantStore::picture_format(const std::string& name) {
+  std::filesystem::path path;
+  {
+    const Lock lock(mutex_);
+    const VariantEntry& entry = find(name);
+    if (entry.current != nullptr && entry.current->vision.tensors != nullptr)
+      return entry.current->vision.format;
+    path = entry.path;
+  }
+  if (is_peft_adapter(path)) path = base_.directory;
+  const ModelConfig config = read_model_config(path);
+  if (!config.vision) {
+    fail(ErrorCode::kInvalidArgument, "variant \"{}\" takes no pictures: it has no vision tower",
+         name);
+  }
+  return {*config.vision, read_image_preprocessing(path, *config.vision)};
 }
 
 VariantStore::Counters VariantStore::counters() const {

@@ -15,6 +15,7 @@
 #include "delta/variant_files.h"
 #include "deltacome/engine.h"
 #include "engine/text_assets.h"
+#include "engine/vision_assets.h"
 #include "model/model.h"
 
 namespace deltacome {
@@ -25,6 +26,7 @@ struct VariantVersion {
   Variant variant;
   ModelConfig config;
   std::shared_ptr<const TextAssets> text;
+  VariantVision vision;
   int64_t bytes = 0;
 };
 
@@ -67,7 +69,8 @@ class VariantStore {
   /// the first archive, and once: it reads the whole base.
   VariantStore(Backend& backend, const std::filesystem::path& base_directory,
                const ModelConfig& base_config, std::function<std::string()> base_hash,
-               int64_t budget_bytes, TextCache& texts, std::function<void()> on_change);
+               int64_t budget_bytes, TextCache& texts, VisionCache& visions,
+               std::function<void()> on_change);
   /// Gives up loads that go on.
   ~VariantStore();
 
@@ -91,6 +94,10 @@ class VariantStore {
 
   /// The text assets of a variant, from disk if it was never loaded.
   std::shared_ptr<const TextAssets> text(const std::string& name);
+
+  /// How a variant takes pictures, from disk if it was never loaded. Throws kInvalidArgument if it
+  /// takes none.
+  PictureFormat picture_format(const std::string& name);
 
   struct Counters {
     int64_t bytes = 0, loads = 0, failed_loads = 0, evictions = 0;
@@ -127,6 +134,7 @@ class VariantStore {
   std::function<std::string()> base_hash_;
   const int64_t budget_bytes_;
   TextCache& texts_;
+  VisionCache& visions_;
   std::function<void()> on_change_;
 
   mutable std::mutex mutex_;

@@ -8,8 +8,10 @@
 #include "delta/load_variant.h"
 #include "deltacome/eval.h"
 #include "eval/answer.h"
+#include "image/data_uri.h"
 #include "io/text_rows.h"
 #include "model/generate.h"
+#include "model/pictures.h"
 #include "model/score.h"
 #include "text/tokenizer.h"
 
@@ -22,6 +24,7 @@ struct Candidate {
   Variant variant;
   std::filesystem::path tokenizer;
   ModelConfig config;  // the variant's
+  PictureReader pictures;
 };
 
 Candidate open_candidate(const EvalOptions& options, Backend& backend, Stream& stream) {
@@ -40,13 +43,42 @@ Candidate open_candidate(const EvalOptions& options, Backend& backend, Stream& s
   out.model = std::make_unique<Model>(backend, checkpoint, out.config,
                                       parse_weight_format(options.base_dtype),
                                       parse_kv_dtype(options.kv_dtype));
-  if (options.delta) {
+  if (!options.delta) {
+    out.pictures = PictureReader::open(backend, checkpoint, out.config, weights);
+  } else {
     OpenedVariant opened = open_variant(backend, stream, *options.delta, checkpoint, out.config);
     out.config = std::move(opened.config);
     out.variant = {std::move(opened.device), out.config.vocab_size};
     out.tokenizer = opened.text_directory;
+    out.pictures = PictureReader::open(backend, opened.vision, out.config, opened.vision_directory);
   }
   return out;
+}
+
+/// What KL is measured against, if anything.
+struct Reference {
+  std::unique_ptr<Model> model;
+  PictureReader pictures;
+};
+
+Reference open_reference(const EvalOptions& options, Backend& backend) {
+  if (!options.reference) return {};
+  const Checkpoint checkpoint = Checkpoint::open(*options.reference);
+  const ModelConfig config = read_model_config(*options.reference);
+  return {std::make_unique<Model>(backend, checkpoint, config),
+          PictureReader::open(backend, checkpoint, config, *options.reference)};
+}
+
+/// Both see a row's picture, each by its own tower.
+void look_at(const std::string& picture, const Candidate& candidate, const Reference& reference,
+             Backend& backend, Stream& stream, ScoredText& text) {
+  text.given = candidate.pictures.features(backend, stream, {&picture, 1});
+  if (!reference.model) return;
+  text.reference_given = reference.pictures.features(backend, stream, {&picture, 1});
+  if (text.reference_given.rows() == text.given.rows()) return;
+  fail(ErrorCode::kMismatch,
+       "a picture takes {} tokens of the reference and {} of the candidate, expected as many",
+       text.reference_given.rows(), text.given.rows());
 }
 
 /// BOS + prompt + response + EOS. The prompt's tokens are those that it shares with prompt +
@@ -58,8 +90,13 @@ struct TokenizedRow {
 
 TokenizedRow tokenize(const EvalRow& row, const Tokenizer& tokenizer, const ModelConfig& config) {
   TokenizedRow out;
-  const std::vector<TokenId> prompt = tokenizer.encode(row.prompt, false);
-  const std::vector<TokenId> whole = tokenizer.encode(row.prompt + row.response, false);
+  const auto encode = [&](const std::string& text) {
+    const std::vector<TokenId> ids = tokenizer.encode(text, false);
+    if (!row.image || !config.vision) return ids;
+    return place_pictures(expand_image_tokens(ids, *config.vision), *config.vision, 1);
+  };
+  const std::vector<TokenId> prompt = encode(row.prompt);
+  const std::vector<TokenId> whole = encode(row.prompt + row.response);
   const auto shared =
       std::mismatch(prompt.begin(), prompt.end(), whole.begin(), whole.end()).first -
       prompt.begin();
@@ -87,7 +124,8 @@ std::vector<std::string> complete(const Candidate& candidate, Stream& stream,
                         .max_tokens = options.max_tokens,
                         .stop_ids = candidate.config.eos_token_ids,
                         .sampling = {},
-                        .seed = 0});
+                        .seed = 0,
+                        .given = rows[i].text.given});
   }
   std::vector<std::string> texts;
   for (const Generation& generation : generate(*candidate.model, stream, requests)) {
@@ -105,28 +143,28 @@ EvalResult evaluate(const EvalOptions& options,
   const auto backend = create_backend(options.device, options.n_threads);
   const auto stream = backend->create_stream();
   const Candidate candidate = open_candidate(options, *backend, *stream);
-  std::unique_ptr<Model> reference;
-  if (options.reference) {
-    reference = std::make_unique<Model>(*backend, Checkpoint::open(*options.reference),
-                                        read_model_config(*options.reference));
-  }
+  const Reference reference = open_reference(options, *backend);
   const Tokenizer tokenizer = Tokenizer::load(candidate.tokenizer);
 
   std::vector<TokenizedRow> tokenized;
   std::vector<ScoredText> texts;
   for (const EvalRow& row : rows) {
     tokenized.push_back(tokenize(row, tokenizer, candidate.config));
+    if (row.image) {
+      look_at(read_named_picture(*row.image, options.data.parent_path()), candidate, reference,
+              *backend, *stream, tokenized.back().text);
+    }
     texts.push_back(tokenized.back().text);
   }
   const auto total = static_cast<int64_t>(rows.size());
-  const Score score = score_texts(*candidate.model, candidate.variant, reference.get(), *stream,
-                                  texts, [&](int64_t done) {
+  const Score score = score_texts(*candidate.model, candidate.variant, reference.model.get(),
+                                  *stream, texts, [&](int64_t done) {
                                     if (on_progress) on_progress(done, total);
                                   });
   EvalResult result;
   const auto n = static_cast<double>(score.tokens);
   result.nll = score.nll / n;
-  if (reference) {
+  if (reference.model) {
     result.kl = score.kl / n;
     result.top1 = static_cast<double>(score.top1) / n;
   }

@@ -5,6 +5,7 @@
 #include "deltacome/export.h"
 #include "export/merged_model.h"
 #include "io/checkpoint_index.h"
+#include "io/vision_config.h"
 
 namespace deltacome {
 namespace {
@@ -64,8 +65,22 @@ CheckpointReport write_checkpoint(const CheckpointOptions& options) {
   CheckpointReport report;
   for (const ExpectedTensor& tensor : model.tensors()) {
     specs.push_back({tensor.name, dtype.value_or(model.dtype(tensor)), tensor.shape});
-    report.bytes += bytes_of(specs.back());
   }
+  const Checkpoint vision = model.vision();
+  std::vector<const HostTensor*> of_vision;  // what the specs behind the language model's are of
+  for (const auto& [name, tensor] : vision.tensors()) {
+    specs.push_back({name, dtype.value_or(tensor.dtype), tensor.shape});
+    of_vision.push_back(&tensor);
+  }
+  for (TensorSpec& spec : specs) {
+    report.bytes += bytes_of(spec);
+    if (model.config().vision) spec.name = stored_vision_model_name(spec.name);
+  }
+  const auto value = [&](size_t i) {
+    const size_t n_text = model.tensors().size();
+    return i < n_text ? model.read(model.tensors()[i], specs[i].dtype)
+                      : converted(*of_vision[i - n_text], specs[i].dtype);
+  };
   report.tensors = static_cast<int64_t>(specs.size());
   const std::vector<std::vector<size_t>> shards = shards_of(specs, options.max_shard_bytes);
   report.shards = static_cast<int64_t>(shards.size());
@@ -82,7 +97,7 @@ CheckpointReport write_checkpoint(const CheckpointOptions& options) {
     }
     SafetensorsWriter writer(stage.staging() / file, of_shard, {{"format", "pt"}});
     for (const size_t t : shards[i]) {
-      const HostTensor tensor = model.read(model.tensors()[t], specs[t].dtype);
+      const HostTensor tensor = value(t);
       check_range(tensor, specs[t].name);
       writer.append(tensor.bytes);
       release_pages(tensor.bytes);

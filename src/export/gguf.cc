@@ -61,6 +61,11 @@ GgufReport write_gguf(const GgufOptions& options) {
   }
   const MergedModel model(options.model);
   const ModelConfig& config = model.config();
+  if (config.vision) {
+    fail(ErrorCode::kUnsupported,
+         "the model sees pictures: a GGUF file of its kind is two files, language model and vision "
+         "tower, which are not written here; merge writes it as a checkpoint");
+  }
   const std::vector<CompanionFile> files = model.companions();
   const auto tokenizer = std::find_if(files.begin(), files.end(), [](const CompanionFile& file) {
     return file.name == "tokenizer.json";

@@ -74,6 +74,14 @@ HostTensor MergedModel::read(const ExpectedTensor& tensor, DType dtype) const {
   return combined(tensor, dtype);
 }
 
+Checkpoint MergedModel::vision() const {
+  if (!finetunes_.empty()) return finetunes_.front().vision(*backend_, *stream_, base_.checkpoint);
+  std::map<std::string, HostTensor> tensors;
+  for (const ExpectedTensor& want : expected_vision_tensors(config_))
+    tensors[want.name] = base_.checkpoint.at(want.name);
+  return Checkpoint::of(std::move(tensors), base_.checkpoint.directory());
+}
+
 HostTensor MergedModel::combined(const ExpectedTensor& tensor, DType dtype) const {
   const HostTensor& base = base_.checkpoint.at(tensor.name);
   const auto n = static_cast<size_t>(element_count(tensor.shape));

@@ -27,6 +27,8 @@ class MergedModel {
   /// The type in which the first fine-tune's checkpoint holds the tensor.
   DType dtype(const ExpectedTensor& tensor) const;
   HostTensor read(const ExpectedTensor& tensor, DType dtype) const;
+  /// Vision tower and projector of the first fine-tune; empty without.
+  Checkpoint vision() const;
 
  private:
   HostTensor combined(const ExpectedTensor& tensor, DType dtype) const;

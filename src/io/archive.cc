@@ -45,7 +45,8 @@ constexpr std::array kTokenizerFiles{"tokenizer.json",
                                      "merges.txt",
                                      "chat_template.jinja"};
 constexpr const char* kModelConfigName = "config.json";
-constexpr std::array kConfigFiles{kModelConfigName, "generation_config.json"};
+constexpr std::array kConfigFiles{kModelConfigName, "generation_config.json",
+                                  "preprocessor_config.json", "processor_config.json"};
 
 }  // namespace
 

@@ -9,6 +9,7 @@
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "io/torch_file.h"
+#include "io/vision_config.h"
 
 namespace deltacome {
 namespace fs = std::filesystem;
@@ -100,6 +101,21 @@ std::map<std::string, HostTensor> open_shards(const fs::path& directory, const F
   return tensors;
 }
 
+/// The names of vision-language layouts as expected_tensors() has them.
+std::map<std::string, HostTensor> with_canonical_names(std::map<std::string, HostTensor> tensors,
+                                                       const fs::path& directory) {
+  std::map<std::string, HostTensor> out;
+  for (auto& [name, tensor] : tensors) {
+    std::string canonical = canonical_tensor_name(name);
+    if (canonical == "vision_tower.embeddings.position_ids") continue;  // 0, 1, 2, ...
+    if (!out.emplace(canonical, std::move(tensor)).second) {
+      fail(ErrorCode::kCorrupt, "{}: tensor {} is there under two names", directory.string(),
+           quote(canonical));
+    }
+  }
+  return out;
+}
+
 std::string hash_tensor(std::span<const std::byte> bytes) {
   Sha256 hash;
   while (!bytes.empty()) {
@@ -128,6 +144,7 @@ Checkpoint Checkpoint::open(const fs::path& directory) {
          directory.string(), kForms[0].single, kForms[0].index, kForms[1].single,
          weight_files(directory));
   }
+  checkpoint.tensors_ = with_canonical_names(std::move(checkpoint.tensors_), directory);
   checkpoint.tensors_ = fs::exists(directory / form->single, error)
                             ? form->read(directory / form->single)
                             : open_shards(directory, *form);

@@ -70,4 +70,41 @@ std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config) {
   return out;
 }
 
+std::vector<ExpectedTensor> expected_vision_tensors(const ModelConfig& config) {
+  std::vector<ExpectedTensor> out;
+  if (!config.vision) return out;
+  const VisionConfig& v = *config.vision;
+  const int64_t hidden = v.hidden_size;
+  const auto add = [&](std::string name, std::vector<int64_t> shape) {
+    out.push_back({.name = std::move(name), .shape = std::move(shape), .kind = Kind::kVision});
+  };
+  const auto norm = [&](const std::string& module) {
+    add(module + ".weight", {hidden});
+    add(module + ".bias", {hidden});
+  };
+  const auto linear = [&](const std::string& module, int64_t n_out, int64_t n_in, bool bias) {
+    add(module + ".weight", {n_out, n_in});
+    if (bias) add(module + ".bias", {n_out});
+  };
+  add("vision_tower.embeddings.class_embedding", {hidden});
+  add("vision_tower.embeddings.patch_embedding.weight", {hidden, 3, v.patch_size, v.patch_size});
+  add("vision_tower.embeddings.position_embedding.weight", {v.n_patches() + 1, hidden});
+  norm("vision_tower.pre_layrnorm");  // spelled like this
+  for (int64_t i = 0; i < v.n_layers; ++i) {
+    const std::string layer = fmt::format("vision_tower.encoder.layers.{}.", i);
+    norm(layer + "layer_norm1");
+    for (const char* which : {"q_proj", "k_proj", "v_proj", "out_proj"})
+      linear(layer + "self_attn." + which, hidden, hidden, true);
+    norm(layer + "layer_norm2");
+    linear(layer + "mlp.fc1", v.intermediate_size, hidden, true);
+    linear(layer + "mlp.fc2", hidden, v.intermediate_size, true);
+  }
+  norm("vision_tower.post_layernorm");
+  for (int i = 1; i <= v.projector_layers; ++i) {
+    linear(fmt::format("multi_modal_projector.linear_{}", i), config.hidden_size,
+           i == 1 ? hidden : config.hidden_size, v.projector_bias);
+  }
+  return out;
+}
+
 }  // namespace deltacome

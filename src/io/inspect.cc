@@ -5,10 +5,12 @@
 #include "deltacome/archive.h"
 #include "io/archive.h"
 #include "io/peft_adapter.h"
+#include "io/vision_config.h"
 
 namespace deltacome {
 
 std::string tensor_kind(const std::string& name) {
+  if (is_vision_tensor(name)) return name.substr(0, name.find('.'));
   const std::string stem = name.substr(0, name.rfind('.'));
   std::string last = stem.substr(stem.rfind('.') + 1);
   if (name.ends_with(".bias")) return "bias";
@@ -87,13 +89,14 @@ ArchiveInfo inspect_archive(const std::filesystem::path& directory) {
     const TensorInfo& described = info.tensors.emplace_back(describe_tensor(tensor));
     const bool embedding = described.kind == "embed_tokens" || described.kind == "lm_head";
     const bool projection = described.kind.ends_with("_proj");
-    (projection  ? info.projection_bytes
-     : embedding ? info.embedding_bytes
-                 : info.other_bytes) += described.bytes;
+    (projection                         ? info.projection_bytes
+     : embedding                        ? info.embedding_bytes
+     : is_vision_tensor(described.name) ? info.vision_bytes
+                                        : info.other_bytes) += described.bytes;
   }
   info.all_in_bytes = archive.all_in_bytes();
-  info.header_bytes =
-      info.all_in_bytes - info.projection_bytes - info.embedding_bytes - info.other_bytes;
+  info.header_bytes = info.all_in_bytes - info.projection_bytes - info.embedding_bytes -
+                      info.vision_bytes - info.other_bytes;
   for (const std::string& name : config.files) {
     if (is_tokenizer_file(name)) info.tokenizer_bytes += archive.file_bytes(name);
   }

@@ -9,6 +9,7 @@
 #include "io/config_fields.h"
 #include "io/files.h"
 #include "io/json.h"
+#include "io/vision_fields.h"
 
 namespace deltacome {
 namespace {
@@ -245,10 +246,14 @@ std::vector<int64_t> read_eos(const ConfigFields& fields) {
 
 ModelConfig parse_model_config(std::string_view config_json, std::string_view generation_json,
                                const std::string& name) {
-  const std::string where = name + "/config.json";
-  const json object = parse_json_object(config_json, where);
+  const std::string file = name + "/config.json";
+  const json whole = parse_json_object(config_json, file);
+  const bool llava = is_llava(whole);
+  const json object = llava ? llava_language_config(whole, file) : whole;
+  const std::string where = llava && whole.contains("text_config") ? file + ": text_config" : file;
   const ConfigFields fields(object, where);
   ModelConfig config;
+  if (llava) config.vision = read_vision_config(whole, file);
   const Architecture& architecture = read_architecture(fields);
   config.model_type = architecture.model_type;
   config.architecture = architecture.name;

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "io/vision_config.h"
+
 namespace deltacome {
 
 /// How rotary position embeddings scale with position.
@@ -47,6 +49,7 @@ struct ModelConfig {
   std::vector<bool> sliding_layers;  // [n_layers] which layers slide; empty = every layer
   std::optional<int64_t> bos_token_id;
   std::vector<int64_t> eos_token_ids;
+  std::optional<VisionConfig> vision;  // of the LLaVA form; all else is its language model's
 
   int64_t window(int64_t layer) const noexcept {
     const bool slides = sliding_layers.empty() || sliding_layers[static_cast<size_t>(layer)];
@@ -72,12 +75,16 @@ ModelConfig parse_model_config(std::string_view config_json, std::string_view ge
 struct ExpectedTensor {
   std::string name;  // "model.layers.0.self_attn.q_proj.weight"
   std::vector<int64_t> shape;
-  enum class Kind { kEmbedding, kHead, kNorm, kBias, kProjection } kind;
+  enum class Kind { kEmbedding, kHead, kNorm, kBias, kProjection, kVision } kind;
   int64_t layer = -1;  // -1 outside of layers
 };
 
-/// Every tensor a checkpoint of this configuration holds, in the order of the forward pass
-/// (embedding, layers, final norm, head; no head if tied). Names as transformers writes them.
+/// Every tensor of the language model that a checkpoint of this configuration holds, in the order
+/// of the forward pass (embedding, layers, final norm, head; no head if tied). Names as transformers
+/// writes them for a language model that is alone (canonical_tensor_name()).
 std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config);
+
+/// Those of its vision tower and projector, kind kVision; none without vision.
+std::vector<ExpectedTensor> expected_vision_tensors(const ModelConfig& config);
 
 }  // namespace deltacome

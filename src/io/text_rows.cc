@@ -37,13 +37,19 @@ std::string text_field(const json& row, const char* name, const std::string& whe
   return it->get<std::string>();
 }
 
-std::vector<std::string> split_plain_text(const std::string& contents) {
-  std::vector<std::string> pieces;
+std::optional<std::string> image_field(const json& row, const std::string& where) {
+  const auto it = row.find("image");
+  if (it == row.end() || it->is_null()) return std::nullopt;
+  return text_field(row, "image", where);
+}
+
+std::vector<TextRow> split_plain_text(const std::string& contents) {
+  std::vector<TextRow> pieces;
   size_t begin = 0;
   while (begin < contents.size()) {
     size_t end = contents.find("\n\n", std::min(begin + kPieceBytes, contents.size()));
     end = end == std::string::npos ? contents.size() : end + 2;
-    pieces.push_back(contents.substr(begin, end - begin));
+    pieces.push_back({contents.substr(begin, end - begin)});
     begin = end;
   }
   return pieces;
@@ -51,14 +57,15 @@ std::vector<std::string> split_plain_text(const std::string& contents) {
 
 }  // namespace
 
-std::vector<std::string> read_text_rows(const std::filesystem::path& path) {
-  std::vector<std::string> rows;
+std::vector<TextRow> read_text_rows(const std::filesystem::path& path) {
+  std::vector<TextRow> rows;
   if (path.extension() == ".jsonl") {
     for_each_line(path, [&](std::string_view line, const std::string& where) {
       const json row = parse_json_object(line, where);
       const bool pair = !row.contains("text") && row.contains("prompt");
-      rows.push_back(pair ? text_field(row, "prompt", where) + text_field(row, "response", where)
-                          : text_field(row, "text", where));
+      rows.push_back({pair ? text_field(row, "prompt", where) + text_field(row, "response", where)
+                           : text_field(row, "text", where),
+                      image_field(row, where)});
       return true;
     });
   } else {
@@ -73,7 +80,7 @@ std::vector<EvalRow> read_eval_rows(const std::filesystem::path& path, int64_t l
   for_each_line(path, [&](std::string_view line, const std::string& where) {
     const json row = parse_json_object(line, where);
     EvalRow out{text_field(row, "prompt", where), text_field(row, "response", where), std::nullopt,
-                std::string(line)};
+                image_field(row, where), std::string(line)};
     if (const auto it = row.find("answer"); it != row.end() && !it->is_null()) {
       out.answer = it->is_string() ? it->get<std::string>() : it->dump();
     }

@@ -14,15 +14,22 @@ TEST(TextRows, ReadsJsonLinesAndPiecesOfPlainText) {
   const test::TempDir directory;
   write_file_atomically(directory / "a.jsonl",
                         "{\"text\": \"one\"}\r\n\n{\"text\": \"two\\n\", \"more\": [1]}");
-  EXPECT_EQ(read_text_rows(directory / "a.jsonl"), (std::vector<std::string>{"one", "two\n"}));
+  EXPECT_EQ(read_text_rows(directory / "a.jsonl"), (std::vector<TextRow>{{"one"}, {"two\n"}}));
   write_file_atomically(directory / "pairs.jsonl",
                         "{\"prompt\": \"2 + 2 = \", \"response\": \"4\"}\n");
-  EXPECT_EQ(read_text_rows(directory / "pairs.jsonl"), (std::vector<std::string>{"2 + 2 = 4"}));
+  EXPECT_EQ(read_text_rows(directory / "pairs.jsonl"), (std::vector<TextRow>{{"2 + 2 = 4"}}));
+  write_file_atomically(directory / "pictures.jsonl",
+                        "{\"text\": \"a\", \"image\": \"a.png\"}\n{\"text\": \"b\", "
+                        "\"image\": null}\n");
+  EXPECT_EQ(read_text_rows(directory / "pictures.jsonl"),
+            (std::vector<TextRow>{{"a", "a.png"}, {"b"}}));
+  write_file_atomically(directory / "number.jsonl", "{\"text\": \"a\", \"image\": 1}\n");
+  EXPECT_THROW(read_text_rows(directory / "number.jsonl"), Error);
   const std::string paragraph = std::string(3000, 'x') + "\n\n";
   write_file_atomically(directory / "b.txt", paragraph + paragraph + paragraph);
-  const std::vector<std::string> pieces = read_text_rows(directory / "b.txt");
+  const std::vector<TextRow> pieces = read_text_rows(directory / "b.txt");
   ASSERT_EQ(pieces.size(), 2u);
-  EXPECT_EQ(pieces[0] + pieces[1], paragraph + paragraph + paragraph);
+  EXPECT_EQ(pieces[0].text + pieces[1].text, paragraph + paragraph + paragraph);
   write_file_atomically(directory / "empty.txt", "");
   EXPECT_THROW(read_text_rows(directory / "empty.txt"), Error);
   EXPECT_THROW(read_text_rows(directory / "none.txt"), Error);
@@ -30,13 +37,16 @@ TEST(TextRows, ReadsJsonLinesAndPiecesOfPlainText) {
 
 TEST(TextRows, EvalRowsKeepAnswersAndTheirOwnJson) {
   const test::TempDir directory;
-  write_file_atomically(directory / "e.jsonl",
-                        "{\"prompt\": \"p\", \"response\": \"r\", \"answer\": 5}\n{\"prompt\": "
-                        "\"q\", \"response\": \"s\"}\n");
+  write_file_atomically(
+      directory / "e.jsonl",
+      "{\"prompt\": \"p\", \"response\": \"r\", \"answer\": 5, \"image\": \"i\"}\n{\"prompt\": "
+      "\"q\", \"response\": \"s\"}\n");
   const std::vector<EvalRow> rows = read_eval_rows(directory / "e.jsonl");
   ASSERT_EQ(rows.size(), 2u);
   EXPECT_EQ(rows[0].answer, "5");
+  EXPECT_EQ(rows[0].image, "i");
   EXPECT_FALSE(rows[1].answer.has_value());
+  EXPECT_FALSE(rows[1].image.has_value());
   EXPECT_EQ(read_eval_rows(directory / "e.jsonl", 1).size(), 1u);
   EXPECT_EQ(with_completion(rows[1], "c\n"),
             "{\"completion\":\"c\\n\",\"prompt\":\"q\",\"response\":\"s\"}");

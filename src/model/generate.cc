@@ -81,7 +81,7 @@ class Batch {
             {std::span(request.prompt)
                  .subspan(static_cast<size_t>(active.prefilled), static_cast<size_t>(n)),
              &active.sequence, request.variant,
-             n == left ? BatchItem::Rows::kLast : BatchItem::Rows::kNone});
+             n == left ? BatchItem::Rows::kLast : BatchItem::Rows::kNone, request.given});
         active.prefilled += n;
       }
       runs.push_back(&active);

@@ -11,12 +11,13 @@
 namespace deltacome {
 
 struct GenerationRequest {
-  std::vector<int32_t> prompt;  // at least one token
+  std::vector<int32_t> prompt;  // at least one token; ids below 0 are rows of `given`
   Variant variant;
   int64_t max_tokens = 0;
   std::vector<int64_t> stop_ids;  // end the generation; not part of the result
   SampleParams sampling;          // uniform and vocab_size are filled in here
   uint64_t seed = 0;
+  Tensor given = {};  // [n, hidden_size] f32 or empty (model/given_rows.h)
 };
 
 struct Generation {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "model/given_rows.h"
 
 namespace deltacome {
 namespace {
@@ -46,7 +47,12 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, ModelConfig config,
 
 /// A batch laid out as rows: what the plans and the first op need.
 struct Model::Rows {
-  std::vector<int32_t> ids;     // a token per row
+  struct Given {
+    int64_t first = 0, count = 0;  // rows of an item
+    Tensor table;
+  };
+  std::vector<int32_t> ids;     // a token, or given row, per row
+  std::vector<Given> given;     // of the items that have any
   std::vector<int32_t> wanted;  // rows whose hidden state is asked for
   std::vector<VariantSegment> segments;
   std::vector<SequenceChunk> chunks;
@@ -58,8 +64,10 @@ Model::Rows Model::lay_out(std::span<const BatchItem> batch, KvCache& cache,
   for (const BatchItem& item : batch) {
     DELTACOME_CHECK(item.sequence != nullptr && !item.tokens.empty());
     const int64_t n = static_cast<int64_t>(item.tokens.size()), vocab = vocab_size(item.variant);
+    const int64_t n_given = item.given.empty() ? 0 : item.given.rows();
+    if (n_given > 0) rows.given.push_back({static_cast<int64_t>(rows.ids.size()), n, item.given});
     for (const int32_t id : item.tokens) {
-      if (id >= 0 && id < vocab) continue;
+      if (id >= -n_given && id < vocab) continue;
       fail(ErrorCode::kInvalidArgument, "token id {} is outside of the vocabulary of {}", id,
            vocab);
     }
@@ -87,8 +95,13 @@ HiddenRows Model::forward(Stream& stream, std::span<const BatchItem> batch, KvCa
   const LayerRun run{backend_, stream, config_, *variants, *attention, weights_.inv_freq};
   const Workspace work(backend_, config_, n_rows);
   const Tensor hidden = backend_.allocate(DType::kF32, {n_rows, config_.hidden_size});
-  backend_.embed(stream, *variants, weights_.embedding.slot, rows.ids, weights_.embedding.tensor,
-                 hidden);
+  backend_.embed(stream, *variants, weights_.embedding.slot, lookup_ids(rows.ids),
+                 weights_.embedding.tensor, hidden);
+  for (const auto& [first, count, given] : rows.given) {
+    const auto ids =
+        std::span(rows.ids).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+    put_given_rows(backend_, stream, ids, given, hidden.slice(first, count));
+  }
   for (int64_t i = 0; i < config_.n_layers; ++i) {
     const LayerWeights& layer = weights_.layers[static_cast<size_t>(i)];
     attention_input(run, layer, hidden, work);

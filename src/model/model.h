@@ -23,14 +23,17 @@ struct Variant {
 
 /// One sequence's part of a step.
 struct BatchItem {
-  std::span<const int32_t> tokens;  // the next tokens of the sequence, at least one
-  Sequence* sequence = nullptr;     // grows by them
+  // The next tokens of the sequence, at least one; ids below 0 are rows of `given`
+  // (model/given_rows.h).
+  std::span<const int32_t> tokens;
+  Sequence* sequence = nullptr;  // grows by them
   Variant variant;
   enum class Rows {
     kNone,
     kLast,
     kAll
   } wanted = Rows::kLast;  // rows whose hidden state is asked for
+  Tensor given = {};       // [n, hidden_size] f32 or empty
 };
 
 /// Rows of hidden states that belong to one variant.

@@ -26,7 +26,7 @@ int64_t argmax(std::span<const float> row) {
 
 /// Hidden states of the scored positions of a batch of texts, in order.
 HiddenRows run(const Model& model, const Variant& variant, Stream& stream,
-               std::span<const ScoredText> texts) {
+               std::span<const ScoredText> texts, bool reference = false) {
   int64_t blocks = 0;
   for (const ScoredText& text : texts)
     blocks += KvCache::blocks_for(static_cast<int64_t>(text.tokens.size()));
@@ -37,7 +37,9 @@ HiddenRows run(const Model& model, const Variant& variant, Stream& stream,
     // The last token predicts nothing that is scored.
     const std::span<const int32_t> inputs =
         std::span(texts[i].tokens).first(texts[i].tokens.size() - 1);
-    items.push_back({inputs, &sequences[i], variant, BatchItem::Rows::kAll});
+    const bool own = reference && !texts[i].reference_given.empty();
+    items.push_back({inputs, &sequences[i], variant, BatchItem::Rows::kAll,
+                     own ? texts[i].reference_given : texts[i].given});
   }
   return model.forward(stream, items, cache);
 }
@@ -101,7 +103,8 @@ Score score_texts(const Model& candidate, const Variant& variant, const Model* r
     LogitReader q(candidate, stream, run(candidate, variant, stream, batch));
     std::unique_ptr<LogitReader> p;
     if (reference)
-      p = std::make_unique<LogitReader>(*reference, stream, run(*reference, {}, stream, batch));
+      p = std::make_unique<LogitReader>(*reference, stream,
+                                        run(*reference, {}, stream, batch, true));
     const int64_t vocab = p ? std::min(q.vocab_size(), p->vocab_size()) : q.vocab_size();
 
     int64_t first_row = 0;  // of the text, among the batch's rows
@@ -113,6 +116,7 @@ Score score_texts(const Model& candidate, const Variant& variant, const Model* r
         if (p) p->load(first_row + t - 1, count);
         for (int64_t i = 0; i < count; ++i) {
           const int32_t token = text.tokens[static_cast<size_t>(t + i)];
+          if (token < 0) continue;  // nothing is predicted there
           if (token >= vocab) {
             fail(ErrorCode::kInvalidArgument,
                  "token id {} of a scored text is outside of the vocabulary of {}", token, vocab);

@@ -14,6 +14,8 @@ namespace deltacome {
 struct ScoredText {
   std::vector<int32_t> tokens;
   int64_t first_scored = 1;  // at least 1
+  Tensor given = {};         // rows that ids below 0 stand for (model/given_rows.h); never scored
+  Tensor reference_given = {};  // the same for the reference; empty: those of the candidate
 };
 
 /// Sums over scored tokens; divide by `tokens`.

@@ -70,7 +70,7 @@ double log_normalizer(std::span<const float> row, float largest) {
 
 /// Hidden states of all positions of a batch, in order.
 HiddenRows run(const Model& model, const Variant& variant, Stream& stream,
-               std::span<const std::vector<int32_t>> batch) {
+               std::span<const std::vector<int32_t>> batch, const Tensor& given) {
   int64_t blocks = 0;
   for (const std::vector<int32_t>& tokens : batch)
     blocks += KvCache::blocks_for(static_cast<int64_t>(tokens.size()));
@@ -78,7 +78,7 @@ HiddenRows run(const Model& model, const Variant& variant, Stream& stream,
   std::vector<Sequence> sequences(batch.size());
   std::vector<BatchItem> items;
   for (size_t i = 0; i < batch.size(); ++i)
-    items.push_back({batch[i], &sequences[i], variant, BatchItem::Rows::kAll});
+    items.push_back({batch[i], &sequences[i], variant, BatchItem::Rows::kAll, given});
   return model.forward(stream, items, cache);
 }
 
@@ -86,7 +86,8 @@ HiddenRows run(const Model& model, const Variant& variant, Stream& stream,
 
 TopTargets top_targets(const Model& model, const Variant& variant, Stream& stream,
                        std::span<const std::vector<int32_t>> sequences, int64_t k,
-                       int64_t vocab_limit, const std::function<void(int64_t)>& on_progress) {
+                       int64_t vocab_limit, const std::function<void(int64_t)>& on_progress,
+                       const Tensor& given) {
   DELTACOME_CHECK(k > 0 && vocab_limit >= 0);
   const int64_t width = model.vocab_size(variant);
   const auto vocab = static_cast<size_t>(vocab_limit > 0 ? std::min(width, vocab_limit) : width);
@@ -103,7 +104,8 @@ TopTargets top_targets(const Model& model, const Variant& variant, Stream& strea
         (end == begin || n_tokens + static_cast<int64_t>(sequences[end].size()) <= kBatchTokens)) {
       n_tokens += static_cast<int64_t>(sequences[end++].size());
     }
-    const HiddenRows rows = run(model, variant, stream, sequences.subspan(begin, end - begin));
+    const HiddenRows rows =
+        run(model, variant, stream, sequences.subspan(begin, end - begin), given);
     const int64_t piece = std::clamp<int64_t>(kLogitElements / width, 1, n_tokens);
     for (int64_t first = 0; first < n_tokens; first += piece) {
       const int64_t count = std::min(piece, n_tokens - first);

@@ -19,11 +19,12 @@ struct TopTargets {
 
 /// Targets of every position of every sequence, the last token's too: n tokens, n positions.
 /// `vocab_limit`: tokens that the student has; probabilities are among the teacher's tokens below
-/// it (0 = all), and k is at most their number. Log softmax in float64. on_progress(sequences
-/// done). Throws as Model::forward.
+/// it (0 = all), and k is at most their number. Log softmax in float64. `given`: rows that ids
+/// below 0 stand for. on_progress(sequences done). Throws as Model::forward.
 TopTargets top_targets(const Model& model, const Variant& variant, Stream& stream,
                        std::span<const std::vector<int32_t>> sequences, int64_t k,
                        int64_t vocab_limit = 0,
-                       const std::function<void(int64_t)>& on_progress = {});
+                       const std::function<void(int64_t)>& on_progress = {},
+                       const Tensor& given = {});
 
 }  // namespace deltacome

@@ -13,6 +13,7 @@
 #include "backend/cpu/rows.h"
 #include "backend/cpu/sample.h"
 #include "backend/cpu/training.h"
+#include "backend/cpu/vision.h"
 #include "backend/cpu/weight.h"
 
 namespace deltacome {
@@ -153,6 +154,11 @@ CompressionOps& CpuBackend::compression() {
 TrainingOps& CpuBackend::training() {
   if (training_ == nullptr) training_ = cpu::create_training_ops(runtime_);
   return *training_;
+}
+
+VisionOps& CpuBackend::vision() {
+  if (vision_ == nullptr) vision_ = cpu::create_vision_ops(runtime_);
+  return *vision_;
 }
 
 std::unique_ptr<Backend> create_cpu_backend(int n_threads) {

@@ -50,12 +50,14 @@ class CpuBackend final : public Backend {
 
   CompressionOps& compression() override;
   TrainingOps& training() override;
+  VisionOps& vision() override;
 
  private:
   ThreadPool pool_;
   cpu::Runtime runtime_;
   std::unique_ptr<CompressionOps> compression_;
   std::unique_ptr<TrainingOps> training_;
+  std::unique_ptr<VisionOps> vision_;
 };
 
 }  // namespace deltacome

@@ -12,6 +12,7 @@
 #include "backend/cuda/sampler.h"
 #include "backend/cuda/variant.h"
 #include "backend/cuda/variant_plan.h"
+#include "backend/cuda/vision_ops.h"
 
 namespace deltacome {
 namespace cuda {
@@ -187,6 +188,11 @@ class CudaBackend final : public Backend {
 
   CompressionOps& compression() override { not_yet("compression"); }
   TrainingOps& training() override { not_yet("training"); }
+  VisionOps& vision() override {
+    if (vision_ == nullptr)
+      vision_ = create_vision_ops([this](Stream& stream) -> CudaStream& { return on(stream); });
+    return *vision_;
+  }
 
  private:
   /// The stream, after all that ops were put on before; its device becomes the thread's current
@@ -200,6 +206,7 @@ class CudaBackend final : public Backend {
   CudaContext context_;
   StreamOrder order_;
   BaseLinear linear_;
+  std::unique_ptr<VisionOps> vision_;
   std::unique_ptr<CudaStream> loading_;  // of imported weights
   std::string name_;
 };
