@@ -80,8 +80,8 @@ struct ExpectedTensor {
 };
 
 /// Every tensor of the language model that a checkpoint of this configuration holds, in the order
-/// of the forward pass (embedding, layers, final norm, head; no head if tied). Names as transformers
-/// writes them for a language model that is alone (canonical_tensor_name()).
+/// of the forward pass (embedding, layers, final norm, head; no head if tied). Names as
+/// transformers writes them for a language model that is alone (canonical_tensor_name()).
 std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config);
 
 /// Those of its vision tower and projector, kind kVision; none without vision.
