@@ -29,6 +29,13 @@ class TrainingOps {
   /// c = op(a) op(b) + beta c; op transposes where asked.
   virtual void matmul(Stream& stream, const Tensor& a, bool transpose_a, const Tensor& b,
                       bool transpose_b, float beta, const Tensor& c) = 0;
+  /// out = a^T, exactly.
+  virtual void transpose(Stream& stream, const Tensor& a, const Tensor& out) = 0;
+  /// What the codes of a delta say, gains and scales included (quant/codes.h): q f32 [base_rows,
+  /// n_in]; of low rank q = U diag(s) [base_rows, rank] and v [rank, n_in], otherwise v is empty.
+  /// blob: the bytes that `format` describes.
+  virtual void decode(Stream& stream, const MatrixFormat& format, const Tensor& blob,
+                      const Tensor& q, const Tensor& v) = 0;
   /// out = weight + diag(rows) q diag(cols): a weight with its delta as it is trained.
   /// weight [n_out, n_in] any floating dtype; q, out [n_out, n_in] f32; rows [n_out], cols [n_in]
   /// f32, empty = 1. out may be q. weight may be empty (= 0), q may be empty (then out = weight).

@@ -41,6 +41,8 @@ AutoCompression::AutoCompression(AutoInput input)
     : in_(std::move(input)),
       backend_(in_.base.backend()),
       finetuned_(std::make_unique<Model>(backend_, in_.pair.finetuned, in_.pair.finetuned_config)) {
+  finetuned_weights_ = projections_of(finetuned_->weights());
+  base_weights_ = projections_of(in_.base.weights());
   finetuned_->on_layer_done(
       [this](int64_t layer) { release_layer(in_.pair.finetuned, in_.pair.tensors, layer); });
   for (size_t i = 0; i < in_.pair.tensors.size(); ++i)
@@ -159,7 +161,7 @@ void AutoCompression::measure_sensitivity() {
   int64_t batch = 0;  // positions of a pass
   TrainingOps& ops = backend_.training();
   for (const ExpectedTensor& tensor : in_.pair.tensors) {
-    if (tensor.kind == Kind::kProjection) weights.use_finetuned(slots_.at(tensor.name));
+    if (tensor.kind == Kind::kProjection) use_finetuned(weights, slots_.at(tensor.name));
   }
   weights.on_gradient([&](int slot, const Tensor&, const Tensor& dy) {
     const Tensor sums = backend_.allocate(DType::kF32, {dy.rows()});
@@ -321,8 +323,9 @@ std::vector<AutoCompression::Coded> AutoCompression::code(const std::vector<Plan
 /// W_ft - W_base, f64.
 Tensor AutoCompression::delta_of(const std::string& name) {
   const Tensor d = backend_.allocate(DType::kF64, tensor_of(name).shape);
-  backend_.compression().subtract(in_.stream, backend_.import_weight(in_.pair.finetuned.at(name)),
-                                  backend_.import_weight(in_.pair.base.at(name)), d);
+  const int slot = slots_.at(name);
+  backend_.compression().subtract(in_.stream, finetuned_weights_.at(slot), base_weights_.at(slot),
+                                  d);
   release_pages(in_.pair.finetuned.at(name).bytes);
   release_pages(in_.pair.base.at(name).bytes);
   return d;
@@ -342,7 +345,7 @@ double AutoCompression::kl_of_kind(const Coded& coded, const std::string& kind) 
     const int slot = slots_.at(curve.name);
     const auto it = coded.find(curve.name);
     if (tensor_kind(curve.name) != kind) {
-      weights.use_finetuned(slot);
+      use_finetuned(weights, slot);
     } else if (it != coded.end()) {
       weights.use_delta(slot, it->second);
     }

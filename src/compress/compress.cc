@@ -7,7 +7,7 @@
 #include <map>
 #include <optional>
 
-#include "backend/backend.h"
+#include "backend/device.h"
 #include "compress/auto_compression.h"
 #include "compress/budget_search.h"
 #include "compress/calibration.h"
@@ -50,7 +50,7 @@ class Compression {
       : options_(options),
         on_progress_(on_progress),
         pair_(open_pair(options.base, options.finetuned)),
-        backend_(create_cpu_backend(options.n_threads)),
+        backend_(create_backend(options.device, options.n_threads)),
         stream_(backend_->create_stream()),
         model_(*backend_, pair_.base, pair_.base_config),
         variant_(backend_->create_variant(static_cast<int>(pair_.tensors.size()))) {

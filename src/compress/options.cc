@@ -21,6 +21,7 @@ using Kind = ExpectedTensor::Kind;
 // 2-core EPYC with AVX2.
 constexpr double kWorkPerProduct = 8;
 constexpr double kNominalRate = 60e9;
+constexpr double kNominalGpuRate = 150e12;  // a H100; the same on every GPU, so that bytes are
 constexpr int64_t kLeastSteps = 24;  // fewer move nothing
 
 }  // namespace
@@ -87,6 +88,10 @@ int64_t calibration_tokens(const CompressOptions& options) {
   return int64_t{65536} << static_cast<int>(options.profile);  // fast, balanced, best
 }
 
+bool is_on_gpu(const CompressOptions& options) {
+  return options.device != "cpu";
+}
+
 int thread_count(const CompressOptions& options) {
   return options.n_threads > 0
              ? options.n_threads
@@ -109,8 +114,9 @@ int64_t distillation_steps(const CompressOptions& options, const CheckpointPair&
       options.distill_minutes.value_or(options.profile == Profile::kFast       ? 0
                                        : options.profile == Profile::kBalanced ? 6
                                                                                : 15);
-  const double step_s = kWorkPerProduct * products_per_token(pair) *
-                        static_cast<double>(kStepTokens) / (kNominalRate * thread_count(options));
+  const double rate = is_on_gpu(options) ? kNominalGpuRate : kNominalRate * thread_count(options);
+  const double step_s =
+      kWorkPerProduct * products_per_token(pair) * static_cast<double>(kStepTokens) / rate;
   const auto steps = static_cast<int64_t>(minutes * 60 / step_s);
   return steps < kLeastSteps ? 0 : steps;
 }

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/weights.h"
 
-#include <map>
-
 #include "core/check.h"
 #include "model/rope.h"
 
@@ -38,6 +36,16 @@ class Finder {
 };
 
 }  // namespace
+
+std::map<int, Tensor> projections_of(const ModelWeights& weights) {
+  std::map<int, Tensor> out;
+  for (const LayerWeights& layer : weights.layers) {
+    for (const LinearWeights* w :
+         {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down})
+      out[w->weight.slot] = w->weight.tensor;
+  }
+  return out;
+}
 
 void check_tensors(const Checkpoint& checkpoint, const std::vector<ExpectedTensor>& expected) {
   for (const ExpectedTensor& want : expected) {
