@@ -22,7 +22,7 @@ using Kind = ExpectedTensor::Kind;
 constexpr double kWorkPerProduct = 8;
 constexpr double kNominalRate = 60e9;
 constexpr double kNominalGpuRate = 150e12;  // a H100; the same on every GPU, so that bytes are
-constexpr int64_t kLeastSteps = 24;  // fewer move nothing
+constexpr int64_t kLeastSteps = 24;         // fewer move nothing
 
 }  // namespace
 
