@@ -21,7 +21,9 @@ using Kind = ExpectedTensor::Kind;
 // 2-core EPYC with AVX2.
 constexpr double kWorkPerProduct = 8;
 constexpr double kNominalRate = 60e9;
-constexpr double kNominalGpuRate = 150e12;  // a H100; the same on every GPU, so that bytes are
+// Of a GPU, and what a layer of a step takes however small it is; an H100's, the same for every GPU.
+constexpr double kNominalGpuRate = 150e12;
+constexpr double kGpuLayerSeconds = 2e-3;
 constexpr int64_t kLeastSteps = 24;         // fewer move nothing
 
 }  // namespace
@@ -115,8 +117,10 @@ int64_t distillation_steps(const CompressOptions& options, const CheckpointPair&
                                        : options.profile == Profile::kBalanced ? 6
                                                                                : 15);
   const double rate = is_on_gpu(options) ? kNominalGpuRate : kNominalRate * thread_count(options);
-  const double step_s =
+  double step_s =
       kWorkPerProduct * products_per_token(pair) * static_cast<double>(kStepTokens) / rate;
+  if (is_on_gpu(options))
+    step_s += kGpuLayerSeconds * static_cast<double>(pair.base_config.n_layers);
   const auto steps = static_cast<int64_t>(minutes * 60 / step_s);
   return steps < kLeastSteps ? 0 : steps;
 }
