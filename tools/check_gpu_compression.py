@@ -6,7 +6,7 @@
                                    [--layers A B] [--distill MINUTES] [--no-7b]
 
 Without --pair: tiny-math of tests/data, and small-math of the test bed where it is. For each pair and
-method the held-out KL of the GPU's archive must be within 5 % of the CPU's, and two runs on the GPU
+method the held-out KL of the GPU's archive must be within 10 % of the CPU's, and two runs on the GPU
 must give the same bytes. The 7B shape is compressed with A and with B layers (1 and 3): what a whole
 model takes is reckoned from the difference. Needs numpy for that part.
 """
@@ -27,7 +27,7 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TOLERANCE = 0.05  # of the KL: codes differ by where a sum was rounded, and products by TF32
+TOLERANCE = 0.1  # of the KL: one scale or plan that falls the other way moves it by some percent
 
 
 def compress(program, out, base, finetuned, calibration, *options, device="cuda"):
