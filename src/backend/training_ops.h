@@ -80,6 +80,12 @@ class TrainingOps {
   virtual double kl_gradient(Stream& stream, const Tensor& logits, int64_t n_vocab,
                              const Tensor& ids, const Tensor& log_p, const Tensor& weights) = 0;
 
+  /// The k largest of the first n_vocab logits of each row, largest first, of equals the smaller
+  /// id; log_p is their logarithm of the softmax over these columns. logits [n, >= n_vocab]; ids
+  /// [n, k] i32, log_p [n, k].
+  virtual void top_tokens(Stream& stream, const Tensor& logits, int64_t n_vocab, const Tensor& ids,
+                          const Tensor& log_p) = 0;
+
   /// One step on n parameters: p, g, m, v f32 [n]; g is set to 0 after it.
   virtual void adam(Stream& stream, const AdamStep& step, const Tensor& p, const Tensor& g,
                     const Tensor& m, const Tensor& v) = 0;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/cpu/cpu_memory.h"
+#include "backend/cpu/top_tokens.h"
 #include "backend/cpu/training_attention.h"
 #include "backend/cpu/training_loss.h"
 #include "linalg/dense.h"
@@ -184,6 +185,11 @@ class CpuTrainingOps final : public TrainingOps {
   double kl_gradient(Stream&, const Tensor& logits, int64_t n_vocab, const Tensor& ids,
                      const Tensor& log_p, const Tensor& weights) override {
     return cpu::kl_gradient(runtime_, logits, n_vocab, ids, log_p, weights);
+  }
+
+  void top_tokens(Stream&, const Tensor& logits, int64_t n_vocab, const Tensor& ids,
+                  const Tensor& log_p) override {
+    if (logits.rows() > 0) cpu::top_tokens(runtime_, logits, n_vocab, ids, log_p);
   }
 
   void adam(Stream&, const AdamStep& step, const Tensor& p, const Tensor& g, const Tensor& m,

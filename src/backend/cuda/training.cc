@@ -162,6 +162,22 @@ class CudaTrainingOps final : public TrainingOps {
     return loss;
   }
 
+  void top_tokens(Stream& stream, const Tensor& logits, int64_t n_vocab, const Tensor& ids,
+                  const Tensor& log_p) override {
+    const int64_t n = logits.rows(), k = ids.cols();
+    if (n == 0) return;
+    DELTACOME_CHECK(n_vocab <= logits.cols() && k > 0 && k <= n_vocab && k <= kMostTargets);
+    DELTACOME_CHECK(ids.rows() == n && log_p.size() == n * k);
+    DELTACOME_CUDA_CHECK(launch_top_tokens({.logits = f32(logits),
+                                            .n = n,
+                                            .width = logits.cols(),
+                                            .n_vocab = n_vocab,
+                                            .k = static_cast<int>(k),
+                                            .ids = i32(ids),
+                                            .log_p = f32(log_p)},
+                                           on(stream).get()));
+  }
+
   void adam(Stream& stream, const AdamStep& step, const Tensor& p, const Tensor& g, const Tensor& m,
             const Tensor& v) override {
     const int64_t n = p.size();

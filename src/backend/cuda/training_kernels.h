@@ -92,4 +92,14 @@ struct KlGradient {
 inline constexpr int64_t kMostTargets = 2048;  // their logits lie in shared memory
 cudaError_t launch_kl_gradient(const KlGradient& args, cudaStream_t stream);
 
+/// See TrainingOps::top_tokens(); k is at most kMostTargets.
+struct TopTokens {
+  const float* logits = nullptr;  // [n, width]
+  int64_t n = 0, width = 0, n_vocab = 0;
+  int k = 0;
+  int32_t* ids = nullptr;  // [n, k]
+  float* log_p = nullptr;  // [n, k]
+};
+cudaError_t launch_top_tokens(const TopTokens& args, cudaStream_t stream);
+
 }  // namespace deltacome::cuda

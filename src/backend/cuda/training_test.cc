@@ -279,6 +279,34 @@ TEST_F(TrainingTest, KlGradientFollowsTheCpu) {
   }
 }
 
+TEST_F(TrainingTest, TopTokensAreTheCpusWithTies) {
+  struct Case {
+    int64_t n, width, n_vocab, k;
+    bool ties;
+  };
+  for (const Case& c : {Case{1, 1, 1, 1, false},
+                        {3, 9, 7, 7, false},
+                        {7, 300, 300, 64, true},
+                        {4, 33000, 32000, 64, false},
+                        {2, 5000, 4999, 2000, true}}) {
+    Floats logits = floats(c.n * c.width, 4);
+    if (c.ties) {
+      for (float& v : logits) v = std::round(v);
+    }
+    const auto run = [&](Device& d) {
+      const Tensor ids = d.backend->allocate(DType::kI32, {c.n, c.k});
+      const Tensor log_p = d.backend->allocate(DType::kF32, {c.n, c.k});
+      d.backend->training().top_tokens(*d.stream, d.put({c.n, c.width}, logits), c.n_vocab, ids,
+                                       log_p);
+      return std::pair(d.get<int32_t>(ids), d.get(log_p));
+    };
+    const auto [ids, log_p] = run(gpu());
+    const auto [want_ids, want_log_p] = run(cpu_);
+    EXPECT_EQ(ids, want_ids) << c.k << " of " << c.n_vocab;
+    expect_close(log_p, want_log_p, times(2 * kU, magnitudes(want_log_p)), "log p");
+  }
+}
+
 TEST_F(TrainingTest, AdamFollowsTheCpuOverSteps) {
   const int64_t n = 1025;
   const Floats start = floats(n), g1 = floats(n), g2 = floats(n);
