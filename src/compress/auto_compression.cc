@@ -7,6 +7,7 @@
 
 #include "compress/codec.h"
 #include "compress/fit.h"
+#include "compress/options.h"
 #include "core/check.h"
 #include "core/process_memory.h"
 #include "io/files.h"
@@ -30,6 +31,13 @@ struct Mix {
   double tiers_weight;
 };
 constexpr Mix kMixes[] = {{"mixed", 1}, {"mixed, fewer tiers", 1.6}, {"mixed, few tiers", 2.5}};
+
+/// A GPU has room for lm_head in f32 and the logits of a step: pieces would decode its delta again
+/// and again.
+HeadLimits head_limits(const CompressOptions& options) {
+  if (!is_on_gpu(options)) return {};
+  return {.logit_rows = 4096, .logit_elements = 1 << 28, .head_elements = int64_t{1} << 30};
+}
 
 std::string layer_part(const std::string& label, double bits, int64_t layer) {
   return fmt::format("{}-{:.4f}-layer-{:05}", label, bits, layer);
@@ -174,7 +182,7 @@ void AutoCompression::measure_sensitivity() {
     // The pass gives gradients of a mean over the batch.
     squares[slot] += sum * static_cast<double>(batch * batch) / static_cast<double>(dy.cols());
   });
-  BackwardPass pass(in_.base, in_.stream, weights);
+  BackwardPass pass(in_.base, in_.stream, weights, head_limits(in_.options));
   const TaughtText sample = first_tokens(training_, kSensitivityTokens);
   const std::vector<int32_t> labels = draw_labels(sample.targets, in_.options.seed);
   std::vector<float> roots = certainty_weights(sample);  // of what squares of gradients weigh
@@ -334,7 +342,7 @@ Tensor AutoCompression::delta_of(const std::string& name) {
 double AutoCompression::kl_of(const Coded& coded) {
   DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
   for (const auto& [name, tensor] : coded) weights.use_delta(slots_.at(name), tensor);
-  BackwardPass pass(in_.base, in_.stream, weights);
+  BackwardPass pass(in_.base, in_.stream, weights, head_limits(in_.options));
   return mean_kl(pass, held_back_, certainty_weights(held_back_));
 }
 
@@ -350,7 +358,7 @@ double AutoCompression::kl_of_kind(const Coded& coded, const std::string& kind) 
       weights.use_delta(slot, it->second);
     }
   }
-  BackwardPass pass(in_.base, in_.stream, weights);
+  BackwardPass pass(in_.base, in_.stream, weights, head_limits(in_.options));
   const TaughtText text = first_tokens(held_back_, kWeighedTokens);
   return mean_kl(pass, text, certainty_weights(text));
 }
@@ -382,7 +390,7 @@ void AutoCompression::distil(Coded& coded, const std::string& part, bool norms) 
   DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer);
   for (const auto& [name, tensor] : coded) weights.use_delta(slots_.at(name), tensor);
   weights.create_parameters();
-  BackwardPass pass(in_.base, in_.stream, weights);
+  BackwardPass pass(in_.base, in_.stream, weights, head_limits(in_.options));
   DistillState state;
   const std::string file = fmt::format("{}-{:.4f}-distillation", part, bits_);
   if (const auto saved = in_.work.read(file)) state = unpack_state(*saved);
