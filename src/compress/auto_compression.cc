@@ -391,6 +391,7 @@ void AutoCompression::distil(Coded& coded, const std::string& part, bool norms) 
   for (const auto& [name, tensor] : coded) weights.use_delta(slots_.at(name), tensor);
   weights.create_parameters();
   BackwardPass pass(in_.base, in_.stream, weights, head_limits(in_.options));
+  in_.progress("distilling", 0);
   DistillState state;
   const std::string file = fmt::format("{}-{:.4f}-distillation", part, bits_);
   if (const auto saved = in_.work.read(file)) state = unpack_state(*saved);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <future>
 #include <map>
 
 #include "core/check.h"
@@ -110,10 +111,14 @@ CheckpointPair open_pair(const std::filesystem::path& base,
     if (has_vocabulary_rows(tensor)) tensor.shape[0] = pair.finetuned_config.vocab_size;
   }
   expect_tensors(pair.finetuned, of_finetuned);
-  expect_finite(pair.base);
-  expect_finite(pair.finetuned);
-  pair.base_hash = pair.base.content_hash();
-  pair.finetuned_hash = pair.finetuned.content_hash();
+  // Both are read whole, side by side; what is wrong with the base is said first.
+  const auto check = [](const Checkpoint& checkpoint) {
+    expect_finite(checkpoint);
+    return checkpoint.content_hash();
+  };
+  auto of_other = std::async(std::launch::async, [&] { return check(pair.finetuned); });
+  pair.base_hash = check(pair.base);
+  pair.finetuned_hash = of_other.get();
   return pair;
 }
 

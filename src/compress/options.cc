@@ -21,9 +21,9 @@ using Kind = ExpectedTensor::Kind;
 // 2-core EPYC with AVX2.
 constexpr double kWorkPerProduct = 8;
 constexpr double kNominalRate = 60e9;
-// Of a GPU, and what a layer of a step takes however small it is; an H100's, the same for every
+// Of a GPU, and what a layer of a step takes however small it is; an H200's, the same for every
 // GPU.
-constexpr double kNominalGpuRate = 150e12;
+constexpr double kNominalGpuRate = 100e12;
 constexpr double kGpuLayerSeconds = 2e-3;
 constexpr int64_t kLeastSteps = 24;  // fewer move nothing
 
