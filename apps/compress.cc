@@ -208,6 +208,7 @@ void add_compress(CLI::App& program) {
            "FILE");
   c->add_flag("--resume", o->compress.resume,
               "Continue an interrupted run after its last finished layer");
+  add_device_option(*c, o->compress.device);
   add_threads_option(*c, o->compress.n_threads);
   add_json_option(*c, o->json);
   c->footer(

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What needs a GPU: builds the preset "cuda", runs its tests, then again under compute-sanitizer.
 # Ends at the first failed part; a table comes last.
-#   tools/gpu_check.sh [build] [test] [sanitize] [bench]    the parts named, or all but bench
+#   tools/gpu_check.sh [build] [test] [sanitize] [compress] [bench]    the parts named, or all but
+#       the last two; compress takes minutes and 8 GiB of /dev/shm (tools/check_gpu_compression.py)
 #   tools/gpu_check.sh --prepare                    for a GPU machine without network, elsewhere and
 #       first: fetches PCRE2 and utf8proc into .cache/gpu-deps, which travels with the checkout
 set -uo pipefail
@@ -55,6 +56,8 @@ bench() {
   for program in "${benches[@]}"; do "build/cuda/bin/$program" || return 1; done
 }
 
+compress() { python3 tools/check_gpu_compression.py; }
+
 part() {  # NAME COMMAND...
   local name=$1 result=passed started=${EPOCHREALTIME//[!0-9]/} tenths
   shift
@@ -84,6 +87,7 @@ for argument; do
       part test gpu_tests
       ;;
     bench) part bench bench ;;
+    compress) part compress compress ;;
     sanitize)
       if command -v compute-sanitizer >/dev/null; then
         part "sanitize: memcheck" sanitize memcheck --leak-check full
@@ -94,7 +98,7 @@ for argument; do
       fi
       ;;
     *)
-      sed -n '2,7s/^# \?//p' "$0" >&2
+      sed -n '2,8s/^# \?//p' "$0" >&2
       exit 2
       ;;
   esac

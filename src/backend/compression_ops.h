@@ -68,6 +68,18 @@ class CompressionOps {
   virtual void copy(Stream& stream, const Tensor& a, const Tensor& out) = 0;
   /// out = a^T.
   virtual void transpose(Stream& stream, const Tensor& a, const Tensor& out) = 0;
+  /// a = 0.
+  virtual void clear(Stream& stream, const Tensor& a) = 0;
+  /// out = a * b, element by element; out may be a or b.
+  virtual void multiply(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& out) = 0;
+  /// Row i of out = row rows[i] of a.
+  virtual void gather_rows(Stream& stream, const Tensor& a, std::span<const int64_t> rows,
+                           const Tensor& out) = 0;
+  /// The diagonal of a square matrix, to the host.
+  virtual std::vector<double> diagonal(Stream& stream, const Tensor& square) = 0;
+  /// Adds values[i] to element i of the diagonal.
+  virtual void add_diagonal(Stream& stream, const Tensor& square,
+                            std::span<const double> values) = 0;
 
   /// Factors h [n, n] + damp * mean(diag) * I for gptq(), columns taken in `order`. A column of
   /// zeros (an input that is never active) is allowed. Throws kInternal if h is not positive

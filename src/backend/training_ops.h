@@ -29,6 +29,13 @@ class TrainingOps {
   /// c = op(a) op(b) + beta c; op transposes where asked.
   virtual void matmul(Stream& stream, const Tensor& a, bool transpose_a, const Tensor& b,
                       bool transpose_b, float beta, const Tensor& c) = 0;
+  /// out = a^T, exactly.
+  virtual void transpose(Stream& stream, const Tensor& a, const Tensor& out) = 0;
+  /// What the codes of a delta say, gains and scales included (quant/codes.h): q f32 [base_rows,
+  /// n_in]; of low rank q = U diag(s) [base_rows, rank] and v [rank, n_in], otherwise v is empty.
+  /// blob: the bytes that `format` describes.
+  virtual void decode(Stream& stream, const MatrixFormat& format, const Tensor& blob,
+                      const Tensor& q, const Tensor& v) = 0;
   /// out = weight + diag(rows) q diag(cols): a weight with its delta as it is trained.
   /// weight [n_out, n_in] any floating dtype; q, out [n_out, n_in] f32; rows [n_out], cols [n_in]
   /// f32, empty = 1. out may be q. weight may be empty (= 0), q may be empty (then out = weight).
@@ -72,6 +79,12 @@ class TrainingOps {
   /// log_p [n, k], weights [n] f32.
   virtual double kl_gradient(Stream& stream, const Tensor& logits, int64_t n_vocab,
                              const Tensor& ids, const Tensor& log_p, const Tensor& weights) = 0;
+
+  /// The k largest of the first n_vocab logits of each row, largest first, of equals the smaller
+  /// id; log_p is their logarithm of the softmax over these columns. logits [n, >= n_vocab]; ids
+  /// [n, k] i32, log_p [n, k].
+  virtual void top_tokens(Stream& stream, const Tensor& logits, int64_t n_vocab, const Tensor& ids,
+                          const Tensor& log_p) = 0;
 
   /// One step on n parameters: p, g, m, v f32 [n]; g is set to 0 after it.
   virtual void adam(Stream& stream, const AdamStep& step, const Tensor& p, const Tensor& g,

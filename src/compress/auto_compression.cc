@@ -7,6 +7,7 @@
 
 #include "compress/codec.h"
 #include "compress/fit.h"
+#include "compress/options.h"
 #include "core/check.h"
 #include "core/process_memory.h"
 #include "io/files.h"
@@ -31,6 +32,13 @@ struct Mix {
 };
 constexpr Mix kMixes[] = {{"mixed", 1}, {"mixed, fewer tiers", 1.6}, {"mixed, few tiers", 2.5}};
 
+/// A GPU has room for lm_head in f32 and the logits of a step: pieces would decode its delta again
+/// and again.
+HeadLimits head_limits(const CompressOptions& options) {
+  if (!is_on_gpu(options)) return {};
+  return {.logit_rows = 4096, .logit_elements = 1 << 28, .head_elements = int64_t{1} << 30};
+}
+
 std::string layer_part(const std::string& label, double bits, int64_t layer) {
   return fmt::format("{}-{:.4f}-layer-{:05}", label, bits, layer);
 }
@@ -41,6 +49,8 @@ AutoCompression::AutoCompression(AutoInput input)
     : in_(std::move(input)),
       backend_(in_.base.backend()),
       finetuned_(std::make_unique<Model>(backend_, in_.pair.finetuned, in_.pair.finetuned_config)) {
+  finetuned_weights_ = projections_of(finetuned_->weights());
+  base_weights_ = projections_of(in_.base.weights());
   finetuned_->on_layer_done(
       [this](int64_t layer) { release_layer(in_.pair.finetuned, in_.pair.tensors, layer); });
   for (size_t i = 0; i < in_.pair.tensors.size(); ++i)
@@ -161,7 +171,7 @@ void AutoCompression::measure_sensitivity() {
   int64_t batch = 0;  // positions of a pass
   TrainingOps& ops = backend_.training();
   for (const ExpectedTensor& tensor : in_.pair.tensors) {
-    if (tensor.kind == Kind::kProjection) weights.use_finetuned(slots_.at(tensor.name));
+    if (tensor.kind == Kind::kProjection) use_finetuned(weights, slots_.at(tensor.name));
   }
   weights.on_gradient([&](int slot, const Tensor&, const Tensor& dy) {
     const Tensor sums = backend_.allocate(DType::kF32, {dy.rows()});
@@ -174,7 +184,7 @@ void AutoCompression::measure_sensitivity() {
     // The pass gives gradients of a mean over the batch.
     squares[slot] += sum * static_cast<double>(batch * batch) / static_cast<double>(dy.cols());
   });
-  BackwardPass pass(in_.base, in_.stream, weights);
+  BackwardPass pass(in_.base, in_.stream, weights, head_limits(in_.options));
   const TaughtText sample = first_tokens(training_, kSensitivityTokens);
   const std::vector<int32_t> labels = draw_labels(sample.targets, in_.options.seed);
   std::vector<float> roots = certainty_weights(sample);  // of what squares of gradients weigh
@@ -323,8 +333,9 @@ std::vector<AutoCompression::Coded> AutoCompression::code(const std::vector<Plan
 /// W_ft - W_base, f64.
 Tensor AutoCompression::delta_of(const std::string& name) {
   const Tensor d = backend_.allocate(DType::kF64, tensor_of(name).shape);
-  backend_.compression().subtract(in_.stream, backend_.import_weight(in_.pair.finetuned.at(name)),
-                                  backend_.import_weight(in_.pair.base.at(name)), d);
+  const int slot = slots_.at(name);
+  backend_.compression().subtract(in_.stream, finetuned_weights_.at(slot), base_weights_.at(slot),
+                                  d);
   release_pages(in_.pair.finetuned.at(name).bytes);
   release_pages(in_.pair.base.at(name).bytes);
   return d;
@@ -333,7 +344,7 @@ Tensor AutoCompression::delta_of(const std::string& name) {
 double AutoCompression::kl_of(const Coded& coded) {
   DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer, in_.given);
   for (const auto& [name, tensor] : coded) weights.use_delta(slots_.at(name), tensor);
-  BackwardPass pass(in_.base, in_.stream, weights);
+  BackwardPass pass(in_.base, in_.stream, weights, head_limits(in_.options));
   return mean_kl(pass, held_back_, certainty_weights(held_back_));
 }
 
@@ -344,12 +355,12 @@ double AutoCompression::kl_of_kind(const Coded& coded, const std::string& kind) 
     const int slot = slots_.at(curve.name);
     const auto it = coded.find(curve.name);
     if (tensor_kind(curve.name) != kind) {
-      weights.use_finetuned(slot);
+      use_finetuned(weights, slot);
     } else if (it != coded.end()) {
       weights.use_delta(slot, it->second);
     }
   }
-  BackwardPass pass(in_.base, in_.stream, weights);
+  BackwardPass pass(in_.base, in_.stream, weights, head_limits(in_.options));
   const TaughtText text = first_tokens(held_back_, kWeighedTokens);
   return mean_kl(pass, text, certainty_weights(text));
 }
@@ -381,7 +392,8 @@ void AutoCompression::distil(Coded& coded, const std::string& part, bool norms) 
   DeltaWeights weights(in_.base, in_.stream, in_.pair, in_.outer, in_.given);
   for (const auto& [name, tensor] : coded) weights.use_delta(slots_.at(name), tensor);
   weights.create_parameters();
-  BackwardPass pass(in_.base, in_.stream, weights);
+  BackwardPass pass(in_.base, in_.stream, weights, head_limits(in_.options));
+  in_.progress("distilling", 0);
   DistillState state;
   const std::string file = fmt::format("{}-{:.4f}-distillation", part, bits_);
   if (const auto saved = in_.work.read(file)) state = unpack_state(*saved);

@@ -87,6 +87,9 @@ class AutoCompression {
     return in_.pair.tensors[static_cast<size_t>(slots_.at(name))];
   }
   Tensor delta_of(const std::string& name);
+  void use_finetuned(DeltaWeights& weights, int slot) const {
+    weights.use_finetuned(slot, finetuned_weights_.at(slot));
+  }
   int64_t budget_bytes() const;
   double bits_of(const Coded& coded) const;
 
@@ -94,6 +97,7 @@ class AutoCompression {
   double bits_ = 1;
   Backend& backend_;
   std::unique_ptr<Model> finetuned_;
+  std::map<int, Tensor> finetuned_weights_, base_weights_;  // projections by slot
   TaughtText training_, held_back_;
   std::map<std::string, int> slots_;
   std::vector<MatrixCurve> curves_;  // in model order

@@ -12,6 +12,7 @@
 namespace deltacome {
 namespace {
 
+constexpr int64_t kGpuCacheBytes = int64_t{1} << 33;  // of self-written text
 constexpr int64_t kEnoughTokens = 65536;  // more are better for distillation, but no need
 
 TokenId bos_of(const ModelConfig& config) {
@@ -63,8 +64,11 @@ CalibrationText write_own_text(const CompressOptions& options, const CheckpointP
                                const std::function<void(const std::string&)>& on_progress) {
   const TokenId bos = bos_of(finetuned.config());
   CalibrationText text;
-  text.n_tokens = self_text_tokens(products_per_token(pair), thread_count(options),
-                                   calibration_tokens(options));
+  text.n_tokens = calibration_tokens(options);
+  if (!is_on_gpu(options)) {  // a GPU writes them all in minutes
+    text.n_tokens =
+        self_text_tokens(products_per_token(pair), thread_count(options), text.n_tokens);
+  }
   text.sequences = self_text_sequences(
       finetuned, stream,
       {.bos = bos,
@@ -72,6 +76,7 @@ CalibrationText write_own_text(const CompressOptions& options, const CheckpointP
        .frame = read_chat_frame(options.finetuned, tokenizer, bos),
        .n_tokens = text.n_tokens,
        .vocab_limit = tokenizer.vocab_size(),
+       .cache_bytes = is_on_gpu(options) ? kGpuCacheBytes : SelfTextOptions().cache_bytes,
        .seed = options.seed},
       [&](int64_t done) {
         on_progress(fmt::format("the fine-tune writes calibration text, {} of {} tokens", done,

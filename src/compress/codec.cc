@@ -15,7 +15,6 @@ namespace {
 
 constexpr double kDamp = 0.01;                  // of the mean diagonal, as in the published GPTQ
 constexpr double kLargestGain = 2;              // 2-bit codes of least error shrink by 1.1 to 1.3
-constexpr int64_t kDiagonalRows = 256;          // of a square matrix that are on the host at a time
 constexpr int64_t kErrorRows = 1024;            // of a delta whose error is measured at a time
 constexpr int64_t kEmbeddingWeights = 8 << 20;  // of an embedding that are coded at a time
 
@@ -187,7 +186,7 @@ class LowRankEncoder {
     std::unique_ptr<GptqFactor> factor;
     if (input_.factor) {
       const Tensor h = hessian_of_u(v);
-      std::vector<int64_t> order = largest_first(diagonal(backend_, stream_, h));
+      std::vector<int64_t> order = largest_first(ops_.diagonal(stream_, h));
       std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
         return bits[static_cast<size_t>(a)] < bits[static_cast<size_t>(b)];
       });
@@ -256,18 +255,6 @@ CodedTensor encode_sign(Backend& backend, Stream& stream, const std::string& nam
 
 }  // namespace
 
-std::vector<double> diagonal(Backend& backend, Stream& stream, const Tensor& square) {
-  const int64_t n = square.rows();
-  std::vector<double> host, out;
-  for (int64_t first = 0; first < n; first += kDiagonalRows) {
-    const int64_t count = std::min(kDiagonalRows, n - first);
-    host.resize(static_cast<size_t>(count * n));
-    backend.download(stream, square.slice(first, count), std::as_writable_bytes(std::span(host)));
-    for (int64_t i = 0; i < count; ++i) out.push_back(host[static_cast<size_t>(i * n + first + i)]);
-  }
-  return out;
-}
-
 std::vector<int64_t> largest_first(const std::vector<double>& values) {
   std::vector<int64_t> order(values.size());
   std::iota(order.begin(), order.end(), 0);
@@ -279,7 +266,7 @@ std::vector<int64_t> largest_first(const std::vector<double>& values) {
 
 InputStatistics make_statistics(Backend& backend, Stream& stream, Tensor c) {
   InputStatistics out;
-  const std::vector<int64_t> order = largest_first(diagonal(backend, stream, c));
+  const std::vector<int64_t> order = largest_first(backend.compression().diagonal(stream, c));
   out.factor = backend.compression().gptq_factor(stream, c, order, kDamp);
   out.c = std::move(c);
   return out;

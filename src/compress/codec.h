@@ -9,8 +9,6 @@
 
 namespace deltacome {
 
-/// The diagonal of a square f64 matrix, a few rows on the host at a time.
-std::vector<double> diagonal(Backend& backend, Stream& stream, const Tensor& square);
 /// Indices of `values`, the largest first; equal ones in their order.
 std::vector<int64_t> largest_first(const std::vector<double>& values);
 

@@ -7,7 +7,7 @@
 #include <map>
 #include <optional>
 
-#include "backend/backend.h"
+#include "backend/device.h"
 #include "compress/auto_compression.h"
 #include "compress/budget_search.h"
 #include "compress/calibration.h"
@@ -50,8 +50,8 @@ class Compression {
               const std::function<void(const CompressProgress&)>& on_progress)
       : options_(options),
         on_progress_(on_progress),
+        backend_(create_backend(options.device, options.n_threads)),
         pair_(open_pair(options)),
-        backend_(create_cpu_backend(options.n_threads)),
         stream_(backend_->create_stream()),
         model_(*backend_, pair_.base, pair_.base_config),
         variant_(backend_->create_variant(static_cast<int>(pair_.tensors.size()))) {
@@ -469,8 +469,8 @@ class Compression {
   const CompressOptions& options_;
   const std::function<void(const CompressProgress&)>& on_progress_;
   Clock::time_point start_ = Clock::now();
+  std::unique_ptr<Backend> backend_;  // first: a device that is not there costs no reading
   CheckpointPair pair_;
-  std::unique_ptr<Backend> backend_;
   std::unique_ptr<Stream> stream_;
   Model model_;
   std::shared_ptr<DeviceVariant> variant_;

@@ -46,7 +46,9 @@ struct DeltaWeights::Decoded {
 
 struct DeltaWeights::Matrix {
   enum class Source { kBase, kFinetuned, kDelta } source = Source::kBase;
+  Tensor finetuned;  // or empty
   CodedTensor coded;
+  Tensor blob;  // its bytes in the backend's memory, once they are wanted
   std::optional<Decoded> decoded;
   // First parameter of each kind; negative = none.
   int64_t rows = -1, cols = -1, s = -1;
@@ -100,8 +102,10 @@ DeltaWeights::Matrix& DeltaWeights::cleared(int slot) {
   return matrix = {};
 }
 
-void DeltaWeights::use_finetuned(int slot) {
-  cleared(slot).source = Matrix::Source::kFinetuned;
+void DeltaWeights::use_finetuned(int slot, Tensor weight) {
+  Matrix& matrix = cleared(slot);
+  matrix.source = Matrix::Source::kFinetuned;
+  matrix.finetuned = std::move(weight);
 }
 
 void DeltaWeights::use_base(int slot) {
@@ -179,21 +183,19 @@ Tensor DeltaWeights::parameter(const Tensor& all, int64_t first, int64_t count) 
 DeltaWeights::Decoded DeltaWeights::decoded(Matrix& matrix) {
   if (matrix.decoded) return *matrix.decoded;
   const MatrixFormat& format = matrix.coded.format;
-  DecodedDelta host = decode_delta(format, matrix.coded.blob);
-  const auto upload = [&](const std::vector<float>& values, Shape shape) {
-    const Tensor out = backend_.allocate(DType::kF32, std::move(shape));
-    backend_.upload(stream_, std::as_bytes(std::span(values)), out);
-    return out;
-  };
-  Decoded out;
-  if (format.codec == Codec::kLowRank) {
-    const auto rank = static_cast<size_t>(format.rank());
-    for (size_t i = 0; i < host.u.size(); ++i) host.u[i] *= host.s[i % rank];
-    out.q = upload(host.u, {format.base_rows, format.rank()});
-    out.v = upload(host.v, {format.rank(), format.n_in()});
-  } else {
-    out.q = upload(host.v, {format.base_rows, format.n_in()});
+  if (matrix.blob.empty()) {
+    const std::vector<std::byte>& bytes = matrix.coded.blob;
+    // Not an owner, but as long-lived: a CPU may share the bytes.
+    const std::shared_ptr<const void> owner(std::shared_ptr<const void>(), bytes.data());
+    matrix.blob =
+        backend_.import_weight({DType::kU8, {static_cast<int64_t>(bytes.size())}, bytes, owner});
   }
+  const bool low_rank = format.codec == Codec::kLowRank;
+  Decoded out;
+  out.q =
+      backend_.allocate(DType::kF32, {format.base_rows, low_rank ? format.rank() : format.n_in()});
+  if (low_rank) out.v = backend_.allocate(DType::kF32, {format.rank(), format.n_in()});
+  ops_.decode(stream_, format, matrix.blob, out.q, out.v);
   if (kept_bytes_ + out.bytes() <= kKeptBytes) {
     kept_bytes_ += out.bytes();
     matrix.decoded = out;
@@ -222,7 +224,9 @@ Tensor DeltaWeights::projection(const LinearWeights& w) {
   const Tensor out = scratch(2, base.rows(), base.cols());
   if (matrix.source == Matrix::Source::kFinetuned) {
     const HostTensor& finetuned = pair_.finetuned.at(name);
-    ops_.compose(stream_, backend_.import_weight(finetuned), {}, {}, {}, out);
+    const Tensor weight =
+        matrix.finetuned.empty() ? backend_.import_weight(finetuned) : matrix.finetuned;
+    ops_.compose(stream_, weight, {}, {}, {}, out);
     release_pages(finetuned.bytes);
   } else if (matrix.source == Matrix::Source::kBase) {
     ops_.compose(stream_, base, {}, {}, {}, out);

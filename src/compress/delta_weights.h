@@ -28,8 +28,9 @@ class DeltaWeights final : public TrainedWeights {
                std::shared_ptr<const DeviceVariant> outer, Tensor given = {});
   ~DeltaWeights() override;
 
-  /// Projection `slot` from now on: the fine-tune's own, the base's, or base + delta.
-  void use_finetuned(int slot);
+  /// Projection `slot` from now on: the fine-tune's own, the base's, or base + delta. `weight`: the
+  /// fine-tune's in the backend's memory; empty = from the checkpoint, again at each use.
+  void use_finetuned(int slot, Tensor weight = {});
   void use_base(int slot);
   void use_delta(int slot, const CodedTensor& coded);
   /// Replaces the taking of gradients: (slot, x, dy).

@@ -69,19 +69,16 @@ class Algebra {
     backend_.upload(stream_, std::as_bytes(std::span(from)), to);
   }
   std::vector<double> diagonal(const Tensor& square) const {
-    return deltacome::diagonal(backend_, stream_, square);
+    return ops_.diagonal(stream_, square);
   }
   /// Adds `damp` times itself to each element of the diagonal: integers of 1 and of 8 bits differ
   /// by thousands there, and a share of the mean would wipe out the small ones.
   void damp_diagonal(const Tensor& square, double damp) const {
     const int64_t n = square.rows();
-    const std::vector<double> values = diagonal(square);
+    std::vector<double> values = diagonal(square);
     const double least = std::max(kLeastDamp * sum(values) / static_cast<double>(n), 1e-300);
-    for (int64_t i = 0; i < n; ++i) {
-      std::vector<double> row = download(square.slice(i, 1));
-      row[static_cast<size_t>(i)] += std::max(damp * values[static_cast<size_t>(i)], least);
-      upload(row, square.slice(i, 1));
-    }
+    for (double& v : values) v = std::max(damp * v, least);
+    ops_.add_diagonal(stream_, square, values);
   }
 
   Backend& backend_;
@@ -248,9 +245,10 @@ class FitEncoder {
     for (size_t t = 0; t < format_.tiers.size(); ++t) {
       const TierFormat& tier = format_.tiers[t];
       const Tensor part = v.slice(first, tier.rank);
-      for (int64_t i = 0; i < tier.rank; ++i)
-        a_.ops_.copy(a_.stream_, spectrum.v.slice(order[static_cast<size_t>(first + i)], 1),
-                     part.slice(i, 1));
+      a_.ops_.gather_rows(
+          a_.stream_, spectrum.v,
+          std::span(order).subspan(static_cast<size_t>(first), static_cast<size_t>(tier.rank)),
+          part);
       // Unit root mean square, so that fp16 scales are exact enough.
       a_.ops_.scale(a_.stream_, part,
                     std::vector<double>(static_cast<size_t>(tier.rank),
@@ -315,12 +313,7 @@ class FitEncoder {
   void solve_s(const Tensor& u_t, const Tensor& v, const Tensor& d_c, const Tensor& v_c_v) {
     const int64_t rank = u_t.rows();
     const Tensor system = a_.product(u_t, false, u_t, true);
-    std::vector<double> values = a_.download(system);
-    {
-      const std::vector<double> other = a_.download(v_c_v);
-      for (size_t i = 0; i < values.size(); ++i) values[i] *= other[i];
-    }
-    a_.upload(values, system);
+    a_.ops_.multiply(a_.stream_, system, v_c_v, system);
     a_.damp_diagonal(system, kScaleDamp);
     const Tensor s = a_.matrix(1, rank);
     a_.upload(a_.ops_.row_dots(a_.stream_, a_.product(u_t, false, d_c, false), v), s);

@@ -95,9 +95,7 @@ Tensor LayerFlow::statistics(int64_t layer, LayerInput input) {
                        : input == LayerInput::kO  ? n_mixed
                                                   : config.hidden_size;
   const Tensor c = backend.allocate(DType::kF64, {n_in, n_in});
-  const std::vector<double> zeros(static_cast<size_t>(n_in));
-  for (int64_t i = 0; i < n_in; ++i)
-    backend.upload(stream_, std::as_bytes(std::span(zeros)), c.slice(i, 1));
+  ops.clear(stream_, c);
   if (input == LayerInput::kO) mixed_ = backend.allocate(DType::kF32, {hidden_.rows(), n_mixed});
   for_each_chunk([&](const LayerRun& run, const Rows& rows) {
     const Workspace& work = rows.work;

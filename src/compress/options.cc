@@ -21,6 +21,10 @@ using Kind = ExpectedTensor::Kind;
 // 2-core EPYC with AVX2.
 constexpr double kWorkPerProduct = 8;
 constexpr double kNominalRate = 60e9;
+// Of a GPU, and what a layer of a step takes however small it is; an H200's, the same for every
+// GPU.
+constexpr double kNominalGpuRate = 100e12;
+constexpr double kGpuLayerSeconds = 2e-3;
 constexpr int64_t kLeastSteps = 24;  // fewer move nothing
 
 }  // namespace
@@ -91,6 +95,10 @@ int64_t calibration_tokens(const CompressOptions& options) {
   return int64_t{65536} << static_cast<int>(options.profile);  // fast, balanced, best
 }
 
+bool is_on_gpu(const CompressOptions& options) {
+  return options.device != "cpu";
+}
+
 int thread_count(const CompressOptions& options) {
   return options.n_threads > 0
              ? options.n_threads
@@ -113,8 +121,11 @@ int64_t distillation_steps(const CompressOptions& options, const CheckpointPair&
       options.distill_minutes.value_or(options.profile == Profile::kFast       ? 0
                                        : options.profile == Profile::kBalanced ? 6
                                                                                : 15);
-  const double step_s = kWorkPerProduct * products_per_token(pair) *
-                        static_cast<double>(kStepTokens) / (kNominalRate * thread_count(options));
+  const double rate = is_on_gpu(options) ? kNominalGpuRate : kNominalRate * thread_count(options);
+  double step_s =
+      kWorkPerProduct * products_per_token(pair) * static_cast<double>(kStepTokens) / rate;
+  if (is_on_gpu(options))
+    step_s += kGpuLayerSeconds * static_cast<double>(pair.base_config.n_layers);
   const auto steps = static_cast<int64_t>(minutes * 60 / step_s);
   return steps < kLeastSteps ? 0 : steps;
 }

@@ -18,6 +18,7 @@ std::string identity_of(const CompressOptions& options, const CheckpointPair& pa
 /// As asked for, or 65,536; of auto 131,072 (balanced) and 262,144 (best), for steps of
 /// distillation that go over their text about three times.
 int64_t calibration_tokens(const CompressOptions& options);
+bool is_on_gpu(const CompressOptions& options);
 int thread_count(const CompressOptions& options);
 /// Products of a forward pass, a token: of weights and of attention.
 double products_per_token(const CheckpointPair& pair);

@@ -15,10 +15,9 @@
 namespace deltacome {
 namespace {
 
-constexpr int64_t kConcurrent = 64;                // sequences written at a time, at most
-constexpr int64_t kCacheBytes = int64_t{1} << 29;  // of their keys and values
-constexpr int64_t kLeastTokens = 4096;             // fewer say nothing
-constexpr double kSeconds = 180;                   // of writing
+constexpr int64_t kConcurrent = 64;     // sequences written at a time, at most
+constexpr int64_t kLeastTokens = 4096;  // fewer say nothing
+constexpr double kSeconds = 180;        // of writing
 // Operations per second and thread; a busy 2-core EPYC with AVX-512 wrote at 10e9.
 constexpr double kNominalRate = 12e9;
 constexpr int64_t kFreeTokens = 16;       // before a document turns greedy
@@ -206,7 +205,8 @@ std::vector<std::vector<TokenId>> self_text_sequences(
   const int64_t blocks = KvCache::blocks_for(length);
   const int64_t sequence_bytes =
       blocks * kKvBlock * config.n_layers * config.n_kv_heads * config.head_dim * 8;
-  const int64_t n_concurrent = std::clamp<int64_t>(kCacheBytes / sequence_bytes, 1, kConcurrent);
+  const int64_t n_concurrent =
+      std::clamp<int64_t>(options.cache_bytes / sequence_bytes, 1, kConcurrent);
 
   std::vector<std::vector<TokenId>> sequences;
   for (int64_t first = 0; first < n_sequences; first += n_concurrent) {

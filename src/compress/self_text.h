@@ -31,7 +31,8 @@ struct SelfTextOptions {
   std::vector<int64_t> stop_ids;  // end one
   std::optional<ChatFrame> frame;
   int64_t n_tokens = 0;
-  int64_t vocab_limit = 0;  // tokens that may be written; 0 = all of the model
+  int64_t vocab_limit = 0;                 // tokens that may be written; 0 = all of the model
+  int64_t cache_bytes = int64_t{1} << 29;  // of keys and values of the sequences being written
   uint64_t seed = 0;
 };
 

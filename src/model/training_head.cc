@@ -46,8 +46,7 @@ double TrainingHead::run_whole(const Tensor& head, const Tensor& hidden, const T
   return loss;
 }
 
-// Tensors have no strides: a piece of the vocabulary is rows of the transposed logits, and products
-// with the identity transpose them. That is exact, and n / hidden_size of the head's own work.
+// Tensors have no strides: a piece of the vocabulary is rows of the transposed logits.
 double TrainingHead::run_in_pieces(int64_t piece, const Tensor& hidden, const Targets& targets,
                                    const Tensor& d_hidden) {
   const int64_t n = hidden.rows(), vocab = weights_.vocab_size();
@@ -58,26 +57,17 @@ double TrainingHead::run_in_pieces(int64_t piece, const Tensor& hidden, const Ta
     ops_.matmul(stream_, weights_.head_rows(first, count), false, hidden, true, 0,
                 transposed.slice(first, count));
   }
-  ops_.matmul(stream_, identity(n), false, transposed, true, 0, logits);
+  ops_.transpose(stream_, transposed, logits);
   const double loss =
       ops_.kl_gradient(stream_, logits, vocab, targets.ids, targets.log_p, targets.weights);
   if (d_hidden.empty()) return loss;
-  ops_.matmul(stream_, logits, true, identity(n), false, 0, transposed);
+  ops_.transpose(stream_, logits, transposed);
   for (int64_t first = 0; first < vocab; first += piece) {
     const int64_t count = std::min(piece, vocab - first);
     ops_.matmul(stream_, transposed.slice(first, count), true, weights_.head_rows(first, count),
                 false, first == 0 ? 0.0f : 1.0f, d_hidden);
   }
   return loss;
-}
-
-const Tensor& TrainingHead::identity(int64_t n) {
-  if (!identity_.empty() && identity_.rows() == n) return identity_;
-  std::vector<float> values(static_cast<size_t>(n * n));
-  for (int64_t i = 0; i < n; ++i) values[static_cast<size_t>(i * n + i)] = 1;
-  identity_ = backend_.allocate(DType::kF32, {n, n});
-  backend_.upload(stream_, std::as_bytes(std::span(values)), identity_);
-  return identity_;
 }
 
 }  // namespace deltacome

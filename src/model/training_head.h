@@ -29,7 +29,6 @@ class TrainingHead {
   /// lm_head in pieces of `piece` rows.
   double run_in_pieces(int64_t piece, const Tensor& hidden, const Targets& targets,
                        const Tensor& d_hidden);
-  const Tensor& identity(int64_t n);
 
   Backend& backend_;
   Stream& stream_;
@@ -37,7 +36,6 @@ class TrainingHead {
   TrainingOps& ops_;
   HeadLimits limits_;
   ScratchTensor logits_, transposed_;
-  Tensor identity_;  // [n, n]
 };
 
 }  // namespace deltacome

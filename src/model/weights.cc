@@ -2,7 +2,6 @@
 #include "model/weights.h"
 
 #include <algorithm>
-#include <map>
 
 #include "core/check.h"
 #include "model/rope.h"
@@ -68,6 +67,16 @@ void check_quantized(const Checkpoint& checkpoint, const ExpectedTensor& want,
 }
 
 }  // namespace
+
+std::map<int, Tensor> projections_of(const ModelWeights& weights) {
+  std::map<int, Tensor> out;
+  for (const LayerWeights& layer : weights.layers) {
+    for (const LinearWeights* w :
+         {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down})
+      out[w->weight.slot] = w->weight.tensor;
+  }
+  return out;
+}
 
 void check_tensors(const Checkpoint& checkpoint, const std::vector<ExpectedTensor>& expected) {
   for (const ExpectedTensor& want : expected) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <map>
 #include <vector>
 
 #include "backend/backend.h"
@@ -44,6 +45,9 @@ struct ModelWeights {
 /// stay in low precision with kStored.
 ModelWeights load_weights(Backend& backend, const Checkpoint& checkpoint, const ModelConfig& config,
                           WeightFormat format = WeightFormat::kStored);
+
+/// The projections of all layers by slot.
+std::map<int, Tensor> projections_of(const ModelWeights& weights);
 
 /// Throws as load_weights(), without loading: `checkpoint` holds what `expected` lists.
 void check_tensors(const Checkpoint& checkpoint, const std::vector<ExpectedTensor>& expected);

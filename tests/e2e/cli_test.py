@@ -67,6 +67,12 @@ class Usage(CliTest):
         self.fails("eval", "--base", BASE, "--data", gone, says=[gone])
         self.fails("compress", "--base", BASE, "--finetuned", gone, "--out", self.scratch / "o", says=[gone])
 
+    def test_an_unknown_device_is_named_and_nothing_is_left(self):
+        out = self.scratch / "no-device"
+        self.fails("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", out, "--device", "gpu",
+                   says=['"gpu"', "cpu, cuda or cuda:N"])
+        self.assertEqual(list(self.scratch.glob("no-device*")), [])
+
     def test_a_closed_standard_output_is_no_crash(self):
         for redirection in (">&-", "| true", ">/dev/full"):
             done = subprocess.run(f"exec 3>&1; {{ '{PROGRAM}' generate --base '{BASE}' --prompt Tom; "

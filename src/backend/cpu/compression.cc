@@ -133,6 +133,41 @@ class CpuCompressionOps final : public CompressionOps {
     });
   }
 
+  void clear(Stream&, const Tensor& a) override {
+    std::fill_n(bytes_of(a), a.bytes(), std::byte{0});
+  }
+
+  void multiply(Stream&, const Tensor& a, const Tensor& b, const Tensor& out) override {
+    DELTACOME_CHECK(a.size() == out.size() && b.size() == out.size());
+    pool_.parallel_for(out.size(), 1 << 16, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) f64(out)[i] = f64(a)[i] * f64(b)[i];
+    });
+  }
+
+  void gather_rows(Stream&, const Tensor& a, std::span<const int64_t> rows,
+                   const Tensor& out) override {
+    const linalg::View x = view(a), y = view(out);
+    DELTACOME_CHECK(static_cast<int64_t>(rows.size()) == y.rows && x.cols == y.cols);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      DELTACOME_CHECK(rows[i] >= 0 && rows[i] < x.rows);
+      std::copy_n(x.row(rows[i]), x.cols, y.row(static_cast<int64_t>(i)));
+    }
+  }
+
+  std::vector<double> diagonal(Stream&, const Tensor& square) override {
+    const linalg::View x = view(square);
+    DELTACOME_CHECK(x.rows == x.cols);
+    std::vector<double> values;
+    for (int64_t i = 0; i < x.rows; ++i) values.push_back(x(i, i));
+    return values;
+  }
+
+  void add_diagonal(Stream&, const Tensor& square, std::span<const double> values) override {
+    const linalg::View x = view(square);
+    DELTACOME_CHECK(x.rows == x.cols && static_cast<int64_t>(values.size()) == x.rows);
+    for (int64_t i = 0; i < x.rows; ++i) x(i, i) += values[static_cast<size_t>(i)];
+  }
+
   std::unique_ptr<GptqFactor> gptq_factor(Stream&, const Tensor& h, std::span<const int64_t> order,
                                           double damp) override {
     return factor_hessian(view(h), order, damp);

@@ -82,6 +82,21 @@ TEST_F(CompressionTest, GramAddsProductsOfAllRows) {
   }
 }
 
+TEST_F(CompressionTest, ElementsAreMovedAndJoinedExactly) {
+  const Tensor a = put({1, 2, 3, 4, 5, 6}, {3, 2}), b = put({2, 2, 2, -1, -1, -1}, {3, 2});
+  ops_.multiply(*stream_, a, b, b);
+  EXPECT_EQ(get(b), (Values{2, 4, 6, -4, -5, -6}));
+  const Tensor rows = put(Values(8, 0), {4, 2});
+  ops_.gather_rows(*stream_, a, std::vector<int64_t>{2, 0, 0, 1}, rows);
+  EXPECT_EQ(get(rows), (Values{5, 6, 1, 2, 1, 2, 3, 4}));
+  ops_.clear(*stream_, a.slice(1, 1));
+  EXPECT_EQ(get(a), (Values{1, 2, 0, 0, 5, 6}));
+  const Tensor square = put({1, 2, 3, 4}, {2, 2});
+  EXPECT_EQ(ops_.diagonal(*stream_, square), (Values{1, 4}));
+  ops_.add_diagonal(*stream_, square, Values{10, 20});
+  EXPECT_EQ(get(square), (Values{11, 2, 3, 24}));
+}
+
 TEST_F(CompressionTest, SubtractIsExactForCheckpointTypes) {
   std::vector<uint16_t> a{float_to_bf16(1.5f), float_to_bf16(-3e-5f)},
       b{float_to_f16(0.25f), float_to_f16(7)};

@@ -6,9 +6,11 @@
 #include <vector>
 
 #include "backend/cpu/cpu_memory.h"
+#include "backend/cpu/top_tokens.h"
 #include "backend/cpu/training_attention.h"
 #include "backend/cpu/training_loss.h"
 #include "linalg/dense.h"
+#include "quant/codes.h"
 
 namespace deltacome::cpu {
 namespace {
@@ -33,6 +35,35 @@ class CpuTrainingOps final : public TrainingOps {
               float beta, const Tensor& c) override {
     if (c.size() == 0) return;
     linalg::gemm_f32(block(a), transpose_a, block(b), transpose_b, block(c), 1, beta);
+  }
+
+  void transpose(Stream&, const Tensor& a, const Tensor& out) override {
+    constexpr int64_t kTile = 64;  // so that both sides stay in the cache
+    const int64_t n = a.rows(), d = a.cols();
+    DELTACOME_CHECK(out.rows() == d && out.cols() == n);
+    const float* from = f32(a);
+    float* to = f32(out);
+    runtime_.pool.parallel_for(n, kTile, [&](int64_t begin, int64_t end) {
+      for (int64_t first = 0; first < d; first += kTile) {
+        for (int64_t j = first; j < std::min(first + kTile, d); ++j) {
+          for (int64_t i = begin; i < end; ++i) to[j * n + i] = from[i * d + j];
+        }
+      }
+    });
+  }
+
+  void decode(Stream&, const MatrixFormat& format, const Tensor& blob, const Tensor& q,
+              const Tensor& v) override {
+    DecodedDelta delta = decode_delta(format, {bytes_of(blob), static_cast<size_t>(blob.bytes())});
+    if (format.codec == Codec::kLowRank) {
+      const auto rank = static_cast<size_t>(format.rank());
+      for (size_t i = 0; i < delta.u.size(); ++i) delta.u[i] *= delta.s[i % rank];
+      put(delta.u, q);
+      put(delta.v, v);
+    } else {
+      DELTACOME_CHECK(v.empty());
+      put(delta.v, q);
+    }
   }
 
   void compose(Stream&, const Tensor& weight, const Tensor& q, const Tensor& rows,
@@ -156,6 +187,11 @@ class CpuTrainingOps final : public TrainingOps {
     return cpu::kl_gradient(runtime_, logits, n_vocab, ids, log_p, weights);
   }
 
+  void top_tokens(Stream&, const Tensor& logits, int64_t n_vocab, const Tensor& ids,
+                  const Tensor& log_p) override {
+    if (logits.rows() > 0) cpu::top_tokens(runtime_, logits, n_vocab, ids, log_p);
+  }
+
   void adam(Stream&, const AdamStep& step, const Tensor& p, const Tensor& g, const Tensor& m,
             const Tensor& v) override {
     const int64_t n = p.size();
@@ -178,6 +214,11 @@ class CpuTrainingOps final : public TrainingOps {
   }
 
  private:
+  static void put(const std::vector<float>& values, const Tensor& to) {
+    DELTACOME_CHECK(static_cast<int64_t>(values.size()) == to.size());
+    std::ranges::copy(values, f32(to));
+  }
+
   template <class Body>
   void for_elements(int64_t n, const Body& body) const {
     runtime_.pool.parallel_for(n, n < (1 << 18) ? n : kElements,

@@ -2,6 +2,7 @@
 #include "backend/cpu/training.h"
 
 #include "backend/cpu/training_test_support.h"
+#include "quant/codes.h"
 
 namespace deltacome::cpu {
 namespace {
@@ -52,6 +53,57 @@ TEST_P(TrainingTest, MatmulReplacesWhateverWasThereIfBetaIs0) {
   Guarded c = guarded(1, 2, {NAN, INFINITY});
   ops_.matmul(*stream_, put({1, 1}, {2}), false, put({1, 2}, {3, 4}), false, 0, c.tensor());
   EXPECT_EQ(values(c), (std::vector<float>{6, 8}));
+}
+
+TEST_P(TrainingTest, TransposeMovesEveryElement) {
+  for (const int64_t n : kSizes) {
+    const int64_t d = 130;
+    const std::vector<float> a = floats(n * d);
+    Guarded out(backend_, d, n);
+    ops_.transpose(*stream_, put({n, d}, a), out.tensor());
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < d; ++j)
+        ASSERT_EQ(out.at(j, i), a[static_cast<size_t>(i * d + j)]) << i << " " << j;
+    }
+    EXPECT_TRUE(out.intact());
+  }
+}
+
+TEST_P(TrainingTest, DecodeFoldsSingularValuesIntoU) {
+  MatrixFormat format;
+  format.codec = Codec::kLowRank;
+  format.shape = {9, 16};
+  format.base_rows = 9;
+  format.tiers = {{2, {3, 1, 8}, {2, 1, 8}}, {3, {8, 1, 0}, {1, 1, 0}}};
+  format.row_gain = format.col_gain = true;
+  const HostTensor blob = random_blob(rng_, format);
+  const DecodedDelta want = decode_delta(format, blob.bytes);
+  Guarded q(backend_, 9, 5), v(backend_, 5, 16);
+  ops_.decode(*stream_, format, backend_.import_weight(blob), q.tensor(), v.tensor());
+  EXPECT_EQ(values(v), want.v);
+  for (int64_t o = 0; o < 9; ++o) {
+    for (int64_t i = 0; i < 5; ++i)
+      EXPECT_EQ(q.at(o, i),
+                want.u[static_cast<size_t>(o * 5 + i)] * want.s[static_cast<size_t>(i)]);
+  }
+  EXPECT_TRUE(q.intact() && v.intact());
+  const MatrixFormat vectors = vector_format(7, 24, 8, true);
+  const HostTensor codes = random_blob(rng_, vectors);
+  Guarded whole(backend_, 7, 24);
+  ops_.decode(*stream_, vectors, backend_.import_weight(codes), whole.tensor(), {});
+  EXPECT_EQ(values(whole), decode_delta(vectors, codes.bytes).v);
+}
+
+TEST_P(TrainingTest, TopTokensAreLargestFirstAndOfEqualsTheFirst) {
+  Guarded log_p(backend_, 2, 3);
+  const Tensor ids = backend_.allocate(DType::kI32, {2, 3});
+  ops_.top_tokens(*stream_, put({2, 5}, {1, 3, 2, 3, 99, 0, 0, 0, 0, 99}), 4, ids, log_p.tensor());
+  const auto* got = reinterpret_cast<const int32_t*>(bytes_of(ids));
+  EXPECT_EQ(std::vector<int32_t>(got, got + 6), (std::vector<int32_t>{1, 3, 2, 0, 1, 2}));
+  const double sum = std::log(2 * std::exp(3.0) + std::exp(2.0) + std::exp(1.0));
+  EXPECT_TRUE(within(values(log_p),
+                     {3 - sum, 3 - sum, 2 - sum, -std::log(4.0), -std::log(4.0), -std::log(4.0)},
+                     4 * 0x1p-24));
 }
 
 TEST_P(TrainingTest, ComposeTakesEveryCombinationOfPartsAndTypes) {

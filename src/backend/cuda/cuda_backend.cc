@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the CUDA backend does not have yet throws kUnsupported by name; docs/architecture.md lists
-// it.
 #include <cuda_runtime.h>
 
 #include "backend/backend.h"
 #include "backend/cuda/attention.h"
+#include "backend/cuda/compression.h"
 #include "backend/cuda/delta.h"
 #include "backend/cuda/elementwise.h"
 #include "backend/cuda/linear.h"
 #include "backend/cuda/rows.h"
 #include "backend/cuda/sampler.h"
+#include "backend/cuda/training.h"
 #include "backend/cuda/variant.h"
 #include "backend/cuda/variant_plan.h"
 #include "backend/cuda/vision_ops.h"
@@ -17,10 +17,6 @@
 namespace deltacome {
 namespace cuda {
 namespace {
-
-[[noreturn]] void not_yet(const char* op) {
-  fail(ErrorCode::kUnsupported, "the CUDA backend does not have {} yet; run on the CPU", op);
-}
 
 CudaContext open_device(int index) {
   int count = 0;
@@ -186,8 +182,17 @@ class CudaBackend final : public Backend {
     cuda::sample(context_, on(stream), logits, params, tokens);
   }
 
-  CompressionOps& compression() override { not_yet("compression"); }
-  TrainingOps& training() override { not_yet("training"); }
+  // Made when they are wanted: their libraries take memory.
+  CompressionOps& compression() override {
+    context_.activate();
+    if (compression_ == nullptr) compression_ = create_compression_ops(context_, order_);
+    return *compression_;
+  }
+  TrainingOps& training() override {
+    context_.activate();
+    if (training_ == nullptr) training_ = create_training_ops(context_, order_);
+    return *training_;
+  }
   VisionOps& vision() override {
     if (vision_ == nullptr)
       vision_ = create_vision_ops([this](Stream& stream) -> CudaStream& { return on(stream); });
@@ -208,6 +213,8 @@ class CudaBackend final : public Backend {
   BaseLinear linear_;
   std::unique_ptr<VisionOps> vision_;
   std::unique_ptr<CudaStream> loading_;  // of imported weights
+  std::unique_ptr<CompressionOps> compression_;
+  std::unique_ptr<TrainingOps> training_;
   std::string name_;
 };
 
