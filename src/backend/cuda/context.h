@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "backend/cuda/blas.h"
 #include "backend/cuda/memory.h"
 
 namespace deltacome::cuda {
@@ -15,7 +16,12 @@ struct CudaContext {
   int64_t l2_bytes = 0;
   bool overlaps = false;  // kernels may begin early: sm_90 or later
   std::shared_ptr<DeviceMemory> memory;
+  std::shared_ptr<Blas> blas;
   bool deterministic = false;  // deltas: see DeltaLaunch
+  /// Rows of one variant from which on its codes are decoded for cuBLASLt instead of multiplied as
+  /// they are.
+  int64_t prompt_rows = 128;
+  int64_t decoded_bytes = int64_t{36} << 20;  // of weights that are decoded at a time
 
   /// Makes the device the current one of the calling thread. First call of whatever may run on a
   /// thread that the backend has not seen.

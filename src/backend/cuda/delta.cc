@@ -16,7 +16,7 @@ void add_to(const CudaContext& context, CudaStream& stream, const CudaVariantPla
   std::vector<int> slots;
   for (const LinearTarget& target : targets) slots.push_back(target.slot);
   const Plan::Call call = plan.call(slots, x.cols(), stream);
-  if (call.kinds == 0) return;
+  if (call.kinds == 0 && call.prompts.empty()) return;
   DeltaBuffers buffers = plan.buffers(call, stream);
   buffers.x = f32(x);
   buffers.x_stride = x.cols();
@@ -26,6 +26,8 @@ void add_to(const CudaContext& context, CudaStream& stream, const CudaVariantPla
     buffers.y_stride[i] = targets[i].y.cols();
   }
   launch_call(call, buffers, launch_of(context, stream, plan, x.cols()));
+  for (const PromptGroup& group : call.prompts)
+    multiply_prompt(context, stream, group, plan.order(), buffers, x.cols());
 }
 
 }  // namespace

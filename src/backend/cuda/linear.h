@@ -1,12 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cublasLt.h>
-
-#include <map>
-#include <memory>
 #include <span>
-#include <tuple>
 
 #include "backend/cuda/context.h"
 #include "backend/cuda/element.h"
@@ -22,25 +17,14 @@ Matrix matrix_of(const Tensor& weight);
 /// others; with cuBLASLt it may, by the order of the sum.
 class BaseLinear {
  public:
-  explicit BaseLinear(const CudaContext& context);
+  explicit BaseLinear(const CudaContext& context) : context_(context) {}
   void run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets);
 
  private:
-  struct Product;  // a prepared call of cuBLASLt
-  // Type, rows, outputs, inputs, elements between rows of y, bytes that all pointers are aligned
-  // to.
-  using Key = std::tuple<Element, int64_t, int64_t, int64_t, int64_t, uint32_t>;
   void multiply(CudaStream& stream, const Tensor& x, const Tensor& rounded,
                 const LinearTarget& target);
-  const Product& product(const Key& key);
 
-  struct DestroyHandle {
-    void operator()(cublasLtHandle_t handle) const noexcept { cublasLtDestroy(handle); }
-  };
   CudaContext context_;
-  std::unique_ptr<std::remove_pointer_t<cublasLtHandle_t>, DestroyHandle> handle_;
-  Tensor workspace_;
-  std::map<Key, std::shared_ptr<const Product>> products_;
 };
 
 /// y += b, each row's own variant's where it has one; after the deltas, since a raw tensor of a

@@ -61,7 +61,10 @@ void CudaVariantPlan::assign(std::span<const VariantSegment> segments, CudaStrea
     order_.insert(order_.end(), member.rows.begin(), member.rows.end());
     for (const int32_t row : member.rows)
       group_of_[static_cast<size_t>(row)] = static_cast<int32_t>(groups_.size());
-    if (member.group.variant != nullptr) most = std::max(most, member.group.n_rows);
+    member.group.decodes = member.group.variant != nullptr && !context_.deterministic &&
+                           member.group.n_rows >= context_.prompt_rows;
+    if (member.group.variant != nullptr && !member.group.decodes)
+      most = std::max(most, member.group.n_rows);
     groups_.push_back(std::move(member.group));
   }
   const int tiles = most <= kMaxTokens ? 1 : most <= 2 * kMaxTokens ? 2 : 4;
@@ -114,7 +117,7 @@ const float* const* CudaVariantPlan::raw_rows(int slot) const noexcept {
 
 void CudaVariantPlan::update(const std::vector<int>& slots, Known& known,
                              CudaStream& stream) const {
-  const CallContents contents = contents_of(groups_, order_, token_tiles_, slots, known.n_in);
+  CallContents contents = contents_of(groups_, order_, token_tiles_, slots, known.n_in);
   DELTACOME_CHECK(contents.n_z <= INT32_MAX);
   TableBytes bytes;
   const int64_t head = bytes.reserve<DeltaCall>();
@@ -143,8 +146,13 @@ void CudaVariantPlan::update(const std::vector<int>& slots, Known& known,
   // Kernels that were launched once are launched from then on: a captured graph has them.
   const unsigned kinds = known.call.kinds | contents.kinds();
   moved(known.assigned > 0 && kinds != known.call.kinds);
-  known.call = {reinterpret_cast<const DeltaCall*>(base), kinds, contents.n_inputs,
-                contents.n_scales, contents.n_z};
+  known.prompts = std::move(contents.prompts);
+  known.call = {reinterpret_cast<const DeltaCall*>(base),
+                kinds,
+                contents.n_inputs,
+                contents.n_scales,
+                contents.n_z,
+                known.prompts};
   known.assigned = assigned_;
 }
 

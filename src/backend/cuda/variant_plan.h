@@ -9,6 +9,7 @@
 #include "backend/backend.h"
 #include "backend/cuda/context.h"
 #include "backend/cuda/delta_layout.h"
+#include "backend/cuda/delta_prompt.h"
 #include "backend/cuda/variant.h"
 
 namespace deltacome::cuda {
@@ -35,7 +36,8 @@ class DeviceTable {
 /// For CUDA graphs: what is captured right after assign() and refresh() can be launched again after
 /// later ones, as one piece: tables change in place, launches do not depend on the variants.
 /// generation() changes when that does not hold: something had to move, or there are kinds of
-/// deltas that the capture did not have.
+/// deltas that the capture did not have. Plans for graphs decode nothing: context.prompt_rows has
+/// to be beyond their rows.
 class CudaVariantPlan final : public VariantPlan {
  public:
   /// Rows of one variant, next to each other among rows().
@@ -44,6 +46,7 @@ class CudaVariantPlan final : public VariantPlan {
     const CudaVariant* variant = nullptr;  // null = base
     int64_t first = 0;
     int64_t n_rows = 0;
+    bool decodes = false;  // so many rows that codes are decoded for them
     const CudaTensor* find(int slot) const noexcept {
       return variant == nullptr ? nullptr : variant->find(slot);
     }
@@ -63,6 +66,7 @@ class CudaVariantPlan final : public VariantPlan {
     const DeltaCall* table = nullptr;
     unsigned kinds = 0;
     int64_t n_inputs = 0, n_scales = 0, n_z = 0;  // bytes, pairs, floats
+    std::span<const PromptGroup> prompts;         // until the next call of these slots
   };
 
   /// Tables are written on `stream`; others that use the plan must wait for it.
@@ -84,6 +88,8 @@ class CudaVariantPlan final : public VariantPlan {
   const float* const* raw_rows(int slot) const noexcept;
   /// Rows of the batch, group by group, in device memory.
   const int32_t* rows() const noexcept { return reinterpret_cast<const int32_t*>(rows_.data()); }
+  /// The same on the host.
+  std::span<const int32_t> order() const noexcept { return order_; }
   /// Tiles of tokens of a segment: 1, 2 or 4.
   int token_tiles() const noexcept { return token_tiles_; }
 
@@ -102,6 +108,7 @@ class CudaVariantPlan final : public VariantPlan {
   struct Known {
     DeviceTable table;
     Call call;
+    std::vector<PromptGroup> prompts;
     int64_t n_in = 0;
     uint64_t assigned = 0;  // the assignment that the table is of
   };
