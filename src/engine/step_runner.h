@@ -39,6 +39,7 @@ class StepRunner {
   const Model& model_;
   Stream& stream_;
   KvCache cache_;  // BlockPool says whose its blocks are
+  DecodeMemory decoding_;
 };
 
 }  // namespace deltacome

@@ -247,7 +247,7 @@ __global__ void __launch_bounds__(kRotationThreads)
     prompt_input_kernel(const __grid_constant__ PromptInput a) {
   __shared__ float v[kChunk];
   for (int64_t r = blockIdx.y; r < a.n_rows; r += gridDim.y) {
-    const float* x = a.x + int64_t{a.rows[r]} * a.x_stride;
+    const float* x = a.x + (a.rows == nullptr ? r : a.rows[r]) * a.x_stride;
     const int first = kChunk * static_cast<int>(blockIdx.x), n = min(kChunk, a.padded - first);
     for (int i = static_cast<int>(threadIdx.x); i < n; i += kRotationThreads) {
       const int c = first + i;

@@ -39,7 +39,7 @@ cudaError_t launch_decode_vectors(const DecodeJob& job, int dim, int n_sms, cuda
 struct PromptInput {
   const float* x = nullptr;
   int64_t x_stride = 0;
-  const int32_t* rows = nullptr;  // [n_rows]
+  const int32_t* rows = nullptr;  // [n_rows]; null: row i is x[i]
   const float* gains = nullptr;   // [cols] or null
   uint64_t seed = 0;              // of the rotation's signs
   int32_t n_rows = 0;

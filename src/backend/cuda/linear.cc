@@ -61,6 +61,15 @@ void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const Linear
     DELTACOME_CHECK(target.weight.cols() == n_in && target.y.rows() == n_rows);
     DELTACOME_CHECK(target.y.cols() >= target.weight.rows());
   }
+  std::vector<LinearTarget> of_codes;
+  for (const LinearTarget& target : targets) {
+    if (coded(target.weight) == nullptr) continue;
+    of_codes.push_back(target);
+    if (of_codes.size() < kMaxTargets) continue;
+    coded_.run(stream, x, of_codes);
+    of_codes.clear();
+  }
+  if (!of_codes.empty()) coded_.run(stream, x, of_codes);
   const auto is_skinny = [&](const LinearTarget& target) {
     const Matrix w = matrix_of(target.weight);
     return n_rows <= kSkinnyRows && w.type != Element::kF32 && n_in % 8 == 0 &&
@@ -79,6 +88,7 @@ void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const Linear
     skinny.n_targets = 0;
   };
   for (const LinearTarget& target : targets) {
+    if (coded(target.weight) != nullptr) continue;
     const Matrix w = matrix_of(target.weight);
     if (is_skinny(target)) {
       if (skinny.n_targets == kSkinnyTargets || (skinny.n_targets > 0 && skinny.type != w.type))

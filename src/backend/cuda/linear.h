@@ -3,6 +3,7 @@
 
 #include <span>
 
+#include "backend/cuda/coded_base.h"
 #include "backend/cuda/context.h"
 #include "backend/cuda/element.h"
 #include "backend/cuda/variant_plan.h"
@@ -12,12 +13,12 @@ namespace deltacome::cuda {
 Element element_of(DType dtype);  // throws kUnsupported for a type that kernels do not read
 Matrix matrix_of(const Tensor& weight);
 
-/// y = W x of the base: an own kernel for a few rows, cuBLASLt for more. x is rounded to the
+/// y = W x of the base: an own kernel for a few rows, cuBLASLt for more; W in codes: CodedBase. x is rounded to the
 /// type of W, sums are in f32. For at most kSkinnyRows rows a row's result does not depend on the
 /// others; with cuBLASLt it may, by the order of the sum.
 class BaseLinear {
  public:
-  explicit BaseLinear(const CudaContext& context) : context_(context) {}
+  explicit BaseLinear(const CudaContext& context) : context_(context), coded_(context) {}
   void run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets);
 
  private:
@@ -25,6 +26,7 @@ class BaseLinear {
                 const LinearTarget& target);
 
   CudaContext context_;
+  CodedBase coded_;
 };
 
 /// y += b, each row's own variant's where it has one; after the deltas, since a raw tensor of a

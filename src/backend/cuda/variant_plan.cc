@@ -9,21 +9,11 @@
 namespace deltacome::cuda {
 namespace {
 
-/// Room beyond what is needed, so that a batch may change without moving its tables.
-int64_t with_reserve(int64_t bytes) {
-  return (bytes + bytes / 2 + 4095) / 4096 * 4096;
+int tiles_for(int64_t most_tokens) {  // of a variant
+  return most_tokens <= kMaxTokens ? 1 : most_tokens <= 2 * kMaxTokens ? 2 : 4;
 }
 
 }  // namespace
-
-bool DeviceTable::reserve(const CudaContext& context, int64_t bytes) {
-  if (bytes <= capacity_) return false;
-  const bool had = storage_ != nullptr;
-  capacity_ = with_reserve(bytes);
-  storage_.reset();
-  storage_ = std::make_unique<CudaStorage>(context.memory, capacity_, purpose_);
-  return had;
-}
 
 CudaVariantPlan::CudaVariantPlan(const CudaContext& context,
                                  std::span<const VariantSegment> segments, CudaStream& stream)
@@ -31,7 +21,26 @@ CudaVariantPlan::CudaVariantPlan(const CudaContext& context,
   assign(segments, stream);
 }
 
+int CudaVariantPlan::token_tiles_of(std::span<const VariantSegment> segments) {
+  std::map<const DeviceVariant*, int64_t> rows;
+  int64_t most = 0;
+  for (const VariantSegment& segment : segments) {
+    if (segment.variant == nullptr) continue;
+    most = std::max(most, rows[segment.variant.get()] += segment.n_rows);
+  }
+  return tiles_for(most);
+}
+
 void CudaVariantPlan::assign(std::span<const VariantSegment> segments, CudaStream& stream) {
+  const auto equal = [](const VariantSegment& a, const Assigned& b) {
+    return a.n_rows == b.n_rows && (a.variant == nullptr) == b.base &&
+           a.variant == b.variant.lock();
+  };
+  if (assigned_ > 0 && std::ranges::equal(segments, segments_, equal)) return;
+  segments_.clear();
+  for (const VariantSegment& s : segments)
+    segments_.push_back({s.variant, s.variant == nullptr, s.n_rows});
+  const bool had_none = base_only();
   struct Member {
     Group group;
     std::vector<int32_t> rows;
@@ -67,18 +76,23 @@ void CudaVariantPlan::assign(std::span<const VariantSegment> segments, CudaStrea
       most = std::max(most, member.group.n_rows);
     groups_.push_back(std::move(member.group));
   }
-  const int tiles = most <= kMaxTokens ? 1 : most <= 2 * kMaxTokens ? 2 : 4;
+  const int tiles = tiles_for(most);
   moved(assigned_ > 0 && tiles != token_tiles_);
+  moved(assigned_ > 0 && had_none && !base_only());  // the ops of a base alone leave deltas out
   token_tiles_ = tiles;
   ++assigned_;
   z_cleared_ = false;
   write_rows(stream);
 }
 
+void CudaVariantPlan::disown() {
+  for (Group& group : groups_) group.owner.reset();
+}
+
 void CudaVariantPlan::write_rows(CudaStream& stream) {
   moved(rows_.reserve(context_, n_rows_ * 4));
   stream.upload(std::as_bytes(std::span(order_)), rows_.data());
-  std::vector<int> slots;
+  std::vector<int> slots = raw_slots_;  // once there, they stay: graphs go on reading them
   for (const Group& group : groups_) {
     for (int slot = 0; group.variant != nullptr && slot < group.variant->n_slots(); ++slot) {
       const CudaTensor* tensor = group.variant->find(slot);

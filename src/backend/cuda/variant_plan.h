@@ -10,25 +10,10 @@
 #include "backend/cuda/context.h"
 #include "backend/cuda/delta_layout.h"
 #include "backend/cuda/delta_prompt.h"
+#include "backend/cuda/device_table.h"
 #include "backend/cuda/variant.h"
 
 namespace deltacome::cuda {
-
-/// Bytes in device memory that are written again in place: what reads them keeps its pointers for
-/// as long as they fit.
-class DeviceTable {
- public:
-  /// Tables may be written on a stream that loads while others compute: that is no workspace.
-  explicit DeviceTable(Purpose purpose = Purpose::kVariants) : purpose_(purpose) {}
-  /// Room for `bytes`; true if what was there has moved.
-  bool reserve(const CudaContext& context, int64_t bytes);
-  std::byte* data() const noexcept { return storage_ == nullptr ? nullptr : storage_->data(); }
-
- private:
-  Purpose purpose_;
-  std::unique_ptr<CudaStorage> storage_;
-  int64_t capacity_ = 0;
-};
 
 /// Which variant owns which rows of a batch, and the tables in device memory by which kernels find
 /// the variants' tensors. One thread at a time; stream-ordered.
@@ -75,6 +60,10 @@ class CudaVariantPlan final : public VariantPlan {
   /// Other variants and rows, in the tables of before. Call tables follow at refresh() or with
   /// their next use.
   void assign(std::span<const VariantSegment> segments, CudaStream& stream);
+  /// Variants live on without this plan; who assigned them holds them as long as it is used.
+  void disown();
+  /// token_tiles() of a plan of these segments, if it decodes nothing.
+  static int token_tiles_of(std::span<const VariantSegment> segments);
   /// Brings all call tables up to date: before a captured graph is launched.
   void refresh(CudaStream& stream) const;
   uint64_t generation() const noexcept { return generation_; }
@@ -123,6 +112,12 @@ class CudaVariantPlan final : public VariantPlan {
   void moved(bool has_moved) const { generation_ += has_moved ? 1 : 0; }
 
   CudaContext context_;
+  struct Assigned {
+    std::weak_ptr<const DeviceVariant> variant;
+    bool base = false;
+    int64_t n_rows = 0;
+  };
+  std::vector<Assigned> segments_;
   std::vector<Group> groups_;
   std::vector<int32_t> order_;     // rows of the batch, group by group
   std::vector<int32_t> group_of_;  // of each row of the batch
