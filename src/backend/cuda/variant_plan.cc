@@ -40,7 +40,6 @@ void CudaVariantPlan::assign(std::span<const VariantSegment> segments, CudaStrea
   segments_.clear();
   for (const VariantSegment& s : segments)
     segments_.push_back({s.variant, s.variant == nullptr, s.n_rows});
-  const bool had_none = base_only();
   struct Member {
     Group group;
     std::vector<int32_t> rows;
@@ -78,7 +77,10 @@ void CudaVariantPlan::assign(std::span<const VariantSegment> segments, CudaStrea
   }
   const int tiles = tiles_for(most);
   moved(assigned_ > 0 && tiles != token_tiles_);
-  moved(assigned_ > 0 && had_none && !base_only());  // the ops of a base alone leave deltas out
+  if (!has_deltas_ && std::ranges::any_of(groups_, [](const Group& g) { return g.variant; })) {
+    moved(assigned_ > 0);  // the ops of a base alone leave deltas out
+    has_deltas_ = true;
+  }
   token_tiles_ = tiles;
   ++assigned_;
   z_cleared_ = false;
@@ -116,10 +118,6 @@ void CudaVariantPlan::write_rows(CudaStream& stream) {
   raw_slots_ = std::move(slots);
   moved(raw_.reserve(context_, static_cast<int64_t>(sizeof(float*) * pointers.size())));
   stream.upload(std::as_bytes(std::span(pointers)), raw_.data());
-}
-
-bool CudaVariantPlan::base_only() const noexcept {
-  return std::ranges::all_of(groups_, [](const Group& g) { return g.variant == nullptr; });
 }
 
 const float* const* CudaVariantPlan::raw_rows(int slot) const noexcept {
@@ -185,8 +183,8 @@ void CudaVariantPlan::reserve(const Call& call) const {
   moved(scales_.reserve(context_, call.n_scales * 8));
   const int64_t padded = (call.n_z + 63) / 64 * 64;
   if (padded <= z_floats_) return;
-  z_floats_ = padded;
-  moved(z_.reserve(context_, 2 * 4 * padded) || assigned_ > 1);  // the second one has moved
+  z_floats_ = (padded + padded / 2 + 1023) / 1024 * 1024;           // with room for other mixes
+  moved(z_.reserve(context_, 2 * 4 * z_floats_) || assigned_ > 1);  // the second one has moved
   z_cleared_ = false;
 }
 

@@ -69,8 +69,8 @@ class CudaVariantPlan final : public VariantPlan {
   uint64_t generation() const noexcept { return generation_; }
 
   int64_t n_rows() const noexcept { return n_rows_; }
-  /// Whether no row has a variant.
-  bool base_only() const noexcept;
+  /// Whether no row has, or had in an assignment before, a variant.
+  bool base_only() const noexcept { return !has_deltas_; }
   std::span<const Group> groups() const noexcept { return groups_; }
   /// In device memory, by row of the batch: the variant's own raw vector of a slot as f32, null
   /// where the row uses the base's. Null if no row has one.
@@ -123,6 +123,7 @@ class CudaVariantPlan final : public VariantPlan {
   std::vector<int32_t> group_of_;  // of each row of the batch
   int64_t n_rows_ = 0;
   int token_tiles_ = 1;
+  bool has_deltas_ = false;
   DeviceTable rows_, raw_;
   std::vector<int> raw_slots_;  // sorted
   uint64_t assigned_ = 0;
