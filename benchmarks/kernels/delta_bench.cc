@@ -141,7 +141,7 @@ class Bench {
     context_.l2_bytes = properties.l2CacheSize;
     context_.overlaps = properties.major >= 9;
     context_.memory = std::make_shared<cuda::DeviceMemory>(0, static_cast<int64_t>(free));
-    context_.blas = std::make_shared<cuda::Blas>(context_.memory);
+    context_.lt_matmul = std::make_shared<cuda::LtMatmul>(context_.memory);
     stream_ = std::make_unique<CudaStream>(context_.memory);
     check_cublas(cublasCreate(&cublas_));
     check_cublas(cublasSetStream(cublas_, stream_->get()));
@@ -235,7 +235,7 @@ class Bench {
     for (const int64_t mib : {int64_t{0}, int64_t{18}, int64_t{36}, int64_t{72}}) {
       if (mib == 0 && tokens > 512) continue;  // slow
       if (mib != 0 && mib != 36 && tokens != 2048) continue;
-      context_.prompt_rows = mib == 0 ? tokens + 1 : 1;
+      context_.decode_rows = mib == 0 ? cuda::DecodeRows::never() : cuda::DecodeRows{1, 1, 1};
       context_.decoded_bytes = mib << 20;
       deltas(kind, 1, tokens, mib == 0 ? "codes" : "decoded, " + std::to_string(mib) + " MiB");
     }

@@ -59,11 +59,11 @@ class DeltaPromptTest : public DeviceTest {
   void SetUp() override {
     DeviceTest::SetUp();
     if (IsSkipped()) return;
-    context_.blas = std::make_shared<Blas>(context_.memory);
-    context_.prompt_rows = 3;
+    context_.lt_matmul = std::make_shared<LtMatmul>(context_.memory);
+    context_.decode_rows = {3, 3, 3};
   }
 
-  /// Every segment of a variant has to have at least prompt_rows rows in all.
+  /// Every variant has to have at least 3 rows in all.
   void check(const Mix& mix, int64_t n_in, int64_t n_out, int64_t stride_beyond = 3) {
     SCOPED_TRACE(testing::Message() << "n_in " << n_in << " n_out " << n_out);
     const MixedBatch batch(mix, rng_, *stream_,

@@ -225,15 +225,15 @@ void CodedBase::many_rows(CudaStream& stream, const Tensor& x,
       job.cols = job.stride = padded;
       job.out = bytes_of(w);
       DELTACOME_CUDA_CHECK(launch_decode(jobs, stream.get()));
-      const bool done = context_.blas->multiply(stream, {.w = bytes_of(w),
-                                                         .x = bytes_of(rounded),
-                                                         .y = f32(target.y) + first,
-                                                         .n_rows = n,
-                                                         .n_out = count,
-                                                         .n_in = padded,
-                                                         .w_stride = padded,
-                                                         .x_stride = padded,
-                                                         .y_stride = target.y.cols()});
+      const bool done = context_.lt_matmul->multiply(stream, {.w = bytes_of(w),
+                                                              .x = bytes_of(rounded),
+                                                              .y = f32(target.y) + first,
+                                                              .n_rows = n,
+                                                              .n_out = count,
+                                                              .n_in = padded,
+                                                              .w_stride = padded,
+                                                              .x_stride = padded,
+                                                              .y_stride = target.y.cols()});
       if (!done) {
         fail(ErrorCode::kDevice, "cuBLASLt has no product of {} rows, {} inputs and {} outputs", n,
              padded, count);

@@ -41,7 +41,7 @@ CudaContext open_device(int index) {
   size_t free = 0, total = 0;
   DELTACOME_CUDA_CHECK(cudaMemGetInfo(&free, &total));
   context.memory = std::make_shared<DeviceMemory>(index, static_cast<int64_t>(free));
-  context.blas = std::make_shared<Blas>(context.memory);
+  context.lt_matmul = std::make_shared<LtMatmul>(context.memory);
   return context;
 }
 

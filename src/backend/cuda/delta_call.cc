@@ -50,7 +50,7 @@ class Builder {
 
   void add(const Group& group, int target, const CudaTensor& t) {
     DELTACOME_CHECK(t.format.n_in() == n_in_);
-    if (group.decodes && is_decoded(t)) {
+    if (is_decoded(t, group.n_rows, group.decode_rows)) {
       if (group.first != prompt_) {
         out_.prompts.push_back({.first = group.first, .n_rows = group.n_rows, .members = {}});
         prompt_ = group.first;

@@ -210,7 +210,7 @@ class PromptRun {
     gemm.n_out = n;
     gemm.n_in = gemm.w_stride = w.cols;
     gemm.x_stride = in.cols;
-    if (context_.blas->multiply(stream_, gemm)) return;
+    if (context_.lt_matmul->multiply(stream_, gemm)) return;
     fail(ErrorCode::kDevice, "cuBLASLt has no product of {} rows, {} inputs and {} outputs",
          gemm.n_rows, gemm.n_in, gemm.n_out);
   }
@@ -232,8 +232,18 @@ class PromptRun {
 
 }  // namespace
 
-bool is_decoded(const CudaTensor& tensor) {
-  return tensor.format.codec != Codec::kRaw;
+bool is_decoded(const CudaTensor& tensor, int64_t n_rows, const DecodeRows& from) {
+  switch (tensor.format.codec) {
+    case Codec::kRaw:
+      return false;
+    case Codec::kDense:
+      return n_rows >= from.dense;
+    case Codec::kLowRank:
+      return n_rows >= from.low_rank;
+    case Codec::kVector:
+      return n_rows >= from.vector;
+  }
+  return false;
 }
 
 void multiply_prompt(const CudaContext& context, CudaStream& stream, const PromptGroup& group,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <span>
 
 #include "backend/cuda/context.h"
@@ -18,8 +19,12 @@ struct PromptGroup {
   int64_t first = 0, n_rows = 0;  // among the plan's rows
   std::vector<Member> members;
 };
-/// Whether a tensor is decoded for many rows; others are multiplied as few rows are.
-bool is_decoded(const CudaTensor& tensor);
+/// Whether a tensor is decoded for so many rows; others are multiplied as few rows are.
+bool is_decoded(const CudaTensor& tensor, int64_t n_rows, const DecodeRows& from);
+/// Whether any coded tensor is.
+inline bool all_decoded(int64_t n_rows, const DecodeRows& from) {
+  return n_rows >= std::max({from.low_rank, from.vector, from.dense});
+}
 
 /// y += delta x of the group's rows: inputs are prepared once, as bf16; factors (V, U), or rows of
 /// whole deltas, are decoded to bf16 at most context.decoded_bytes at a time, and multiplied by

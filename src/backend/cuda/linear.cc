@@ -42,16 +42,16 @@ void BaseLinear::multiply(CudaStream& stream, const Tensor& x, const Tensor& rou
   const bool usable = w.cols % 8 == 0 && aligned(w.data, 16) && aligned(bytes_of(x), 16);
   if (!usable || (w.type == Element::kF32 && x.rows() <= kSkinnyRows)) return plain();
   const void* in = w.type == Element::kF32 ? bytes_of(x) : bytes_of(rounded);
-  const bool done = context_.blas->multiply(stream, {.type = w.type,
-                                                     .w = w.data,
-                                                     .x = in,
-                                                     .y = f32(target.y),
-                                                     .n_rows = x.rows(),
-                                                     .n_out = w.rows,
-                                                     .n_in = w.cols,
-                                                     .w_stride = w.cols,
-                                                     .x_stride = w.cols,
-                                                     .y_stride = target.y.cols()});
+  const bool done = context_.lt_matmul->multiply(stream, {.type = w.type,
+                                                          .w = w.data,
+                                                          .x = in,
+                                                          .y = f32(target.y),
+                                                          .n_rows = x.rows(),
+                                                          .n_out = w.rows,
+                                                          .n_in = w.cols,
+                                                          .w_stride = w.cols,
+                                                          .x_stride = w.cols,
+                                                          .y_stride = target.y.cols()});
   if (!done) plain();
 }
 

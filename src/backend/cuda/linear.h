@@ -13,9 +13,9 @@ namespace deltacome::cuda {
 Element element_of(DType dtype);  // throws kUnsupported for a type that kernels do not read
 Matrix matrix_of(const Tensor& weight);
 
-/// y = W x of the base: an own kernel for a few rows, cuBLASLt for more; W in codes: CodedBase. x is rounded to the
-/// type of W, sums are in f32. For at most kSkinnyRows rows a row's result does not depend on the
-/// others; with cuBLASLt it may, by the order of the sum.
+/// y = W x of the base: an own kernel for a few rows, cuBLASLt for more; W in codes: CodedBase. x
+/// is rounded to the type of W, sums are in f32. For at most kSkinnyRows rows a row's result does
+/// not depend on the others; with cuBLASLt it may, by the order of the sum.
 class BaseLinear {
  public:
   explicit BaseLinear(const CudaContext& context) : context_(context), coded_(context) {}

@@ -2,7 +2,6 @@
 #include "backend/cuda/step_recorder.h"
 
 #include <algorithm>
-#include <limits>
 
 namespace deltacome::cuda {
 namespace {
@@ -80,7 +79,7 @@ class Capture {
 };
 
 CudaContext without_decoding(CudaContext context) {
-  context.prompt_rows = std::numeric_limits<int64_t>::max();
+  context.decode_rows = DecodeRows::never();
   return context;
 }
 

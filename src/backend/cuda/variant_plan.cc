@@ -69,9 +69,9 @@ void CudaVariantPlan::assign(std::span<const VariantSegment> segments, CudaStrea
     order_.insert(order_.end(), member.rows.begin(), member.rows.end());
     for (const int32_t row : member.rows)
       group_of_[static_cast<size_t>(row)] = static_cast<int32_t>(groups_.size());
-    member.group.decodes = member.group.variant != nullptr && !context_.deterministic &&
-                           member.group.n_rows >= context_.prompt_rows;
-    if (member.group.variant != nullptr && !member.group.decodes)
+    member.group.decode_rows = context_.deterministic ? DecodeRows::never() : context_.decode_rows;
+    if (member.group.variant != nullptr &&
+        !all_decoded(member.group.n_rows, member.group.decode_rows))
       most = std::max(most, member.group.n_rows);
     groups_.push_back(std::move(member.group));
   }

@@ -21,8 +21,8 @@ namespace deltacome::cuda {
 /// For CUDA graphs: what is captured right after assign() and refresh() can be launched again after
 /// later ones, as one piece: tables change in place, launches do not depend on the variants.
 /// generation() changes when that does not hold: something had to move, or there are kinds of
-/// deltas that the capture did not have. Plans for graphs decode nothing: context.prompt_rows has
-/// to be beyond their rows.
+/// deltas that the capture did not have. Plans for graphs decode nothing: context.decode_rows
+/// has to say so.
 class CudaVariantPlan final : public VariantPlan {
  public:
   /// Rows of one variant, next to each other among rows().
@@ -31,7 +31,7 @@ class CudaVariantPlan final : public VariantPlan {
     const CudaVariant* variant = nullptr;  // null = base
     int64_t first = 0;
     int64_t n_rows = 0;
-    bool decodes = false;  // so many rows that codes are decoded for them
+    DecodeRows decode_rows;  // from which on codes are decoded for them
     const CudaTensor* find(int slot) const noexcept {
       return variant == nullptr ? nullptr : variant->find(slot);
     }

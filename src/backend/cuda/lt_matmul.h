@@ -25,9 +25,9 @@ struct Gemm {
 };
 
 /// cuBLASLt with the choices that it made before. One thread at a time.
-class Blas {
+class LtMatmul {
  public:
-  explicit Blas(std::shared_ptr<DeviceMemory> memory);
+  explicit LtMatmul(std::shared_ptr<DeviceMemory> memory);
   /// Stream-ordered. False, and nothing done, where cuBLASLt has no form of the product. Throws
   /// kDevice.
   bool multiply(CudaStream& stream, const Gemm& gemm);

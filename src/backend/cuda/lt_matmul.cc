@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "backend/cuda/blas.h"
+#include "backend/cuda/lt_matmul.h"
 
 namespace deltacome::cuda {
 namespace {
@@ -27,7 +27,7 @@ uint32_t alignment_of(const Gemm& gemm) {
 }  // namespace
 
 /// Row-major y = x w^T is what cuBLASLt, which is column-major, calls y^T = (w^T)^T x^T.
-struct Blas::Product {
+struct LtMatmul::Product {
   cublasLtMatmulDesc_t multiply = nullptr;
   cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
   cublasLtMatmulAlgo_t algorithm{};
@@ -78,20 +78,20 @@ struct Blas::Product {
   Product& operator=(const Product&) = delete;
 };
 
-Blas::Blas(std::shared_ptr<DeviceMemory> memory) : memory_(std::move(memory)) {
+LtMatmul::LtMatmul(std::shared_ptr<DeviceMemory> memory) : memory_(std::move(memory)) {
   cublasLtHandle_t handle = nullptr;
   check_blas(cublasLtCreate(&handle), "cublasLtCreate");
   handle_.reset(handle);
 }
 
-const Blas::Product& Blas::product(const Key& key) {
+const LtMatmul::Product& LtMatmul::product(const Key& key) {
   const auto found = products_.find(key);
   if (found != products_.end()) return *found->second;
   if (products_.size() >= kMostProducts) products_.clear();
   return *products_.emplace(key, std::make_shared<Product>(handle_.get(), key)).first->second;
 }
 
-bool Blas::multiply(CudaStream& stream, const Gemm& gemm) {
+bool LtMatmul::multiply(CudaStream& stream, const Gemm& gemm) {
   const Product& product =
       this->product({gemm.type, gemm.result, gemm.accumulates, gemm.n_rows, gemm.n_out, gemm.n_in,
                      gemm.w_stride, gemm.x_stride, gemm.y_stride, alignment_of(gemm)});
