@@ -31,7 +31,7 @@ class CudaVariantPlan final : public VariantPlan {
     const CudaVariant* variant = nullptr;  // null = base
     int64_t first = 0;
     int64_t n_rows = 0;
-    DecodeRows decode_rows;  // from which on codes are decoded for them
+    DecodeRows decode_rows = {};  // from which on codes are decoded for them
     const CudaTensor* find(int slot) const noexcept {
       return variant == nullptr ? nullptr : variant->find(slot);
     }
