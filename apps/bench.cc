@@ -49,8 +49,8 @@ std::string to_text(const BenchReport& r) {
   return fmt::format("{}; base {} ({}); delta {} ({}, {} in memory)\n", r.device, r.base,
                      format_bytes(r.weight_bytes), r.delta, format_bytes(r.delta_bytes),
                      format_bytes(r.delta_resident_bytes)) +
-         fmt::format("roofs: {:.1f} GB/s read, {:.0f} GFLOP/s float32 GEMM\n", r.read_gb_per_s,
-                     r.gemm_gflop_per_s) +
+         fmt::format("roofs: {:.1f} GB/s read, {:.0f} GFLOP/s {} GEMM\n", r.read_gb_per_s,
+                     r.gemm_gflop_per_s, r.device.starts_with("cuda") ? "bf16" : "float32") +
          table.text();
 }
 

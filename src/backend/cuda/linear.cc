@@ -70,10 +70,11 @@ void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const Linear
     of_codes.clear();
   }
   if (!of_codes.empty()) coded_.run(stream, x, of_codes);
+  const int64_t own_rows = context_.deterministic ? kSkinnyRows : kOwnRows;
   const auto is_skinny = [&](const LinearTarget& target) {
     const Matrix w = matrix_of(target.weight);
-    return n_rows <= kSkinnyRows && w.type != Element::kF32 && n_in % 8 == 0 &&
-           aligned(w.data, 16) && aligned(bytes_of(x), 16);
+    return n_rows <= own_rows && w.type != Element::kF32 && n_in % 8 == 0 && aligned(w.data, 16) &&
+           aligned(bytes_of(x), 16);
   };
   Tensor rounded;  // x, for cuBLASLt
   Element rounded_to = Element::kF32;
@@ -97,7 +98,7 @@ void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const Linear
       skinny.targets[skinny.n_targets++] = {w.data, f32(target.y), w.rows, target.y.cols()};
       continue;
     }
-    if (w.type != Element::kF32 && n_rows > kSkinnyRows && rounded_to != w.type) {
+    if (w.type != Element::kF32 && n_rows > own_rows && rounded_to != w.type) {
       rounded = context_.allocate(target.weight.dtype, x.shape);
       rounded_to = w.type;
       DELTACOME_CUDA_CHECK(launch_round(f32(x), w.type, bytes_of(rounded), x.size(), stream.get()));

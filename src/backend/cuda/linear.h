@@ -10,12 +10,17 @@
 
 namespace deltacome::cuda {
 
+/// Rows that the own kernel multiplies. A step of Llama-2-7B on an H200 took 6.5 ms with 16 rows by
+/// it, 5.7 ms with 48 by cuBLASLt.
+inline constexpr int64_t kOwnRows = 8;
+
 Element element_of(DType dtype);  // throws kUnsupported for a type that kernels do not read
 Matrix matrix_of(const Tensor& weight);
 
 /// y = W x of the base: an own kernel for a few rows, cuBLASLt for more; W in codes: CodedBase. x
-/// is rounded to the type of W, sums are in f32. For at most kSkinnyRows rows a row's result does
-/// not depend on the others; with cuBLASLt it may, by the order of the sum.
+/// is rounded to the type of W, sums are in f32. For at most kOwnRows rows (deterministic:
+/// kSkinnyRows) a row's result does not depend on the others; with cuBLASLt it may, by the order of
+/// the sum.
 class BaseLinear {
  public:
   explicit BaseLinear(const CudaContext& context) : context_(context), coded_(context) {}

@@ -122,9 +122,9 @@ TEST_F(LinearTest, ARowOfFewHasTheSameBitsInAnyCompany) {
   const int64_t n_in = 4096, n_out = 272;
   const std::vector<HostTensor> weight = {
       host_tensor(DType::kBf16, {n_out, n_in}, random_floats(rng_, n_out * n_in))};
-  const std::vector<float> x = random_floats(rng_, 16 * n_in);
-  const std::vector<float> all = run(gpu(), weight, {}, 16, x, 0).front();
-  for (const int64_t n : {1, 2, 8, 11}) {
+  const std::vector<float> x = random_floats(rng_, 8 * n_in);
+  const std::vector<float> all = run(gpu(), weight, {}, 8, x, 0).front();
+  for (const int64_t n : {1, 2, 5}) {
     const std::vector<float> part(x.begin(), x.begin() + n * n_in);
     const std::vector<float> got = run(gpu(), weight, {}, n, part, 0).front();
     EXPECT_TRUE(std::equal(got.begin(), got.end(), all.begin())) << n;
