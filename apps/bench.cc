@@ -49,8 +49,8 @@ std::string to_text(const BenchReport& r) {
   return fmt::format("{}; base {} ({}); delta {} ({}, {} in memory)\n", r.device, r.base,
                      format_bytes(r.weight_bytes), r.delta, format_bytes(r.delta_bytes),
                      format_bytes(r.delta_resident_bytes)) +
-         fmt::format("roofs: {:.1f} GB/s read, {:.0f} GFLOP/s float32 GEMM\n", r.read_gb_per_s,
-                     r.gemm_gflop_per_s) +
+         fmt::format("roofs: {:.1f} GB/s read, {:.0f} GFLOP/s {} GEMM\n", r.read_gb_per_s,
+                     r.gemm_gflop_per_s, r.device.starts_with("cuda") ? "bf16" : "float32") +
          table.text();
 }
 
@@ -102,6 +102,7 @@ CLI::App* add_measurement(CLI::App& bench, const char* name, const char* help, M
   c->add_option("--repeats", o->bench.repeats, "Rounds, of which the fastest counts; default 10")
       ->type_name("N")
       ->check(integer_in(1, kMany));
+  add_device_option(*c, o->bench.device);
   add_threads_option(*c, o->bench.n_threads);
   add_json_option(*c, o->json);
   c->callback([o, measure] { run(*o, measure); });
@@ -142,6 +143,11 @@ void add_bench(CLI::App& program) {
   decode->add_option("--context", o->bench.context, "Tokens in the cache; default 128")
       ->type_name("N")
       ->check(integer_in(0, kMany));
+  decode
+      ->add_option("--mixes", o->bench.mixes,
+                   "Also steps of so many of the variants, one sequence each: N,N,...")
+      ->type_name("N")
+      ->delimiter(',');
   decode->add_flag("--whole-models", o->bench.whole_models,
                    "Also as many whole models as variants, each with its own step");
   CLI::App* prefill =

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The delta path of one decoder layer of Llama-2-7B (q, k, v, o, gate, up, down), replayed as a
 // CUDA graph over weights that are cold: layers of several variants, several times the L2 cache in
-// all. Beside it, in the same run: the read roof of the device, the base's projections and fp16
-// low-rank factors in cuBLAS.   delta_bench [--json FILE] [--quick]
+// all. Prompts: many rows of one variant, by codes and decoded. Beside it, in the same run: the
+// read roof of the device, the base's projections and fp16 low-rank factors in cuBLAS. delta_bench
+// [--json FILE] [--quick]
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
 
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "backend/cuda/delta.h"
+#include "backend/cuda/linear.h"
 #include "backend/cuda/variant.h"
 #include "backend/cuda/variant_plan.h"
 #include "quant/vector_codes.h"
@@ -139,6 +141,7 @@ class Bench {
     context_.l2_bytes = properties.l2CacheSize;
     context_.overlaps = properties.major >= 9;
     context_.memory = std::make_shared<cuda::DeviceMemory>(0, static_cast<int64_t>(free));
+    context_.lt_matmul = std::make_shared<cuda::LtMatmul>(context_.memory);
     stream_ = std::make_unique<CudaStream>(context_.memory);
     check_cublas(cublasCreate(&cublas_));
     check_cublas(cublasSetStream(cublas_, stream_->get()));
@@ -204,7 +207,7 @@ class Bench {
   }
 
   /// Deltas of one kind for `d` variants with `tokens` rows each.
-  void deltas(const std::string& kind, int64_t d, int64_t tokens) {
+  void deltas(const std::string& kind, int64_t d, int64_t tokens, const std::string& only = "") {
     make_variants(kind, d);
     std::vector<VariantSegment> segments;
     for (int64_t i = 0; i < d; ++i) segments.push_back({variants_[static_cast<size_t>(i)], tokens});
@@ -214,7 +217,9 @@ class Bench {
     int64_t bytes = 0;
     for (int64_t i = 0; i < d; ++i) bytes += variants_[static_cast<size_t>(i)]->resident_bytes();
     const int64_t per_layer = bytes / layers_;
-    for (const Form& form : forms_for(kind, plan)) {
+    const std::vector<Form> forms =
+        only.empty() ? forms_for(kind, plan) : std::vector<Form>{{only, {}}};
+    for (const Form& form : forms) {
       const Timing t = time(layers_, [&](int64_t layer) {
         for (const std::vector<int>& matrices : kCalls) {
           run_call(plan, matrices, layer, x, y, n, form);
@@ -222,6 +227,49 @@ class Bench {
       });
       report(kind, form.name, d, tokens, per_layer, t);
     }
+  }
+
+  /// Many rows of one variant: codes multiplied as they are, or decoded for cuBLASLt so many bytes
+  /// at a time.
+  void prompts(const std::string& kind, int64_t tokens) {
+    for (const int64_t mib : {int64_t{0}, int64_t{18}, int64_t{36}, int64_t{72}}) {
+      if (mib == 0 && tokens > 512) continue;  // slow
+      if (mib != 0 && mib != 36 && tokens != 2048) continue;
+      context_.decode_rows = mib == 0 ? cuda::DecodeRows::never() : cuda::DecodeRows{1, 1, 1};
+      context_.decoded_bytes = mib << 20;
+      deltas(kind, 1, tokens, mib == 0 ? "codes" : "decoded, " + std::to_string(mib) + " MiB");
+    }
+  }
+
+  /// The projections of the base by the backend, bf16.
+  void base_backend(int64_t n) {
+    const int64_t layers = 2;
+    cuda::BaseLinear linear(context_);
+    std::vector<Tensor> weights;
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      for (const MatrixShape& m : kMatrices) {
+        Tensor w = random_halves(m.n_out * m.n_in).reshaped({m.n_out, m.n_in});
+        w.dtype = DType::kBf16;
+        weights.push_back(w);
+      }
+    }
+    const Tensor x = random_floats(n * kInner), y = random_floats(2 * n * kInner);
+    const Timing t = time(layers, [&](int64_t layer) {
+      for (const std::vector<int>& matrices : kCalls) {
+        std::vector<LinearTarget> targets;
+        int64_t at = 0;
+        for (const int m : matrices) {
+          LinearTarget target;
+          target.weight = weights[static_cast<size_t>(7 * layer + m)];
+          target.y = y.slice(at, n * kMatrices[m].n_out).reshaped({n, kMatrices[m].n_out});
+          at += n * kMatrices[m].n_out;
+          targets.push_back(target);
+        }
+        const int64_t n_in = kMatrices[matrices[0]].n_in;
+        linear.run(*stream_, x.slice(0, n * n_in).reshaped({n, n_in}), targets);
+      }
+    });
+    report("base, backend bf16", "", 0, n, 404750336, t);
   }
 
   void write(const std::string& path, const std::string& head) const {
@@ -293,6 +341,8 @@ class Bench {
     if (form.change) form.change(how);
     call.kinds &= form.parts;
     cuda::launch_call(call, buffers, how);
+    for (const cuda::PromptGroup& group : call.prompts)
+      cuda::multiply_prompt(context_, *stream_, group, plan.order(), buffers, shape.n_in);
   }
 
   /// `d` variants of enough layers that all of them are several times the L2 cache. Their codes are
@@ -435,8 +485,13 @@ int run(int argc, char** argv) {
   }
   for (const int64_t d : {1, 16}) bench.deltas("dense1", d, 1);
   for (const int64_t d : {1, 16}) bench.deltas("lora", d, 1);
-  for (const std::string kind : {"come", "vector"}) bench.deltas(kind, 1, 2048);
-  bench.base(2048);
+  for (const std::string kind : {"come", "auto", "vector", "dense1"}) {
+    for (const int64_t tokens : {48, 128, 512, 2048}) bench.prompts(kind, tokens);
+  }
+  for (const int64_t n : {128, 512, 2048}) {
+    bench.base(n);
+    bench.base_backend(n);
+  }
   int driver = 0;
   cudaDriverGetVersion(&driver);
   bench.write(json, "\"gpu\": \"" + bench.name + "\", \"cuda_driver\": " + std::to_string(driver));

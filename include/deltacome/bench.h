@@ -11,6 +11,7 @@
 namespace deltacome {
 
 struct BenchOptions {
+  std::string device = "cpu";                 // cpu, cuda or cuda:N
   std::string shape = "1b";                   // of a random base: 1b (Llama-3.2), 7b (Llama-2)
   std::optional<std::filesystem::path> base;  // a checkpoint to measure instead
   int64_t n_layers = 0;                       // of a random base, fewer than its shape has; 0 = all
@@ -22,6 +23,7 @@ struct BenchOptions {
   std::string delta = "come";
   double bits = 1;
   int64_t n_variants = 8;     // distinct deltas of the mixed step
+  std::vector<int64_t> mixes; // also mixed steps of so many of them (decode)
   bool whole_models = false;  // beside the mixed step as many whole models (decode)
   int64_t batch = 8;          // sequences of the other batched steps
   int64_t context = 128;      // tokens in the cache (decode)
@@ -42,8 +44,9 @@ struct BenchEntry {
 
 struct BenchReport {
   std::string device, base, delta;
-  double read_gb_per_s = 0;     // all threads, a buffer larger than the caches
-  double gemm_gflop_per_s = 0;  // float32, the BLAS library
+  /// CPU: reads, all threads, a buffer larger than the caches; GPU: y += x, two reads and a write.
+  double read_gb_per_s = 0;
+  double gemm_gflop_per_s = 0;  // CPU: float32, the BLAS library; GPU: bf16
   int64_t weight_bytes = 0;     // of the base in memory
   int64_t delta_bytes = 0;      // of one delta as stored
   int64_t delta_resident_bytes = 0;

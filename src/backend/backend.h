@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -110,6 +111,25 @@ struct QuantizedImport {
   double relative_error = 0;  // ||held - W||_F / ||W||_F; 0 = the checkpoint's values exactly
 };
 
+/// Steps of batches whose ops a backend records once and replays: what a step is made of may change
+/// (variants, positions, block tables), its shapes and tensors may not. Used by one stream.
+class StepRecorder {
+ public:
+  virtual ~StepRecorder() = default;
+  struct Plans {
+    const VariantPlan& variants;
+    const AttentionPlan& attention;
+  };
+  /// Plans of the next step, valid until the next begin().
+  virtual Plans begin(Stream& stream, std::span<const int64_t> key,
+                      std::span<const VariantSegment> segments,
+                      std::span<const SequenceChunk> chunks) = 0;
+  /// Runs `ops`, which use the plans of begin(), or what was recorded of an earlier step with the
+  /// same key. Ops of equal keys must be the same ops on the same tensors; they take nothing from
+  /// the host (no embed(), gather_rows(), sample(), upload()), and what they allocate is theirs.
+  virtual void run(Stream& stream, const std::function<void()>& ops) = 0;
+};
+
 /// What runs a model: a CPU with its threads, or a GPU with its streams. Activations are f32
 /// tensors, row-major, one row a token. All ops are stream-ordered; inputs and outputs do not alias
 /// unless said. Shapes are the caller's promise (checked by DELTACOME_CHECK). One thread at a time
@@ -183,6 +203,9 @@ class Backend {
   /// One token id per row of logits [n, vocab] f32, to the host.
   virtual void sample(Stream& stream, const Tensor& logits, std::span<const SampleParams> params,
                       std::span<int32_t> tokens) = 0;
+
+  /// Null if the backend gains nothing by recording.
+  virtual std::unique_ptr<StepRecorder> create_step_recorder() { return nullptr; }
 
   /// The dense float64 ops that compression needs. Throws kUnsupported if the backend has none.
   virtual CompressionOps& compression() = 0;

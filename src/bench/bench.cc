@@ -9,7 +9,9 @@
 #include <limits>
 #include <span>
 #include <thread>
+#include <tuple>
 
+#include "backend/device.h"
 #include "bench/roofs.h"
 #include "bench/synthetic.h"
 #include "core/check.h"
@@ -21,10 +23,11 @@ namespace {
 /// A step that is measured: its sequences, and what it is compared with.
 struct Case {
   std::string name;
-  std::vector<Variant> variants;     // one a sequence
-  std::vector<Sequence> sequences;   // with `context` tokens in the cache
-  std::vector<const Model*> models;  // one a sequence, each a step of its own; empty: the base's
-  size_t against = 0;                // index of the case with the base alone
+  std::vector<Variant> variants;       // one a sequence
+  std::vector<Sequence> sequences;     // with `context` tokens in the cache
+  std::vector<const Model*> models;    // one a sequence, each a step of its own; empty: the base's
+  std::vector<DecodeMemory> decoding;  // by model
+  size_t against = 0;                  // index of the case with the base alone
   int64_t bytes = 0;
   double best_s = std::numeric_limits<double>::infinity();
 };
@@ -50,9 +53,9 @@ class Bench {
         config_(options.base
                     ? read_model_config(*options.base)
                     : synthetic_config(options.shape, options.n_layers, options.vocab_size)),
-        backend_(create_cpu_backend(options.n_threads)),
+        backend_(create_backend(options.device, options.n_threads)),
         stream_(backend_->create_stream()),
-        roofs_(*backend_, options.n_threads) {
+        roofs_(*backend_, options.device == "cpu", options.n_threads) {
     const Checkpoint checkpoint =
         options.base ? Checkpoint::open(*options.base) : synthetic_checkpoint(config_);
     model_ = make_model(checkpoint);
@@ -65,8 +68,10 @@ class Bench {
   }
 
   Variant add_variant() {
-    const SyntheticVariant made = synthetic_variant(*backend_, *stream_, config_, options_.delta,
-                                                    options_.bits, ++n_variants_);
+    const SyntheticVariant made =
+        options_.device == "cpu" ? synthetic_variant(*backend_, *stream_, config_, options_.delta,
+                                                     options_.bits, ++n_variants_)
+                                 : copy_of_delta();
     report_.delta_bytes = made.bytes;
     report_.delta_resident_bytes = made.device->resident_bytes();
     return {made.device, 0};
@@ -100,19 +105,22 @@ class Bench {
     return cases_.size() - 1;
   }
 
+  /// Case `i` is compared with case `against`.
+  void rebase(size_t i, size_t against) { cases_[i].against = against; }
+
   /// Every case takes `n_tokens` new tokens a sequence, after `context` in the cache.
   BenchReport run(int64_t context, int64_t n_tokens,
                   const std::function<void(int64_t, int64_t)>& on_progress) {
-    int64_t n_sequences = 0;
+    int64_t n_sequences = 0;  // of the largest case: they take turns
     for (Case& c : cases_) {
       c.sequences.resize(c.variants.size());
-      n_sequences += static_cast<int64_t>(c.sequences.size());
+      n_sequences = std::max(n_sequences, static_cast<int64_t>(c.sequences.size()));
     }
     KvCache cache(*backend_, config_, config_.n_layers,
                   n_sequences * KvCache::blocks_for(context + n_tokens), model_->kv_dtype());
     measure_gemm();
     for (int round = 0; round <= options_.repeats; ++round) {  // the first one warms up
-      roofs_.measure_read();
+      roofs_.measure_read(*stream_);
       for (Case& c : cases_) {
         const double seconds = step(c, context, n_tokens, cache);
         if (round > 0) c.best_s = std::min(c.best_s, seconds);
@@ -137,6 +145,25 @@ class Bench {
   }
 
  private:
+  /// A variant in memory of its own whose codes are those of the others: on a device that changes
+  /// no figure, and making 50 GB of random codes would take longer than measuring.
+  SyntheticVariant copy_of_delta() {
+    if (delta_.empty()) {
+      make_synthetic_delta(config_, options_.delta, options_.bits, 1,
+                           [&](int slot, const MatrixFormat& format, HostTensor blob) {
+                             delta_.push_back({slot, format, std::move(blob)});
+                           });
+    }
+    SyntheticVariant out{
+        backend_->create_variant(static_cast<int>(expected_tensors(config_).size())), 0};
+    for (const auto& [slot, format, blob] : delta_) {
+      out.bytes += static_cast<int64_t>(blob.bytes.size());
+      out.device->set(slot, format, blob, *stream_);
+    }
+    stream_->synchronize();
+    return out;
+  }
+
   std::unique_ptr<Model> make_model(const Checkpoint& checkpoint) {
     return std::make_unique<Model>(*backend_, checkpoint, config_,
                                    parse_weight_format(options_.base_dtype),
@@ -167,14 +194,22 @@ class Bench {
       batch.push_back({tokens, &c.sequences[i], c.variants[i]});
     }
     const auto start = std::chrono::steady_clock::now();
-    const auto run = [&](const Model& model, std::span<const BatchItem> items) {
-      const HiddenRows rows = model.forward(*stream_, items, cache);
-      model.logits(*stream_, rows, 0, rows.hidden.rows());
+    const auto run = [&](const Model& model, std::span<const BatchItem> items,
+                         DecodeMemory& memory) {
+      if (Model::is_decode(items)) {
+        model.decode(*stream_, items, cache, memory);
+      } else {
+        const HiddenRows rows = model.forward(*stream_, items, cache);
+        model.logits(*stream_, rows, 0, rows.hidden.rows());
+      }
     };
-    if (c.models.empty()) run(*model_, batch);
-    for (size_t i = 0; i < c.models.size(); ++i) run(*c.models[i], {&batch[i], 1});
+    c.decoding.resize(std::max<size_t>(1, c.models.size()));
+    if (c.models.empty()) run(*model_, batch, c.decoding[0]);
+    for (size_t i = 0; i < c.models.size(); ++i) run(*c.models[i], {&batch[i], 1}, c.decoding[i]);
     stream_->synchronize();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+    for (Sequence& sequence : c.sequences) cache.release(sequence);
+    return taken.count();
   }
 
   const BenchOptions& options_;
@@ -185,6 +220,7 @@ class Bench {
   std::unique_ptr<Model> model_;
   std::vector<std::unique_ptr<Model>> whole_models_;
   uint64_t n_variants_ = 0;
+  std::vector<std::tuple<int, MatrixFormat, HostTensor>> delta_;  // slot, format, blob
   std::vector<Case> cases_;
   BenchReport report_;
 };
@@ -215,6 +251,17 @@ BenchReport bench_decode(const BenchOptions& options,
   }
   if (n_variants > 1)
     bench.add_case(fmt::format("{} variants, 1 sequence each", n_variants), variants, mixed);
+  for (const int64_t n : options.mixes) {
+    if (n < 1 || n > options.n_variants)
+      fail(ErrorCode::kInvalidArgument, "--mixes {}: expected 1 to --variants {}", n,
+           options.n_variants);
+    const auto count = static_cast<size_t>(n);
+    const size_t base =
+        bench.add_case(fmt::format("base, {} sequences", n), std::vector<Variant>(count), 0);
+    bench.rebase(base, base);
+    bench.add_case(fmt::format("{} variants, 1 sequence each", n),
+                   {variants.begin(), variants.begin() + n}, base);
+  }
   if (options.whole_models) bench.add_whole_models(n_variants, mixed);
   return bench.run(options.context, 1, on_progress);
 }

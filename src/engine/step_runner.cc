@@ -44,6 +44,10 @@ std::vector<StepToken> StepRunner::run(std::span<const StepItem> items) {
     if (last)
       tokens.push_back({.answer = &answer, .token = 0, .logprobs = {}, .impossible = false});
   }
+  if (Model::is_decode(batch)) {
+    choose(model_.decode(stream_, batch, cache_, decoding_), tokens);
+    return tokens;
+  }
   const HiddenRows rows = model_.forward(stream_, batch, cache_);
   if (!tokens.empty())
     choose(model_.logits(stream_, rows, 0, static_cast<int64_t>(tokens.size())), tokens);

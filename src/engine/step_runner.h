@@ -42,6 +42,7 @@ class StepRunner {
   const Model& model_;
   Stream& stream_;
   KvCache cache_;  // BlockPool says whose its blocks are
+  DecodeMemory decoding_;
 };
 
 }  // namespace deltacome

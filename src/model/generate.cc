@@ -86,17 +86,18 @@ class Batch {
       }
       runs.push_back(&active);
     }
-    const HiddenRows rows = model_.forward(stream_, items, cache_);
     std::vector<Active*> sampled;
     for (size_t i = 0; i < items.size(); ++i) {
       if (items[i].wanted == BatchItem::Rows::kLast) sampled.push_back(runs[i]);
     }
-    take_tokens(rows, sampled);
+    if (Model::is_decode(items))
+      return take_tokens(model_.decode(stream_, items, cache_, decoding_), sampled);
+    const HiddenRows rows = model_.forward(stream_, items, cache_);
+    const auto n = static_cast<int64_t>(sampled.size());
+    if (n > 0) take_tokens(model_.logits(stream_, rows, 0, n), sampled);
   }
 
-  void take_tokens(const HiddenRows& rows, const std::vector<Active*>& sampled) {
-    const auto n = static_cast<int64_t>(sampled.size());
-    if (n == 0) return;
+  void take_tokens(const Tensor& logits, const std::vector<Active*>& sampled) {
     std::vector<SampleParams> params;
     for (const Active* active : sampled) {
       const GenerationRequest& request = requests_[active->index];
@@ -105,8 +106,8 @@ class Batch {
       p.vocab_size = model_.vocab_size(request.variant);
       params.push_back(p);
     }
-    std::vector<int32_t> tokens(static_cast<size_t>(n));
-    model_.backend().sample(stream_, model_.logits(stream_, rows, 0, n), params, tokens);
+    std::vector<int32_t> tokens(sampled.size());
+    model_.backend().sample(stream_, logits, params, tokens);
     std::vector<size_t> finished;
     for (size_t i = 0; i < sampled.size(); ++i) {
       if (!accept(*sampled[i], tokens[i])) finished.push_back(sampled[i]->index);
@@ -140,6 +141,7 @@ class Batch {
   int64_t n_concurrent_;
   const std::function<bool(size_t, int32_t)>& on_token_;
   KvCache cache_;
+  DecodeMemory decoding_;
   std::vector<Active> active_;
   std::vector<Generation> results_;
   size_t next_ = 0;

@@ -86,22 +86,8 @@ Model::Rows Model::lay_out(std::span<const BatchItem> batch, KvCache& cache,
   return rows;
 }
 
-HiddenRows Model::forward(Stream& stream, std::span<const BatchItem> batch, KvCache& cache) const {
-  HiddenRows out;
-  const Rows rows = lay_out(batch, cache, out);
-  const auto n_rows = static_cast<int64_t>(rows.ids.size());
-  const auto variants = backend_.plan_variants(rows.segments);
-  const auto attention = backend_.plan_attention(rows.chunks);
-  const LayerRun run{backend_, stream, config_, *variants, *attention, weights_.inv_freq};
-  const Workspace work(backend_, config_, n_rows);
-  const Tensor hidden = backend_.allocate(DType::kF32, {n_rows, config_.hidden_size});
-  backend_.embed(stream, *variants, weights_.embedding.slot, lookup_ids(rows.ids),
-                 weights_.embedding.tensor, hidden);
-  for (const auto& [first, count, given] : rows.given) {
-    const auto ids =
-        std::span(rows.ids).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
-    put_given_rows(backend_, stream, ids, given, hidden.slice(first, count));
-  }
+void Model::run_layers(const LayerRun& run, KvCache& cache, const Tensor& hidden) const {
+  const Workspace work(backend_, config_, hidden.rows());
   for (int64_t i = 0; i < config_.n_layers; ++i) {
     const LayerWeights& layer = weights_.layers[static_cast<size_t>(i)];
     attention_input(run, layer, hidden, work);
@@ -112,6 +98,24 @@ HiddenRows Model::forward(Stream& stream, std::span<const BatchItem> batch, KvCa
     mlp_output(run, layer, work, hidden);
     layer_done(i);
   }
+}
+
+HiddenRows Model::forward(Stream& stream, std::span<const BatchItem> batch, KvCache& cache) const {
+  HiddenRows out;
+  const Rows rows = lay_out(batch, cache, out);
+  const auto n_rows = static_cast<int64_t>(rows.ids.size());
+  const auto variants = backend_.plan_variants(rows.segments);
+  const auto attention = backend_.plan_attention(rows.chunks);
+  const LayerRun run{backend_, stream, config_, *variants, *attention, weights_.inv_freq};
+  const Tensor hidden = backend_.allocate(DType::kF32, {n_rows, config_.hidden_size});
+  backend_.embed(stream, *variants, weights_.embedding.slot, lookup_ids(rows.ids),
+                 weights_.embedding.tensor, hidden);
+  for (const auto& [first, count, given] : rows.given) {
+    const auto ids =
+        std::span(rows.ids).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+    put_given_rows(backend_, stream, ids, given, hidden.slice(first, count));
+  }
+  run_layers(run, cache, hidden);
   for (const BatchItem& item : batch)
     item.sequence->length += static_cast<int64_t>(item.tokens.size());
 
@@ -133,6 +137,59 @@ Tensor Model::logits(Stream& stream, const HiddenRows& rows, int64_t first, int6
   const std::array targets{target({weights_.head, {}}, y)};
   backend_.linear(stream, *variants, rows.hidden.slice(first, count), targets);
   return y;
+}
+
+bool Model::is_decode(std::span<const BatchItem> batch) noexcept {
+  constexpr size_t kMost = 256;  // sequences of a step: each number of them is recorded on its own
+  return !batch.empty() && batch.size() <= kMost &&
+         std::ranges::all_of(batch, [](const BatchItem& item) {
+           return item.tokens.size() == 1 && item.tokens.front() >= 0 &&
+                  item.wanted == BatchItem::Rows::kLast;
+         });
+}
+
+Tensor Model::decode(Stream& stream, std::span<const BatchItem> batch, KvCache& cache,
+                     DecodeMemory& memory) const {
+  DELTACOME_CHECK(is_decode(batch));
+  const auto n = static_cast<int64_t>(batch.size());
+  if (!memory.begun) memory.recorder = backend_.create_step_recorder();
+  memory.begun = true;
+  if (memory.recorder == nullptr || on_layer_done_) {
+    const HiddenRows rows = forward(stream, batch, cache);
+    return logits(stream, rows, 0, n);
+  }
+  HiddenRows out;
+  const Rows rows = lay_out(batch, cache, out);
+  const auto grow = [&](Tensor& tensor, int64_t elements) {
+    if (!tensor.empty() && tensor.size() >= elements) return;
+    memory.recorder = backend_.create_step_recorder();  // what is recorded names the old one
+    tensor = {};
+    tensor = backend_.allocate(DType::kF32, {2 * elements});
+  };
+  grow(memory.hidden, n * config_.hidden_size);
+  grow(memory.logits, n * out.vocab_size);
+  const auto part = [](const Tensor& tensor, int64_t n_rows, int64_t cols) {
+    return tensor.reshaped({tensor.size()}).slice(0, n_rows * cols).reshaped({n_rows, cols});
+  };
+  const Tensor hidden = part(memory.hidden, n, config_.hidden_size);
+  const Tensor logits = part(memory.logits, n, out.vocab_size);
+  const std::array<int64_t, 3> key{
+      n, out.vocab_size,
+      static_cast<int64_t>(reinterpret_cast<intptr_t>(cache.keys(0).storage.get()))};
+  const StepRecorder::Plans plans = memory.recorder->begin(stream, key, rows.segments, rows.chunks);
+  backend_.embed(stream, plans.variants, weights_.embedding.slot, rows.ids,
+                 weights_.embedding.tensor, hidden);
+  memory.recorder->run(stream, [&] {
+    const LayerRun run{backend_,       stream,          config_,
+                       plans.variants, plans.attention, weights_.inv_freq};
+    run_layers(run, cache, hidden);
+    backend_.rms_norm(stream, plans.variants, weights_.final_norm.slot, hidden,
+                      weights_.final_norm.tensor, config_.rms_norm_eps, hidden);
+    const std::array targets{target({weights_.head, {}}, logits)};
+    backend_.linear(stream, plans.variants, hidden, targets);
+  });
+  for (const BatchItem& item : batch) ++item.sequence->length;
+  return logits;
 }
 
 }  // namespace deltacome

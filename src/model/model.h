@@ -43,6 +43,14 @@ struct HiddenRows {
   int64_t vocab_size = 0;  // the largest among the variants
 };
 
+/// What steps of one token a sequence keep from one to the next: memory, and on some backends what
+/// they recorded. Of one model and one stream.
+struct DecodeMemory {
+  std::unique_ptr<StepRecorder> recorder;
+  Tensor hidden, logits;  // of the largest step so far
+  bool begun = false;
+};
+
 /// A decoder-only transformer on a backend: weights of the base, shared by all variants. Immutable
 /// but for its hook; one thread at a time (the backend's rule).
 class Model {
@@ -60,6 +68,14 @@ class Model {
   /// Logits [n, vocab_size] f32 of rows [first, first + count) of `rows`. Columns beyond a row's
   /// own vocabulary are undefined.
   Tensor logits(Stream& stream, const HiddenRows& rows, int64_t first, int64_t count) const;
+
+  /// Whether every sequence has one new token (no given row), and its row is wanted: a step for
+  /// decode().
+  static bool is_decode(std::span<const BatchItem> batch) noexcept;
+  /// Logits [n, vocab_size] f32 of such a step, as forward() and logits() give them; valid until
+  /// the next step with `memory`. Throws what they throw.
+  Tensor decode(Stream& stream, std::span<const BatchItem> batch, KvCache& cache,
+                DecodeMemory& memory) const;
 
   /// `hook` is called with each layer that a pass is done with: whoever has mapped the weights can
   /// give their pages back.
@@ -81,6 +97,8 @@ class Model {
   /// Checks the tokens, reserves cache, and puts the batch in rows; fills in `out` but its hidden
   /// states.
   Rows lay_out(std::span<const BatchItem> batch, KvCache& cache, HiddenRows& out) const;
+  /// All layers over `hidden`, in place.
+  void run_layers(const LayerRun& run, KvCache& cache, const Tensor& hidden) const;
 
   Backend& backend_;
   ModelConfig config_;

@@ -27,8 +27,18 @@ PagedCache cache_of(const Tensor& cache) {
 }  // namespace
 
 CudaAttentionPlan::CudaAttentionPlan(const CudaContext& context,
-                                     std::span<const SequenceChunk> chunks)
-    : context_(context) {
+                                     std::span<const SequenceChunk> chunks, int splits)
+    : context_(context), splits_(splits), device_(Purpose::kWorkspace) {
+  assign(chunks);
+}
+
+void CudaAttentionPlan::assign(std::span<const SequenceChunk> chunks) {
+  n_rows_ = n_blocks_ = 0;
+  singles_.clear();
+  tiles_.clear();
+  host_.clear();
+  sent_ = false;
+  forget_rotations();
   std::vector<int32_t> positions, tables, blocks;
   for (const SequenceChunk& chunk : chunks) {
     DELTACOME_CHECK(chunk.n_rows >= 0 && chunk.n_past >= 0);
@@ -68,11 +78,13 @@ CudaAttentionPlan::CudaAttentionPlan(const CudaContext& context,
 }
 
 const int32_t* CudaAttentionPlan::table(CudaStream& stream, size_t first) const {
-  if (device_.empty()) {
-    device_ = context_.allocate(DType::kI32, {static_cast<int64_t>(host_.size())});
-    stream.upload(std::as_bytes(std::span(host_)), bytes_of(device_));
+  if (!sent_) {
+    const auto bytes = std::as_bytes(std::span(host_));
+    generation_ += device_.reserve(context_, static_cast<int64_t>(bytes.size())) ? 1 : 0;
+    stream.upload(bytes, device_.data());
+    sent_ = true;
   }
-  return reinterpret_cast<const int32_t*>(bytes_of(device_)) + first;
+  return reinterpret_cast<const int32_t*>(device_.data()) + first;
 }
 
 PagedRows CudaAttentionPlan::rows(CudaStream& stream) const {
@@ -83,7 +95,8 @@ PagedRows CudaAttentionPlan::rows(CudaStream& stream) const {
 const float* CudaAttentionPlan::rotations(CudaStream& stream, const Tensor& inv_freq) const {
   if (rotations_of_ != bytes_of(inv_freq)) {
     const int64_t half = inv_freq.size();
-    rotations_ = context_.allocate(DType::kF32, {n_rows_, 2 * half});
+    if (rotations_.empty() || rotations_.size() != n_rows_ * 2 * half)
+      rotations_ = context_.allocate(DType::kF32, {n_rows_, 2 * half});
     DELTACOME_CUDA_CHECK(
         launch_rotations(rows(stream), f32(inv_freq), half, f32(rotations_), stream.get()));
     rotations_of_ = bytes_of(inv_freq);
@@ -92,6 +105,9 @@ const float* CudaAttentionPlan::rotations(CudaStream& stream, const Tensor& inv_
 }
 
 int CudaAttentionPlan::most_splits(int64_t window) const {
+  if (splits_ > 0) {
+    return window > 0 ? std::min(splits_, static_cast<int>(window / kSplitKeys) + 2) : splits_;
+  }
   int64_t most = 1;
   for (const int32_t row : singles_) {
     const int64_t last = host_[static_cast<size_t>(row)];  // its position

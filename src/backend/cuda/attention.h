@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backend/cuda/context.h"
+#include "backend/cuda/device_table.h"
 #include "backend/cuda/paged.h"
 
 namespace deltacome::cuda {
@@ -14,7 +15,16 @@ namespace deltacome::cuda {
 /// the next layer. Used by one stream.
 class CudaAttentionPlan final : public AttentionPlan {
  public:
-  CudaAttentionPlan(const CudaContext& context, std::span<const SequenceChunk> chunks);
+  /// `splits`: pieces of keys that launches make room for; 0 = as many as the rows have.
+  CudaAttentionPlan(const CudaContext& context, std::span<const SequenceChunk> chunks,
+                    int splits = 0);
+  /// Other sequences, in the tables of before. For CUDA graphs: with as many single rows and the
+  /// same `splits`, launches stay the same as long as generation() does, after refresh().
+  void assign(std::span<const SequenceChunk> chunks);
+  void refresh(CudaStream& stream) const { table(stream, 0); }
+  uint64_t generation() const noexcept { return generation_; }
+  /// Rotations are made again with the next op that needs them.
+  void forget_rotations() const noexcept { rotations_of_ = nullptr; }
 
   int64_t n_rows() const noexcept { return n_rows_; }
   /// One more than the largest block that is named.
@@ -29,13 +39,16 @@ class CudaAttentionPlan final : public AttentionPlan {
   int most_splits(int64_t window) const;
 
   CudaContext context_;
+  int splits_ = 0;
   int64_t n_rows_ = 0, n_blocks_ = 0;
   std::vector<int32_t> singles_;  // rows that are attended to on their own
   std::vector<QueryTile> tiles_;  // the others
   std::vector<int32_t> host_;     // all tables: positions, tables, singles, tiles, blocks
   size_t singles_at_ = 0, tiles_at_ = 0, blocks_at_ = 0;
 
-  mutable Tensor device_;  // of host_
+  mutable DeviceTable device_;  // of host_
+  mutable bool sent_ = false;
+  mutable uint64_t generation_ = 0;
   mutable Tensor rotations_;
   mutable const void* rotations_of_ = nullptr;  // inv_freq
   mutable Tensor partials_, arrivals_;

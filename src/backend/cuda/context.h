@@ -1,11 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
+#include "backend/cuda/lt_matmul.h"
 #include "backend/cuda/memory.h"
 
 namespace deltacome::cuda {
+
+/// Rows of one variant from which on codes are decoded for cuBLASLt instead of multiplied as they
+/// are. Where the two were equally fast on an H200, Llama-2-7B's shapes at a bit a weight.
+struct DecodeRows {
+  int64_t low_rank = 96, vector = 288, dense = 480;
+  /// Nothing is decoded.
+  static DecodeRows never() { return {INT64_MAX, INT64_MAX, INT64_MAX}; }
+};
 
 /// The device and its memory: what every part of the backend shares. Outlived by nothing that
 /// points to it: tensors keep the memory alive themselves.
@@ -15,7 +25,10 @@ struct CudaContext {
   int64_t l2_bytes = 0;
   bool overlaps = false;  // kernels may begin early: sm_90 or later
   std::shared_ptr<DeviceMemory> memory;
+  std::shared_ptr<LtMatmul> lt_matmul;
   bool deterministic = false;  // deltas: see DeltaLaunch
+  DecodeRows decode_rows;
+  int64_t decoded_bytes = int64_t{36} << 20;  // of weights that are decoded at a time
 
   /// Makes the device the current one of the calling thread. First call of whatever may run on a
   /// thread that the backend has not seen.

@@ -9,6 +9,7 @@
 #include "backend/cuda/linear.h"
 #include "backend/cuda/rows.h"
 #include "backend/cuda/sampler.h"
+#include "backend/cuda/step_recorder.h"
 #include "backend/cuda/training.h"
 #include "backend/cuda/variant.h"
 #include "backend/cuda/variant_plan.h"
@@ -37,6 +38,7 @@ CudaContext open_device(int index) {
   size_t free = 0, total = 0;
   DELTACOME_CUDA_CHECK(cudaMemGetInfo(&free, &total));
   context.memory = std::make_shared<DeviceMemory>(index, static_cast<int64_t>(free));
+  context.lt_matmul = std::make_shared<LtMatmul>(context.memory);
   return context;
 }
 
@@ -69,8 +71,8 @@ class CudaBackend final : public Backend {
   Tensor import_projection(const HostTensor& host, WeightFormat format) override {
     if (format == WeightFormat::kStored) return import_weight(host);
     if (format != WeightFormat::kBf16) {
-      fail(ErrorCode::kUnsupported, "a base of {} bits on {}; expected auto or bf16",
-           format == WeightFormat::kInt8 ? 8 : 4, name());
+      if (loading_ == nullptr) loading_ = std::make_unique<CudaStream>(context_.memory);
+      return make_coded(context_, *loading_, host, format);
     }
     if (host.dtype == DType::kBf16) return import_weight(host);
     std::vector<std::byte> rounded(static_cast<size_t>(2 * host.size()));
@@ -180,6 +182,10 @@ class CudaBackend final : public Backend {
   void sample(Stream& stream, const Tensor& logits, std::span<const SampleParams> params,
               std::span<int32_t> tokens) override {
     cuda::sample(context_, on(stream), logits, params, tokens);
+  }
+
+  std::unique_ptr<StepRecorder> create_step_recorder() override {
+    return std::make_unique<CudaStepRecorder>(context_, order_);
   }
 
   // Made when they are wanted: their libraries take memory.

@@ -50,6 +50,14 @@ class Builder {
 
   void add(const Group& group, int target, const CudaTensor& t) {
     DELTACOME_CHECK(t.format.n_in() == n_in_);
+    if (is_decoded(t, group.n_rows, group.decode_rows)) {
+      if (group.first != prompt_) {
+        out_.prompts.push_back({.first = group.first, .n_rows = group.n_rows, .members = {}});
+        prompt_ = group.first;
+      }
+      out_.prompts.back().members.push_back({target, &t});
+      return add_rows(group, target, t.added, t.format.base_rows, true, t);
+    }
     switch (t.format.codec) {
       case Codec::kRaw:
         return add_rows(group, target, t.raw, 0, true, t);
@@ -249,6 +257,7 @@ class Builder {
   std::span<const int32_t> order_;
   int64_t tokens_;  // of a segment
   int64_t n_in_;
+  int64_t prompt_ = -1;  // first row of the last of out_.prompts
   std::vector<Form> forms_;
   CallContents out_;
 };

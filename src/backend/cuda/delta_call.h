@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/cuda/delta_prompt.h"
 #include "backend/cuda/variant_plan.h"
 
 namespace deltacome::cuda {
@@ -71,6 +72,7 @@ struct CallContents {
   HostList<PlainSegment> plain, plain_expand;
   int64_t n_inputs = 0, n_scales = 0, n_z = 0;
   int32_t tier_items[kTierLaunches + 1] = {};
+  std::vector<PromptGroup> prompts;
 
   unsigned kinds() const;
 };

@@ -1,53 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/cuda/delta_device.cuh"
 #include "backend/cuda/delta_kernels.h"
+#include "backend/cuda/rotation.cuh"
 
 namespace deltacome::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = kRotationThreads;
 constexpr int kMaxChunk = 4096;  // columns in shared memory
 constexpr int kChunkGrid = 16;   // blocks of threads of a row
-
-/// +1 or -1: element i of the signs of a rotation of n elements (rotation_signs()).
-__device__ float sign_of(uint64_t seed, int64_t n, int64_t i) {
-  uint64_t z =
-      seed + static_cast<uint64_t>(n) + (static_cast<uint64_t>(i) + 1) * 0x9e3779b97f4a7c15u;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return ((z ^ (z >> 31)) & 1) == 0 ? 1.0f : -1.0f;
-}
-
-/// Hadamard blocks of v [n], a multiple of `block`, in place, over sqrt(block): two levels at a
-/// time, in the order of one at a time.
-__device__ void hadamard(float* v, int n, int block) {
-  const int t = static_cast<int>(threadIdx.x);
-  int half = 1;
-  for (; 2 * half < block; half *= 4) {
-    for (int i = t; i < n / 4; i += kThreads) {
-      float* p = v + i / half * 4 * half + i % half;
-      const float a = p[0], b = p[half], c = p[2 * half], d = p[3 * half];
-      const float ab = a + b, a_b = a - b, cd = c + d, c_d = c - d;
-      p[0] = ab + cd;
-      p[half] = a_b + c_d;
-      p[2 * half] = ab - cd;
-      p[3 * half] = a_b - c_d;
-    }
-    __syncthreads();
-  }
-  if (half < block) {
-    for (int i = t; i < n / 2; i += kThreads) {
-      float* p = v + i / half * 2 * half + i % half;
-      const float a = p[0], b = p[half];
-      p[0] = a + b;
-      p[half] = a - b;
-    }
-    __syncthreads();
-  }
-  const float by = 1 / sqrtf(static_cast<float>(block));
-  for (int i = t; i < n; i += kThreads) v[i] *= by;
-  __syncthreads();
-}
 
 /// One group of v as bytes, by a warp: scale = largest / levels, and the sum of the bytes.
 __device__ void quantize_group(const float* v, int group, float levels, int8_t* out,

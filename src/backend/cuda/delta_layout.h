@@ -39,7 +39,7 @@ constexpr int kMaxTargets = 4;                       // of one launch
 constexpr int kTierLaunches = 8;                     // = kMaxTiers of quant/format.h
 constexpr int kMaxTokens = 8;                        // columns of one product of the tensor cores
 
-constexpr int64_t ceil_to(int64_t n, int64_t step) {
+DELTACOME_HOST_DEVICE constexpr int64_t ceil_to(int64_t n, int64_t step) {
   return (n + step - 1) / step * step;
 }
 DELTACOME_HOST_DEVICE constexpr int block_rows(int bits) {
@@ -64,6 +64,21 @@ struct PlainArray {
   int64_t scale_rows = 1, scale_cols = 1;  // never 0
   Kind kind = Kind::kCodes;
   uint8_t bits = 0;
+};
+
+/// A coded matrix [rows, cols] in device memory, in the layout of the kernels.
+struct PackedMatrix {
+  const void* codes = nullptr;
+  const void* scales = nullptr;
+  const float* row_factor = nullptr;
+  const float* gains = nullptr;  // of inputs by row block, [ceil(rows / gain_rows)][padded cols]
+  const void* book = nullptr;    // of vector codes
+  int64_t rows = 0, cols = 0;
+  int64_t gain_rows = 0;
+  int bits = 0;    // of tiles; 0: vector codes
+  int digits = 0;  // of a code, if it is stored so
+  float center = 0;
+  float factor = 1;
 };
 
 /// A row of the input to prepare: x[row] * gains, rotated, as int8 with a scale for each `group`.

@@ -25,29 +25,29 @@ cudaError_t launch_pack_scales(const uint16_t* scales, int64_t rows, int64_t gro
 cudaError_t launch_pack_vector(const uint8_t* codes, int64_t rows, int64_t n_codes, int dim,
                                void* to, cudaStream_t stream);
 
-constexpr int64_t blocks_of(int64_t rows, int bits) {
+DELTACOME_HOST_DEVICE constexpr int64_t blocks_of(int64_t rows, int bits) {
   return (rows + block_rows(bits) - 1) / block_rows(bits);
 }
-constexpr int64_t tiles_of(int64_t cols) {
+DELTACOME_HOST_DEVICE constexpr int64_t tiles_of(int64_t cols) {
   return (cols + kTileCols - 1) / kTileCols;
 }
-constexpr int64_t groups_of(int64_t cols) {
+DELTACOME_HOST_DEVICE constexpr int64_t groups_of(int64_t cols) {
   return (cols + kGroupCols - 1) / kGroupCols;
 }
-constexpr int64_t tile_bytes(int64_t rows, int64_t cols, int bits) {
+DELTACOME_HOST_DEVICE constexpr int64_t tile_bytes(int64_t rows, int64_t cols, int bits) {
   return blocks_of(rows, bits) * tiles_of(cols) * kTileBytes;
 }
-constexpr int64_t digit_bytes(int64_t rows, int digits) {
+DELTACOME_HOST_DEVICE constexpr int64_t digit_bytes(int64_t rows, int digits) {
   return blocks_of(rows, 2) * digits * kTileBytes;
 }
 /// 64-row chunks of scales that the row blocks read.
-constexpr int64_t scale_chunks(int64_t rows, int bits) {
+DELTACOME_HOST_DEVICE constexpr int64_t scale_chunks(int64_t rows, int bits) {
   return bits == 1 ? 2 * blocks_of(rows, bits) : (rows + kScaleRows - 1) / kScaleRows;
 }
-constexpr int64_t vector_blocks(int64_t n_codes) {
+DELTACOME_HOST_DEVICE constexpr int64_t vector_blocks(int64_t n_codes) {
   return (n_codes + kVectorCodes - 1) / kVectorCodes;
 }
-constexpr int64_t vector_bytes(int64_t rows, int64_t n_codes) {
+DELTACOME_HOST_DEVICE constexpr int64_t vector_bytes(int64_t rows, int64_t n_codes) {
   return blocks_of(rows, 0) * vector_blocks(n_codes) * kVectorRows * kVectorCodes;
 }
 

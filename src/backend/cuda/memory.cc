@@ -45,7 +45,7 @@ bool DeviceMemory::take_cached(Cache& cache, Block& block) {
 }
 
 void DeviceMemory::fence_released() {
-  if (released_.empty()) return;
+  if (released_.empty() || capturing_) return;
   Fenced fenced;
   for (const cudaStream_t stream : streams_) {
     DELTACOME_CUDA_CHECK(
@@ -58,7 +58,7 @@ void DeviceMemory::fence_released() {
 
 bool DeviceMemory::collect(bool wait) {
   bool collected = false;
-  while (!fenced_.empty()) {
+  while (!fenced_.empty() && !capturing_) {
     Fenced& oldest = fenced_.front();
     for (const cudaEvent_t event : oldest.passed) {
       const cudaError_t state = wait ? cudaEventSynchronize(event) : cudaEventQuery(event);
@@ -92,6 +92,8 @@ DeviceMemory::Block DeviceMemory::allocate(int64_t bytes, Purpose purpose) {
     used_[static_cast<size_t>(purpose)] += block.bytes;
     return block;
   };
+  if (purpose == Purpose::kWorkspace && arena_ != nullptr && take_cached(*arena_, block))
+    return taken();
   Cache& cache = purpose == Purpose::kWorkspace ? workspace_ : others_;
   if (take_cached(cache, block)) return taken();
   fence_released();
@@ -125,10 +127,31 @@ void DeviceMemory::release(const Block& block) noexcept {
   const std::lock_guard lock(mutex_);
   used_[static_cast<size_t>(block.purpose)] -= block.bytes;
   if (block.purpose == Purpose::kWorkspace) {
-    workspace_.emplace(block.bytes, block.data);
+    (arena_ != nullptr ? *arena_ : workspace_).emplace(block.bytes, block.data);
   } else {
     released_.push_back(block);
   }
+}
+
+void DeviceMemory::begin_recording(Arena& arena) {
+  const std::lock_guard lock(mutex_);
+  DELTACOME_CHECK(arena_ == nullptr);
+  arena_ = &arena;
+}
+
+void DeviceMemory::end_recording() noexcept {
+  const std::lock_guard lock(mutex_);
+  arena_ = nullptr;
+}
+
+void DeviceMemory::release(Arena& arena) noexcept {
+  const std::lock_guard lock(mutex_);
+  workspace_.merge(arena);
+}
+
+void DeviceMemory::set_capturing(bool capturing) noexcept {
+  const std::lock_guard lock(mutex_);
+  capturing_ = capturing;
 }
 
 int64_t DeviceMemory::used(Purpose purpose) const {

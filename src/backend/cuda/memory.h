@@ -40,6 +40,17 @@ class DeviceMemory {
   /// Calls nothing of CUDA, so it cannot fail.
   void release(const Block& block) noexcept;
 
+  /// Free blocks of workspace that recorded ops go on using: no other op gets them.
+  using Arena = std::multimap<int64_t, std::byte*>;
+  /// Until end_recording() workspace comes from `arena` first, and what is released goes there, so
+  /// that ops that run twice find the same blocks.
+  void begin_recording(Arena& arena);
+  void end_recording() noexcept;
+  /// Hands the blocks out again as any.
+  void release(Arena& arena) noexcept;
+  /// While a stream is captured no event may be put on it: what is released waits.
+  void set_capturing(bool capturing) noexcept;
+
   /// Bytes of blocks in use.
   int64_t used(Purpose purpose) const;
   int64_t budget() const noexcept { return budget_; }
@@ -68,7 +79,9 @@ class DeviceMemory {
   std::vector<Block> released_;  // since the last fence
   std::vector<Fenced> fenced_;   // oldest first
   Cache workspace_, others_;     // free blocks
-  int64_t held_ = 0;             // bytes taken from the device
+  Arena* arena_ = nullptr;       // of the recording
+  bool capturing_ = false;
+  int64_t held_ = 0;  // bytes taken from the device
   std::array<int64_t, kPurposes> used_{};
 };
 

@@ -11,21 +11,6 @@
 
 namespace deltacome::cuda {
 
-/// A coded matrix [rows, cols] in device memory, in the layout of the kernels.
-struct PackedMatrix {
-  const void* codes = nullptr;
-  const void* scales = nullptr;
-  const float* row_factor = nullptr;
-  const float* gains = nullptr;  // of inputs by row block, [ceil(rows / gain_rows)][padded cols]
-  const void* book = nullptr;    // of vector codes
-  int64_t rows = 0, cols = 0;
-  int64_t gain_rows = 0;
-  int bits = 0;    // of tiles; 0: vector codes
-  int digits = 0;  // of a code, if it is stored so
-  float center = 0;
-  float factor = 1;
-};
-
 /// One tensor of a variant. Pointers are to device memory that it owns.
 struct CudaTensor {
   struct Tier {

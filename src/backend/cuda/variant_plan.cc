@@ -9,21 +9,11 @@
 namespace deltacome::cuda {
 namespace {
 
-/// Room beyond what is needed, so that a batch may change without moving its tables.
-int64_t with_reserve(int64_t bytes) {
-  return (bytes + bytes / 2 + 4095) / 4096 * 4096;
+int tiles_for(int64_t most_tokens) {  // of a variant
+  return most_tokens <= kMaxTokens ? 1 : most_tokens <= 2 * kMaxTokens ? 2 : 4;
 }
 
 }  // namespace
-
-bool DeviceTable::reserve(const CudaContext& context, int64_t bytes) {
-  if (bytes <= capacity_) return false;
-  const bool had = storage_ != nullptr;
-  capacity_ = with_reserve(bytes);
-  storage_.reset();
-  storage_ = std::make_unique<CudaStorage>(context.memory, capacity_, purpose_);
-  return had;
-}
 
 CudaVariantPlan::CudaVariantPlan(const CudaContext& context,
                                  std::span<const VariantSegment> segments, CudaStream& stream)
@@ -31,7 +21,25 @@ CudaVariantPlan::CudaVariantPlan(const CudaContext& context,
   assign(segments, stream);
 }
 
+int CudaVariantPlan::token_tiles_of(std::span<const VariantSegment> segments) {
+  std::map<const DeviceVariant*, int64_t> rows;
+  int64_t most = 0;
+  for (const VariantSegment& segment : segments) {
+    if (segment.variant == nullptr) continue;
+    most = std::max(most, rows[segment.variant.get()] += segment.n_rows);
+  }
+  return tiles_for(most);
+}
+
 void CudaVariantPlan::assign(std::span<const VariantSegment> segments, CudaStream& stream) {
+  const auto equal = [](const VariantSegment& a, const Assigned& b) {
+    return a.n_rows == b.n_rows && (a.variant == nullptr) == b.base &&
+           a.variant == b.variant.lock();
+  };
+  if (assigned_ > 0 && std::ranges::equal(segments, segments_, equal)) return;
+  segments_.clear();
+  for (const VariantSegment& s : segments)
+    segments_.push_back({s.variant, s.variant == nullptr, s.n_rows});
   struct Member {
     Group group;
     std::vector<int32_t> rows;
@@ -61,21 +69,32 @@ void CudaVariantPlan::assign(std::span<const VariantSegment> segments, CudaStrea
     order_.insert(order_.end(), member.rows.begin(), member.rows.end());
     for (const int32_t row : member.rows)
       group_of_[static_cast<size_t>(row)] = static_cast<int32_t>(groups_.size());
-    if (member.group.variant != nullptr) most = std::max(most, member.group.n_rows);
+    member.group.decode_rows = context_.deterministic ? DecodeRows::never() : context_.decode_rows;
+    if (member.group.variant != nullptr &&
+        !all_decoded(member.group.n_rows, member.group.decode_rows))
+      most = std::max(most, member.group.n_rows);
     groups_.push_back(std::move(member.group));
   }
-  const int tiles = most <= kMaxTokens ? 1 : most <= 2 * kMaxTokens ? 2 : 4;
+  const int tiles = tiles_for(most);
   moved(assigned_ > 0 && tiles != token_tiles_);
+  if (!has_deltas_ && std::ranges::any_of(groups_, [](const Group& g) { return g.variant; })) {
+    moved(assigned_ > 0);  // the ops of a base alone leave deltas out
+    has_deltas_ = true;
+  }
   token_tiles_ = tiles;
   ++assigned_;
   z_cleared_ = false;
   write_rows(stream);
 }
 
+void CudaVariantPlan::disown() {
+  for (Group& group : groups_) group.owner.reset();
+}
+
 void CudaVariantPlan::write_rows(CudaStream& stream) {
   moved(rows_.reserve(context_, n_rows_ * 4));
   stream.upload(std::as_bytes(std::span(order_)), rows_.data());
-  std::vector<int> slots;
+  std::vector<int> slots = raw_slots_;  // once there, they stay: graphs go on reading them
   for (const Group& group : groups_) {
     for (int slot = 0; group.variant != nullptr && slot < group.variant->n_slots(); ++slot) {
       const CudaTensor* tensor = group.variant->find(slot);
@@ -101,10 +120,6 @@ void CudaVariantPlan::write_rows(CudaStream& stream) {
   stream.upload(std::as_bytes(std::span(pointers)), raw_.data());
 }
 
-bool CudaVariantPlan::base_only() const noexcept {
-  return std::ranges::all_of(groups_, [](const Group& g) { return g.variant == nullptr; });
-}
-
 const float* const* CudaVariantPlan::raw_rows(int slot) const noexcept {
   const auto found = std::ranges::lower_bound(raw_slots_, slot);
   if (found == raw_slots_.end() || *found != slot) return nullptr;
@@ -114,7 +129,7 @@ const float* const* CudaVariantPlan::raw_rows(int slot) const noexcept {
 
 void CudaVariantPlan::update(const std::vector<int>& slots, Known& known,
                              CudaStream& stream) const {
-  const CallContents contents = contents_of(groups_, order_, token_tiles_, slots, known.n_in);
+  CallContents contents = contents_of(groups_, order_, token_tiles_, slots, known.n_in);
   DELTACOME_CHECK(contents.n_z <= INT32_MAX);
   TableBytes bytes;
   const int64_t head = bytes.reserve<DeltaCall>();
@@ -143,8 +158,13 @@ void CudaVariantPlan::update(const std::vector<int>& slots, Known& known,
   // Kernels that were launched once are launched from then on: a captured graph has them.
   const unsigned kinds = known.call.kinds | contents.kinds();
   moved(known.assigned > 0 && kinds != known.call.kinds);
-  known.call = {reinterpret_cast<const DeltaCall*>(base), kinds, contents.n_inputs,
-                contents.n_scales, contents.n_z};
+  known.prompts = std::move(contents.prompts);
+  known.call = {reinterpret_cast<const DeltaCall*>(base),
+                kinds,
+                contents.n_inputs,
+                contents.n_scales,
+                contents.n_z,
+                known.prompts};
   known.assigned = assigned_;
 }
 
@@ -163,8 +183,8 @@ void CudaVariantPlan::reserve(const Call& call) const {
   moved(scales_.reserve(context_, call.n_scales * 8));
   const int64_t padded = (call.n_z + 63) / 64 * 64;
   if (padded <= z_floats_) return;
-  z_floats_ = padded;
-  moved(z_.reserve(context_, 2 * 4 * padded) || assigned_ > 1);  // the second one has moved
+  z_floats_ = (padded + padded / 2 + 1023) / 1024 * 1024;           // with room for other mixes
+  moved(z_.reserve(context_, 2 * 4 * z_floats_) || assigned_ > 1);  // the second one has moved
   z_cleared_ = false;
 }
 

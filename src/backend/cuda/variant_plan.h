@@ -9,25 +9,11 @@
 #include "backend/backend.h"
 #include "backend/cuda/context.h"
 #include "backend/cuda/delta_layout.h"
+#include "backend/cuda/delta_prompt.h"
+#include "backend/cuda/device_table.h"
 #include "backend/cuda/variant.h"
 
 namespace deltacome::cuda {
-
-/// Bytes in device memory that are written again in place: what reads them keeps its pointers for
-/// as long as they fit.
-class DeviceTable {
- public:
-  /// Tables may be written on a stream that loads while others compute: that is no workspace.
-  explicit DeviceTable(Purpose purpose = Purpose::kVariants) : purpose_(purpose) {}
-  /// Room for `bytes`; true if what was there has moved.
-  bool reserve(const CudaContext& context, int64_t bytes);
-  std::byte* data() const noexcept { return storage_ == nullptr ? nullptr : storage_->data(); }
-
- private:
-  Purpose purpose_;
-  std::unique_ptr<CudaStorage> storage_;
-  int64_t capacity_ = 0;
-};
 
 /// Which variant owns which rows of a batch, and the tables in device memory by which kernels find
 /// the variants' tensors. One thread at a time; stream-ordered.
@@ -35,7 +21,8 @@ class DeviceTable {
 /// For CUDA graphs: what is captured right after assign() and refresh() can be launched again after
 /// later ones, as one piece: tables change in place, launches do not depend on the variants.
 /// generation() changes when that does not hold: something had to move, or there are kinds of
-/// deltas that the capture did not have.
+/// deltas that the capture did not have. Plans for graphs decode nothing: context.decode_rows
+/// has to say so.
 class CudaVariantPlan final : public VariantPlan {
  public:
   /// Rows of one variant, next to each other among rows().
@@ -44,6 +31,7 @@ class CudaVariantPlan final : public VariantPlan {
     const CudaVariant* variant = nullptr;  // null = base
     int64_t first = 0;
     int64_t n_rows = 0;
+    DecodeRows decode_rows = {};  // from which on codes are decoded for them
     const CudaTensor* find(int slot) const noexcept {
       return variant == nullptr ? nullptr : variant->find(slot);
     }
@@ -63,6 +51,7 @@ class CudaVariantPlan final : public VariantPlan {
     const DeltaCall* table = nullptr;
     unsigned kinds = 0;
     int64_t n_inputs = 0, n_scales = 0, n_z = 0;  // bytes, pairs, floats
+    std::span<const PromptGroup> prompts;         // until the next call of these slots
   };
 
   /// Tables are written on `stream`; others that use the plan must wait for it.
@@ -71,19 +60,25 @@ class CudaVariantPlan final : public VariantPlan {
   /// Other variants and rows, in the tables of before. Call tables follow at refresh() or with
   /// their next use.
   void assign(std::span<const VariantSegment> segments, CudaStream& stream);
+  /// Variants live on without this plan; who assigned them holds them as long as it is used.
+  void disown();
+  /// token_tiles() of a plan of these segments, if it decodes nothing.
+  static int token_tiles_of(std::span<const VariantSegment> segments);
   /// Brings all call tables up to date: before a captured graph is launched.
   void refresh(CudaStream& stream) const;
   uint64_t generation() const noexcept { return generation_; }
 
   int64_t n_rows() const noexcept { return n_rows_; }
-  /// Whether no row has a variant.
-  bool base_only() const noexcept;
+  /// Whether no row has, or had in an assignment before, a variant.
+  bool base_only() const noexcept { return !has_deltas_; }
   std::span<const Group> groups() const noexcept { return groups_; }
   /// In device memory, by row of the batch: the variant's own raw vector of a slot as f32, null
   /// where the row uses the base's. Null if no row has one.
   const float* const* raw_rows(int slot) const noexcept;
   /// Rows of the batch, group by group, in device memory.
   const int32_t* rows() const noexcept { return reinterpret_cast<const int32_t*>(rows_.data()); }
+  /// The same on the host.
+  std::span<const int32_t> order() const noexcept { return order_; }
   /// Tiles of tokens of a segment: 1, 2 or 4.
   int token_tiles() const noexcept { return token_tiles_; }
 
@@ -102,6 +97,7 @@ class CudaVariantPlan final : public VariantPlan {
   struct Known {
     DeviceTable table;
     Call call;
+    std::vector<PromptGroup> prompts;
     int64_t n_in = 0;
     uint64_t assigned = 0;  // the assignment that the table is of
   };
@@ -116,11 +112,18 @@ class CudaVariantPlan final : public VariantPlan {
   void moved(bool has_moved) const { generation_ += has_moved ? 1 : 0; }
 
   CudaContext context_;
+  struct Assigned {
+    std::weak_ptr<const DeviceVariant> variant;
+    bool base = false;
+    int64_t n_rows = 0;
+  };
+  std::vector<Assigned> segments_;
   std::vector<Group> groups_;
   std::vector<int32_t> order_;     // rows of the batch, group by group
   std::vector<int32_t> group_of_;  // of each row of the batch
   int64_t n_rows_ = 0;
   int token_tiles_ = 1;
+  bool has_deltas_ = false;
   DeviceTable rows_, raw_;
   std::vector<int> raw_slots_;  // sorted
   uint64_t assigned_ = 0;
