@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the Python tests: the unittest files of tests/tools, tests/e2e and tests/clients (*_test.py), and the
+"""Runs the Python tests: the unittest files of tests/tools, tests/e2e, tests/clients and tests/browser (*_test.py), and the
 comparisons with other packages (COMPARISONS), each a program that exits with 1 on a difference.
 
 Usage: run_python.py [--bin build/release/bin] [--results DIR] [PATTERN ...]
@@ -83,7 +83,7 @@ def main():
     os.environ["DELTACOME"] = str((args.bin / "deltacome").resolve())
 
     suite = unittest.TestSuite()
-    for folder in ("tests/tools", "tests/e2e", "tests/clients"):
+    for folder in ("tests/tools", "tests/e2e", "tests/clients", "tests/browser"):
         found = unittest.TestLoader().discover(str(ROOT / folder), pattern="*_test.py")
         suite.addTests(selected(found, args.patterns))
     runner = unittest.TextTestRunner(sys.stdout, verbosity=2, resultclass=Result)
