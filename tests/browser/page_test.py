@@ -138,7 +138,7 @@ class PageTest(CliTest):
         self.wait_ready(page)
         self.ask(page)
         self.assertEqual(self.answers(page), [self.chat_text("tiny-base"), self.chat_text("math")])
-        expect(page.locator(".answer .hint").first).to_contain_text("40 tokens")
+        expect(page.locator(".answer .hint").first).to_contain_text("40 tokens in ")
         expect(page.get_by_role("log").first).to_have_attribute("aria-busy", "false")
         page.get_by_label("right only").check()
         self.ask(page, "What is 3 + 4?", 8)
