@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the Python tests: the unittest files of tests/tools, tests/e2e and tests/clients (*_test.py), and the
-comparisons with other packages (COMPARISONS), each a program that exits with 1 on a difference.
+"""Runs the Python tests: the unittest files (*_test.py) of FOLDERS, and the comparisons with other packages
+(COMPARISONS), each a program that exits with 1 on a difference.
 
 Usage: run_python.py [--bin build/release/bin] [--results DIR] [PATTERN ...]
 Writes DIR/python.xml in JUnit's form. A PATTERN selects tests whose name contains it.
@@ -17,6 +17,7 @@ import unittest
 import xml.etree.ElementTree as ElementTree
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+FOLDERS = ("tests/tools", "tests/e2e", "tests/clients", "tests/browser")
 # Script in tests/e2e: the built program that it drives.
 COMPARISONS = {"tokenizer_equality.py": "tokenize_lines", "chat_template_equality.py": "render_template"}
 
@@ -83,7 +84,7 @@ def main():
     os.environ["DELTACOME"] = str((args.bin / "deltacome").resolve())
 
     suite = unittest.TestSuite()
-    for folder in ("tests/tools", "tests/e2e", "tests/clients"):
+    for folder in FOLDERS:
         found = unittest.TestLoader().discover(str(ROOT / folder), pattern="*_test.py")
         suite.addTests(selected(found, args.patterns))
     runner = unittest.TextTestRunner(sys.stdout, verbosity=2, resultclass=Result)
