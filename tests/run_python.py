@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the Python tests: the unittest files of tests/tools, tests/e2e and tests/clients (*_test.py), and the
-comparisons with other packages (COMPARISONS), each a program that exits with 1 on a difference.
+"""Runs the Python tests: the unittest files of tests/tools, tests/e2e, tests/clients and
+tests/reliability (*_test.py), and the comparisons with other packages (COMPARISONS), each a program
+that exits with 1 on a difference.
 
 Usage: run_python.py [--bin build/release/bin] [--results DIR] [PATTERN ...]
 Writes DIR/python.xml in JUnit's form. A PATTERN selects tests whose name contains it.
@@ -83,7 +84,7 @@ def main():
     os.environ["DELTACOME"] = str((args.bin / "deltacome").resolve())
 
     suite = unittest.TestSuite()
-    for folder in ("tests/tools", "tests/e2e", "tests/clients"):
+    for folder in ("tests/tools", "tests/e2e", "tests/clients", "tests/reliability"):
         found = unittest.TestLoader().discover(str(ROOT / folder), pattern="*_test.py")
         suite.addTests(selected(found, args.patterns))
     runner = unittest.TextTestRunner(sys.stdout, verbosity=2, resultclass=Result)
