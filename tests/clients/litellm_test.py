@@ -7,6 +7,7 @@ import os
 import pathlib
 import sys
 import unittest
+import warnings
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 from serve_test import ServedProgram  # noqa: E402
@@ -26,6 +27,8 @@ class LiteLlmClientTest(CliTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
+        litellm.suppress_debug_info = True
+        warnings.simplefilter("ignore")  # of its own use of pydantic
         archive = cls.scratch / "math"
         done = run("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", archive,
                    "--method", "bitdelta", "--distill", "0")

@@ -160,26 +160,33 @@ class FaultsTest(CliTest):
             self.assertIn(status, (400, 404), error)
             self.assertEqual(server.complete("math"), want)
 
+    def answers_with_log_to(self, stderr, n_requests):
+        with ServedProgram() as other:
+            port = other.port  # free again soon
+        process = subprocess.Popen(
+            [PROGRAM, "serve", "--base", BASE, "--port", str(port), "--threads", "1",
+             "--kv-cache-gib", "0.1"], stderr=stderr, stdin=subprocess.DEVNULL)
+        try:
+            def answers():
+                try:
+                    return other.ask("GET", "/health")[0] == 200
+                except OSError:
+                    return False
+            other.wait_for(answers)
+            for _ in range(n_requests):
+                self.assertTrue(other.complete("tiny-base", max_tokens=1, ignore_eos=True))
+        finally:
+            process.kill()
+            process.wait()
+            if process.stderr:
+                process.stderr.close()
+
     def test_a_log_that_cannot_be_written(self):
-        with open("/dev/full", "w") as full, ServedProgram() as probe:
-            port = probe.port
-            probe.process.kill()
-            probe.process.wait()
-            process = subprocess.Popen(
-                [PROGRAM, "serve", "--base", BASE, "--port", str(port), "--threads", "1",
-                 "--kv-cache-gib", "0.1"], stderr=full, stdin=subprocess.DEVNULL)
-            try:
-                def answers():
-                    try:
-                        return probe.ask("GET", "/health")[0] == 200
-                    except OSError:
-                        return False
-                probe.wait_for(answers)
-                for _ in range(3):
-                    self.assertTrue(probe.complete("tiny-base"))
-            finally:
-                process.kill()
-                process.wait()
+        with open("/dev/full", "w") as full:
+            self.answers_with_log_to(full, 3)
+
+    def test_a_log_that_nobody_reads(self):
+        self.answers_with_log_to(subprocess.PIPE, 700)  # a pipe holds 64 KiB
 
     def test_answers_in_a_storm_are_those_of_the_variant_alone(self):
         """Whole, streamed and broken off, while a variant comes, goes and is replaced."""
