@@ -63,7 +63,7 @@ struct RequestState {
 };
 
 inline bool AnswerState::wants_prompt_logprobs() const noexcept {
-  return choice == 0 && request->request.prompt_logprobs &&
+  return choice == 0 && n_output() == 0 && request->request.prompt_logprobs &&
          static_cast<int64_t>(prompt_logprobs.size()) < n_prompt - 1;
 }
 

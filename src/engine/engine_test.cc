@@ -219,6 +219,7 @@ TEST_F(EngineTest, PromptsAreScoredAsIfTheyHadBeenGenerated) {
   const std::vector<Logprobs>& got = events[0].prompt_logprobs;
   ASSERT_EQ(got.size(), 69u);
   for (size_t i = 1; i < events.size(); ++i) EXPECT_TRUE(events[i].prompt_logprobs.empty());
+  for (const TokenEvent& event : events) EXPECT_FALSE(event.error);
   for (const size_t i : {0u, 1u, 22u, 23u, 24u, 47u, 63u, 68u}) {
     EngineRequest next{.variant = "v1", .max_tokens = 1, .ignore_eos = true, .logprobs = 2};
     next.prompt.assign(scored.prompt.begin(), scored.prompt.begin() + static_cast<int64_t>(i) + 1);
