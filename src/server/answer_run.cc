@@ -126,7 +126,9 @@ void AnswerRun::on_event(size_t prompt, const TokenEvent& event) {
   Choice& choice =
       choices_[prompt * static_cast<size_t>(request_.best_of) + static_cast<size_t>(event.choice)];
   measure(choice, event);
-  if (!event.prompt_logprobs.empty()) show_prompt(prompts_[prompt], event.prompt_logprobs);
+  // With the first event, which is choice 0's.
+  if (request_.engine.prompt_logprobs && prompts_[prompt].shown.empty() && !is_fault(event.finish))
+    show_prompt(prompts_[prompt], event.prompt_logprobs);
   const bool ends = event.finish != FinishReason::kNone;
   if (ends) {
     choice.last = event;
@@ -205,8 +207,8 @@ ShownToken AnswerRun::shown(int32_t token, double logprob,
 
 void AnswerRun::show_prompt(PreparedPrompt& prompt, const std::vector<Logprobs>& logprobs) const {
   for (size_t i = 0; i < prompt.tokens.size(); ++i) {
-    if (i == 0) {
-      prompt.shown.push_back({.text = token_text(prompt.tokens[0])});
+    if (i == 0 || i > logprobs.size()) {
+      prompt.shown.push_back({.text = token_text(prompt.tokens[i])});
     } else {
       prompt.shown.push_back(shown(prompt.tokens[i], logprobs[i - 1].chosen, logprobs[i - 1].top));
     }
