@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 #include <pthread.h>
+#include <spdlog/async.h>
+#include <spdlog/async_logger.h>
+#include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
 
@@ -82,6 +85,16 @@ std::pair<std::string, std::string> split_delta(const std::string& text) {
   return {text.substr(0, equals), text.substr(equals + 1)};
 }
 
+/// Lines are written by a thread of their own, and the oldest are dropped if standard error does
+/// not take them: a log that nobody reads must not hold up answers.
+void log_in_background() {
+  constexpr size_t kLines = 4096;
+  spdlog::init_thread_pool(kLines, 1);
+  spdlog::set_default_logger(std::make_shared<spdlog::async_logger>(
+      "deltacome", std::make_shared<spdlog::sinks::stderr_sink_mt>(), spdlog::thread_pool(),
+      spdlog::async_overflow_policy::overrun_oldest));
+}
+
 void serve(Options options) {
   std::vector<std::pair<std::string, std::string>> deltas;
   for (const std::string& text : options.deltas) deltas.push_back(split_delta(text));
@@ -89,6 +102,7 @@ void serve(Options options) {
   const sigset_t signals = served_signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   raise_file_limit();
+  log_in_background();
   if (options.server.log_json) spdlog::set_pattern("%v");
 
   options.engine.base = options.server.base = options.base;

@@ -17,7 +17,7 @@ import unittest
 import xml.etree.ElementTree as ElementTree
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FOLDERS = ("tests/tools", "tests/e2e", "tests/clients", "tests/browser")
+FOLDERS = ("tests/tools", "tests/e2e", "tests/clients", "tests/browser", "tests/reliability")
 # Script in tests/e2e: the built program that it drives.
 COMPARISONS = {"tokenizer_equality.py": "tokenize_lines", "chat_template_equality.py": "render_template"}
 

@@ -85,6 +85,70 @@ Json short_requests(double seconds) {
           {"p99_ms", percentile(all, 0.99)}};
 }
 
+/// Tells when the request with the salt "probe" came to the engine, and when its first token left.
+class TimedEngine : public FakeEngine {
+ public:
+  using FakeEngine::FakeEngine;
+  uint64_t submit(EngineRequest request, Engine::EventHandler on_event) override {
+    if (request.cache_salt != "probe")
+      return FakeEngine::submit(std::move(request), std::move(on_event));
+    submitted = Clock::now();
+    return FakeEngine::submit(std::move(request), [this, on_event](const TokenEvent& event) {
+      first_token = Clock::now();  // there is one token
+      on_event(event);
+    });
+  }
+  std::atomic<Clock::time_point> submitted, first_token;
+};
+
+/// What the server adds to the time to the first token: from the request's way to the engine, and
+/// the token's way back; while `n_streams` others get a token every 20 ms.
+Json added_first_token_time(int n_streams, int n_probes) {
+  TimedEngine engine("abcdefghij",
+                     n_streams > 0 ? kTokenInterval : std::chrono::microseconds(1000));
+  Service service(engine, options());
+  service.start();
+  std::vector<std::unique_ptr<Client>> clients;
+  std::vector<pollfd> polled;
+  for (int i = 0; i < n_streams; ++i) {
+    clients.push_back(std::make_unique<Client>(service.port()));
+    clients.back()->write(
+        http_post("/v1/completions",
+                  R"({"prompt": "x", "stream": true, "ignore_eos": true, "max_tokens": 90000})"));
+    polled.push_back({.fd = clients.back()->fd(), .events = POLLIN, .revents = 0});
+  }
+  std::atomic<bool> over = false;
+  std::thread reader([&] {
+    while (!over && n_streams > 0) {
+      if (poll(polled.data(), polled.size(), 100) <= 0) continue;
+      for (size_t i = 0; i < polled.size(); ++i)
+        if (polled[i].revents != 0) clients[i]->read_some();
+    }
+  });
+  while (engine.n_running() < static_cast<size_t>(n_streams))
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  const std::string request =
+      http_post("/v1/completions",
+                R"({"prompt": "x", "stream": true, "max_tokens": 1, "cache_salt": "probe"})");
+  std::vector<double> added;
+  Client probe(service.port());
+  for (int i = 0; i < n_probes; ++i) {
+    const auto sent = Clock::now();
+    probe.write(request);
+    if (probe.read_until("data: {").empty()) break;
+    const auto seen = Clock::now();
+    if (probe.read_until("0\r\n\r\n").empty()) break;
+    const auto own = engine.first_token.load() - engine.submitted.load();
+    added.push_back(std::chrono::duration<double, std::milli>(seen - sent - own).count());
+  }
+  over = true;
+  reader.join();
+  return {{"streams", n_streams},
+          {"probes", added.size()},
+          {"added_p50_ms", percentile(added, 0.5)},
+          {"added_p99_ms", percentile(added, 0.99)}};
+}
+
 /// All streams at once, each with a token every 20 ms.
 Json many_streams() {
   FakeEngine engine("abcdefghij", kTokenInterval);
@@ -146,6 +210,8 @@ int main(int argc, char** argv) {
   const double seconds = argc > 1 ? std::atof(argv[1]) : 5;
   std::cout << to_text(Json{{"engine", "double, no model"},
                             {"short_requests", short_requests(seconds)},
+                            {"first_token_idle", added_first_token_time(0, 1000)},
+                            {"first_token_beside_streams", added_first_token_time(200, 300)},
                             {"streams", many_streams()}})
             << "\n";
 }

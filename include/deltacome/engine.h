@@ -63,6 +63,7 @@ struct EngineStats {
   int64_t running = 0, waiting = 0;  // sequences
   int64_t requests = 0;              // accepted and not finished
   int64_t kv_blocks = 0, kv_blocks_in_use = 0, kv_blocks_cached = 0;
+  int64_t kv_block_tokens = 0;  // that a block holds
   int64_t kv_bytes = 0, variant_bytes = 0, base_bytes = 0;
   int64_t steps = 0, prompt_tokens = 0, output_tokens = 0, preemptions = 0;
   int64_t prefix_queries = 0, prefix_hits = 0;  // prompt tokens looked up, found

@@ -74,7 +74,8 @@ struct EngineRequest {
   bool skip_special_tokens = true;
   std::optional<Constraint> constraint = {};  // needs a tokenizer
   std::optional<int> logprobs = {};  // log probability of each token, and of this many likeliest
-  std::string cache_salt = {};       // requests share prefixes only with those of the same salt
+  std::optional<int> prompt_logprobs = {};  // the same for the prompt; it is then computed whole
+  std::string cache_salt = {};  // requests share prefixes only with those of the same salt
   std::string extra_hash = {};  // content beside the tokens that the prompt's meaning depends on
   std::optional<std::chrono::steady_clock::time_point> deadline = {};  // ends it, with kDeadline
 };
@@ -93,6 +94,12 @@ struct TokenLogprob {
   double logprob = 0;  // natural logarithm, of the model's distribution before sampling parameters
 };
 
+/// Of one place in a text: the token that is there, and the likeliest ones.
+struct Logprobs {
+  double chosen = 0;
+  std::vector<TokenLogprob> top = {};  // likeliest first
+};
+
 /// What happened to one answer. Events of an answer come in order; the last has a finish reason.
 struct TokenEvent {
   uint64_t request = 0;
@@ -101,6 +108,8 @@ struct TokenEvent {
   std::string text = {};                        // that is final now; whole UTF-8 characters
   std::optional<double> logprob = {};           // of `token`
   std::vector<TokenLogprob> top_logprobs = {};  // likeliest first
+  // Of the prompt's tokens but the first; in the first event of choice 0, if they were asked for.
+  std::vector<Logprobs> prompt_logprobs = {};
   FinishReason finish = FinishReason::kNone;
   std::string stop_text = {};  // kStop: the stop text that was found, or
   std::optional<int32_t> stop_id =
@@ -110,6 +119,9 @@ struct TokenEvent {
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;  // of the prompt, taken from the prefix cache at its first admission
   int64_t output_tokens = 0;
+  double queue_s = 0;             // seconds from its arrival to its first step,
+  double prefill_s = 0;           // from there to its first token,
+  double decode_s = 0;            // and to its end
   std::string variant_hash = {};  // content of the variant that gave the answer; empty = base
 };
 

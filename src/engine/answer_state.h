@@ -39,9 +39,13 @@ struct AnswerState : SequenceState {
   std::optional<AnswerText> text;
   std::optional<grammar::Matcher> matcher;  // of the constraint, if there is one
   TokenHistory history;
-  std::optional<Error> fault;  // found while it was bound
+  std::vector<Logprobs> prompt_logprobs;         // as far as they are known, if they were asked for
+  double first_step_s = -1, first_token_s = -1;  // as EngineLoop::now_s(); -1 = not yet
+  std::optional<Error> fault;                    // found while it was bound
 
   int64_t n_output() const noexcept { return n_tokens() - n_prompt; }
+  /// Its prompt's log probabilities are asked for and not all known. Of the request's first answer.
+  bool wants_prompt_logprobs() const noexcept;
   /// Whether it may end here: by its minimum of tokens and by its constraint.
   bool may_end() const noexcept {
     return n_output() >= min_tokens && (!matcher || matcher->may_end());
@@ -59,5 +63,10 @@ struct RequestState {
   std::vector<std::unique_ptr<AnswerState>> answers;
   int n_open = 0;  // answers that have not ended
 };
+
+inline bool AnswerState::wants_prompt_logprobs() const noexcept {
+  return choice == 0 && n_output() == 0 && request->request.prompt_logprobs &&
+         static_cast<int64_t>(prompt_logprobs.size()) < n_prompt - 1;
+}
 
 }  // namespace deltacome

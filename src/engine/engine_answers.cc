@@ -93,8 +93,11 @@ void EngineLoop::bind_to(AnswerState& answer) {
       fail(ErrorCode::kInvalidArgument, "{} takes no pictures: it has no vision tower", of);
     pictures.tower = towers_.of(vision.tensors);
   }
+  // Each place of a scored prompt has to be computed: nothing of another request is its prefix.
+  const std::string extra =
+      r.prompt_logprobs ? fmt::format("scored in request {}", answer.request->id) : r.extra_hash;
   answer.root = prefix_root(answer.hold ? answer.hold->content_hash : "",
-                            options_.share_prefixes ? "" : r.tenant, salt, r.extra_hash);
+                            options_.share_prefixes ? "" : r.tenant, salt, extra);
 }
 
 void EngineLoop::add_followers(RequestState& request) {
@@ -115,9 +118,14 @@ void EngineLoop::add_followers(RequestState& request) {
 void EngineLoop::take(const StepToken& step) {
   AnswerState& answer = *step.answer;
   const EngineRequest& r = answer.request->request;
-  if (answer.choice == 0 && answer.n_output() == 0) add_followers(*answer.request);
+  const bool is_first = answer.n_output() == 0;
+  if (answer.choice == 0 && is_first) add_followers(*answer.request);
   ++counts_.output_tokens;
   TokenEvent event;
+  if (is_first) {
+    answer.first_token_s = now_s();
+    event.prompt_logprobs = std::exchange(answer.prompt_logprobs, {});
+  }
   if (step.logprobs) {
     event.logprob = step.logprobs->chosen;
     event.top_logprobs = step.logprobs->top;
@@ -160,6 +168,12 @@ void EngineLoop::end(AnswerState& answer, FinishReason reason, TokenEvent event)
   event.prompt_tokens = static_cast<int64_t>(request.request.prompt.size());
   event.cached_tokens = std::max<int64_t>(answer.n_cached_prompt, 0);
   event.output_tokens = answer.n_output();
+  const double now = now_s();
+  const double first_step = answer.first_step_s < 0 ? now : answer.first_step_s;
+  const double first_token = answer.first_token_s < 0 ? now : answer.first_token_s;
+  event.queue_s = first_step - answer.arrival_s;
+  event.prefill_s = first_token - first_step;
+  event.decode_s = now - first_token;
   if (answer.hold) event.variant_hash = answer.hold->content_hash;
   emit(request, std::move(event));
   answer.ended = true;

@@ -120,6 +120,9 @@ void EngineLoop::check(const EngineRequest& r) const {
   if (r.logprobs)
     expect(*r.logprobs >= 0 && *r.logprobs <= kMaxLogprobs, "logprobs", *r.logprobs,
            fmt::format("0 to {}", kMaxLogprobs));
+  if (r.prompt_logprobs)
+    expect(*r.prompt_logprobs >= 0 && *r.prompt_logprobs <= kMaxLogprobs, "prompt_logprobs",
+           *r.prompt_logprobs, fmt::format("0 to {}", kMaxLogprobs));
   const auto at_most = [&](const char* name, size_t got, size_t most) {
     expect(got <= most, name, got, fmt::format("at most {}", most));
   };

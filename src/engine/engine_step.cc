@@ -18,6 +18,7 @@ bool EngineLoop::step() {
     auto& answer = static_cast<AnswerState&>(*item.sequence);
     mark_begun(*answer.request);
     if (std::exchange(answer.counted, true)) continue;
+    answer.first_step_s = now_s();
     counts_.prefix_queries += answer.n_prompt;
     counts_.prefix_hits += answer.n_cached_prompt;
     counts_.prompt_tokens += answer.n_prompt - answer.n_cached_prompt;
@@ -92,6 +93,7 @@ void EngineLoop::update_stats() {
   EngineStats now = counts_;
   now.preemptions = scheduler_.n_preempted();
   now.kv_blocks = n_blocks_;
+  now.kv_block_tokens = kKvBlock;
   if (!broken_down_) {
     now.running = scheduler_.n_running();
     now.waiting = scheduler_.n_waiting();

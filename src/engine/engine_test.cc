@@ -47,6 +47,7 @@ EngineRequest varied(uint32_t i) {
   if (i % 5 == 0) r.sampling.repetition_penalty = 1.2;
   if (i % 7 == 0) r.sampling.top_k = 20;
   if (i % 4 == 0) r.logprobs = 2;
+  if (i % 8 == 4) r.prompt_logprobs = 1;
   if (i % 6 == 0) r.n = 2;
   r.ignore_eos = i % 2 == 1;
   return r;
@@ -146,6 +147,8 @@ TEST_F(EngineTest, AnswersDoNotDependOnTheBatch) {
         for (const TokenEvent& e : want.events)
           if (e.logprob) want_logprobs.push_back(*e.logprob);
         EXPECT_EQ(logprobs, want_logprobs);
+        if (choice > 0) continue;
+        EXPECT_EQ(testing::prompt_logprobs_of(events), testing::prompt_logprobs_of(want.events));
       }
     }
   }
@@ -196,6 +199,41 @@ TEST_F(EngineTest, AnswersOfOneRequestShareThePromptsWork) {
   for (const Answer& a : answers) EXPECT_EQ(a.tokens.size(), 8u);
   EXPECT_EQ(engine.stats().prefix_hits, 2 * 48);
   EXPECT_EQ(engine.stats().prompt_tokens, 64 + 2 * 16);
+}
+
+/// Each place of a prompt has the log probability that its token would have as an answer to what
+/// stands before it; in chunks, beside others, and though the prefix is in the cache.
+TEST_F(EngineTest, PromptsAreScoredAsIfTheyHadBeenGenerated) {
+  EngineOptions o = options();
+  o.step_tokens = 24;
+  Engine engine(o);
+  load_all(engine);
+  EngineRequest scored{.variant = "v1", .prompt = random_prompt(70, 5), .n = 2, .max_tokens = 3};
+  engine.generate(scored);
+  scored.prompt_logprobs = 2;
+  Collector collector, other;
+  engine.submit({.prompt = random_prompt(60, 6), .max_tokens = 30}, other.handler());
+  engine.submit(scored, collector.handler());
+  const std::vector<TokenEvent> events = collector.wait(2);
+  other.wait();
+  const std::vector<Logprobs>& got = events[0].prompt_logprobs;
+  ASSERT_EQ(got.size(), 69u);
+  for (size_t i = 1; i < events.size(); ++i) EXPECT_TRUE(events[i].prompt_logprobs.empty());
+  for (const TokenEvent& event : events) EXPECT_FALSE(event.error);
+  for (const size_t i : {0u, 1u, 22u, 23u, 24u, 47u, 63u, 68u}) {
+    EngineRequest next{.variant = "v1", .max_tokens = 1, .ignore_eos = true, .logprobs = 2};
+    next.prompt.assign(scored.prompt.begin(), scored.prompt.begin() + static_cast<int64_t>(i) + 1);
+    next.sampling.logit_bias = {{scored.prompt[i + 1], 100.0}};
+    next.sampling.temperature = 0;
+    const TokenEvent want = engine.generate(next)[0].events[0];
+    ASSERT_EQ(want.token, scored.prompt[i + 1]);
+    EXPECT_EQ(got[i].chosen, want.logprob) << i;
+    ASSERT_EQ(got[i].top.size(), 2u);
+    for (size_t k = 0; k < 2; ++k) {
+      EXPECT_EQ(got[i].top[k].token, want.top_logprobs[k].token) << i;
+      EXPECT_EQ(got[i].top[k].logprob, want.top_logprobs[k].logprob) << i;
+    }
+  }
 }
 
 TEST_F(EngineTest, EndsAtIdsAndAfterTheLeastNumberOfTokens) {

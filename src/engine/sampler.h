@@ -43,10 +43,6 @@ int32_t choose_token(std::span<float> logits, const SamplingParams& params,
                      const TokenHistory& history, std::span<const int32_t> banned, double uniform);
 
 /// Log probabilities of `token` and of the `n` likeliest, likeliest first, from unchanged logits.
-struct Logprobs {
-  double chosen = 0;
-  std::vector<TokenLogprob> top;
-};
 Logprobs logprobs_of(std::span<const float> logits, int32_t token, int n);
 
 /// Seed of answer `choice` of a request: answers of one request differ.

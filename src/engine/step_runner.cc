@@ -16,6 +16,9 @@ bool is_plain(const AnswerState& answer) {
          !answer.matcher;
 }
 
+/// Rows whose logits are in memory at once while a prompt is scored.
+constexpr int64_t kScoredRows = 32;
+
 double draw(const AnswerState& answer) {
   return uniform_draw(answer.seed, static_cast<uint64_t>(answer.n_output()));
 }
@@ -32,25 +35,43 @@ std::vector<StepToken> StepRunner::run(std::span<const StepItem> items) {
   std::vector<BatchItem> batch;
   std::vector<StepToken> tokens;
   std::deque<std::vector<int32_t>> placed;  // chunks with pictures
-  for (const StepItem& item : items) {
+  std::vector<StepItem> scored;
+  const auto add = [&](const StepItem& item, BatchItem::Rows wanted) {
     auto& answer = static_cast<AnswerState&>(*item.sequence);
-    const bool last = item.n_tokens == answer.pending();
     std::span<const int32_t> chunk =
         std::span(answer.tokens)
             .subspan(static_cast<size_t>(answer.kv.length), static_cast<size_t>(item.n_tokens));
     const Tensor given = place_given_rows(answer, chunk, placed);
-    batch.push_back({chunk, &answer.kv, answer.model_variant,
-                     last ? BatchItem::Rows::kLast : BatchItem::Rows::kNone, given});
+    batch.push_back({chunk, &answer.kv, answer.model_variant, wanted, given});
+  };
+  // Prompts whose rows are all wanted come last, so that the others' rows are side by side.
+  for (const StepItem& item : items) {
+    auto& answer = static_cast<AnswerState&>(*item.sequence);
+    if (answer.wants_prompt_logprobs()) {
+      scored.push_back(item);
+      continue;
+    }
+    const bool last = item.n_tokens == answer.pending();
+    add(item, last ? BatchItem::Rows::kLast : BatchItem::Rows::kNone);
     if (last)
       tokens.push_back({.answer = &answer, .token = 0, .logprobs = {}, .impossible = false});
   }
+  for (const StepItem& item : scored) add(item, BatchItem::Rows::kAll);
   if (Model::is_decode(batch)) {
     choose(model_.decode(stream_, batch, cache_, decoding_), tokens);
     return tokens;
   }
   const HiddenRows rows = model_.forward(stream_, batch, cache_);
-  if (!tokens.empty())
-    choose(model_.logits(stream_, rows, 0, static_cast<int64_t>(tokens.size())), tokens);
+  auto first = static_cast<int64_t>(tokens.size());
+  if (!tokens.empty()) choose(model_.logits(stream_, rows, 0, first), tokens);
+  for (const StepItem& item : scored) {
+    auto& answer = static_cast<AnswerState&>(*item.sequence);
+    score_prompt(rows, first, answer, item.n_tokens);
+    first += item.n_tokens;
+    if (answer.pending() > 0) continue;
+    tokens.push_back({.answer = &answer, .token = 0, .logprobs = {}, .impossible = false});
+    choose(model_.logits(stream_, rows, first - 1, 1), std::span(tokens).last(1));
+  }
   return tokens;
 }
 
@@ -72,6 +93,29 @@ Tensor StepRunner::place_given_rows(AnswerState& answer, std::span<const int32_t
   compute_features(pictures, model_.backend(), stream_);
   chunk = placed.emplace_back(std::move(ids));
   return pictures.given;
+}
+
+/// Row `first` of `rows` and the n_tokens - 1 after it are those of the answer's last tokens in the
+/// cache. A row tells of the token after its own. After a preemption some are known already.
+void StepRunner::score_prompt(const HiddenRows& rows, int64_t first, AnswerState& answer,
+                              int64_t n_tokens) {
+  const int64_t begin = answer.kv.length - n_tokens;  // place of the first row's token
+  const int64_t end = std::min(answer.kv.length, answer.n_prompt - 1);
+  std::vector<float> host;
+  for (auto at = static_cast<int64_t>(answer.prompt_logprobs.size()); at < end;) {
+    DELTACOME_CHECK(at >= begin);
+    const int64_t count = std::min(kScoredRows, end - at);
+    const Tensor logits = model_.logits(stream_, rows, first + at - begin, count);
+    host.resize(static_cast<size_t>(logits.size()));
+    model_.backend().download(stream_, logits, std::as_writable_bytes(std::span(host)));
+    const auto width = static_cast<size_t>(logits.cols());
+    for (int64_t i = 0; i < count; ++i, ++at) {
+      const auto row = std::span<const float>(host).subspan(static_cast<size_t>(i) * width,
+                                                            static_cast<size_t>(answer.vocab_size));
+      answer.prompt_logprobs.push_back(logprobs_of(row, answer.tokens[static_cast<size_t>(at) + 1],
+                                                   *answer.request->request.prompt_logprobs));
+    }
+  }
 }
 
 void StepRunner::choose(const Tensor& logits, std::span<StepToken> tokens) {

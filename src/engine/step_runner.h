@@ -28,8 +28,9 @@ class StepRunner {
   StepRunner(const Model& model, Stream& stream, int64_t n_blocks);
 
   /// Grows the kv.length of every sequence of the step. A token for each whose pending tokens all
-  /// were in it, in the step's order. Throws what Model::forward(), Model::logits() and the
-  /// sampler throw; after the first of them lengths have grown, so the step's answers must end.
+  /// were in it. Adds to the prompts' log probabilities of those who want them. Throws what
+  /// Model::forward(), Model::logits() and the sampler throw; after the first of them lengths have
+  /// grown, so the step's answers must end.
   std::vector<StepToken> run(std::span<const StepItem> items);
 
   int64_t kv_bytes() const noexcept { return cache_.bytes(); }
@@ -38,6 +39,7 @@ class StepRunner {
   Tensor place_given_rows(AnswerState& answer, std::span<const int32_t>& chunk,
                           std::deque<std::vector<int32_t>>& placed);
   void choose(const Tensor& logits, std::span<StepToken> tokens);
+  void score_prompt(const HiddenRows& rows, int64_t first, AnswerState& answer, int64_t n_tokens);
 
   const Model& model_;
   Stream& stream_;

@@ -208,6 +208,18 @@ class Collector {
   std::shared_ptr<State> state_ = std::make_shared<State>();
 };
 
+/// The prompt's log probabilities, and the likeliest tokens' beside them.
+inline std::vector<double> prompt_logprobs_of(const std::vector<TokenEvent>& events) {
+  std::vector<double> out;
+  for (const TokenEvent& event : events) {
+    for (const Logprobs& each : event.prompt_logprobs) {
+      out.push_back(each.chosen);
+      for (const TokenLogprob& top : each.top) out.push_back(top.logprob);
+    }
+  }
+  return out;
+}
+
 inline std::vector<int32_t> tokens_of(const std::vector<TokenEvent>& events, int choice = 0) {
   std::vector<int32_t> out;
   for (const TokenEvent& event : events)

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace deltacome::server {
 namespace {
 
@@ -12,14 +14,19 @@ Json bytes_of(const std::string& text) {
   return out;
 }
 
+/// JSON has no infinity: vLLM's stand-in.
+double finite(double logprob) {
+  return logprob > -9999.0 ? logprob : -9999.0;
+}
+
 Json chat_token(const std::string& text, double logprob) {
-  return {{"token", text}, {"logprob", logprob}, {"bytes", bytes_of(text)}};
+  return {{"token", text}, {"logprob", finite(logprob)}, {"bytes", bytes_of(text)}};
 }
 
 Json choice_json(bool chat, const FinishedAnswer& answer) {
   Json out = {{"index", answer.index}};
   if (chat) {
-    Json message = {{"role", "assistant"}, {"content", answer.text}};
+    Json message = {{"role", "assistant"}, {"content", answer.text}, {"refusal", nullptr}};
     if (!answer.tool_calls.empty()) {
       if (answer.text.empty()) message["content"] = nullptr;
       message["tool_calls"] = tool_calls_json(answer.tool_calls, false);
@@ -28,14 +35,18 @@ Json choice_json(bool chat, const FinishedAnswer& answer) {
   } else {
     out["text"] = answer.text;
   }
-  out["logprobs"] =
-      answer.logprobs ? logprobs_json(chat, *answer.logprobs, answer.text_offset) : Json();
+  out["logprobs"] = answer.logprobs ? logprobs_json(chat, *answer.logprobs, 0) : Json();
   out["finish_reason"] = answer.finish_reason;
   out["stop_reason"] = answer.stop_reason;
   return out;
 }
 
 }  // namespace
+
+int64_t n_characters(std::string_view text) {
+  return std::count_if(text.begin(), text.end(),
+                       [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+}
 
 std::string_view finish_name(FinishReason reason) noexcept {
   switch (reason) {
@@ -82,7 +93,7 @@ Json logprobs_json(bool chat, const std::vector<ShownToken>& tokens, int64_t tex
   if (chat) {
     Json content = Json::array();
     for (const ShownToken& token : tokens) {
-      Json shown = chat_token(token.text, token.logprob);
+      Json shown = chat_token(token.text, token.logprob.value_or(0));
       shown["top_logprobs"] = Json::array();
       for (const auto& [text, logprob] : token.top)
         shown["top_logprobs"].push_back(chat_token(text, logprob));
@@ -96,13 +107,20 @@ Json logprobs_json(bool chat, const std::vector<ShownToken>& tokens, int64_t tex
               {"top_logprobs", Json::array()}};
   for (const ShownToken& token : tokens) {
     out["text_offset"].push_back(text_offset);
-    out["token_logprobs"].push_back(token.logprob);
     out["tokens"].push_back(token.text);
+    text_offset += n_characters(token.text);
+    if (!token.logprob) {
+      out["token_logprobs"].push_back(nullptr);
+      out["top_logprobs"].push_back(nullptr);
+      continue;
+    }
+    out["token_logprobs"].push_back(finite(*token.logprob));
     Json top = Json::object();
     for (const auto& [text, logprob] : token.top)
-      if (!top.contains(text)) top[text] = logprob;  // two tokens may look alike: the likelier one
+      if (!top.contains(text))
+        top[text] = finite(logprob);  // of those that look alike the likeliest
+    if (!top.contains(token.text)) top[token.text] = finite(*token.logprob);  // always named
     out["top_logprobs"].push_back(std::move(top));
-    text_offset += static_cast<int64_t>(token.text.size());
   }
   return out;
 }
@@ -117,6 +135,7 @@ Json response_json(const AnswerHead& head, const std::vector<FinishedAnswer>& an
           {"model", head.model},
           {"choices", std::move(choices)},
           {"usage", usage_json(usage)},
+          {"service_tier", nullptr},
           {"system_fingerprint", fingerprint.empty() ? Json() : Json(fingerprint)}};
 }
 

@@ -17,7 +17,7 @@ namespace deltacome::server {
 /// A token with its log probability, and those of the likeliest in its place.
 struct ShownToken {
   std::string text;
-  double logprob = 0;
+  std::optional<double> logprob = {};                    // the first token of a text has none
   std::vector<std::pair<std::string, double>> top = {};  // likeliest first
 };
 
@@ -38,7 +38,6 @@ struct FinishedAnswer {
   std::string text = {};
   std::vector<ToolCall> tool_calls = {};
   std::optional<std::vector<ShownToken>> logprobs = {};
-  int64_t text_offset = 0;  // of the first of them in `text`
   std::string finish_reason = {};
   Json stop_reason = {};  // the stop text or the token id that ended it, or null
 };
@@ -50,8 +49,10 @@ Json tool_calls_json(const std::vector<ToolCall>& calls, bool pieces);
 Json response_json(const AnswerHead& head, const std::vector<FinishedAnswer>& answers,
                    const Usage& usage, const std::string& fingerprint);
 
-/// log probabilities in the form of chats, {"content": [...]}, or of completions.
+/// Log probabilities in the form of chats, {"content": [...]}, or of completions, where the first
+/// token stands at character `text_offset`.
 Json logprobs_json(bool chat, const std::vector<ShownToken>& tokens, int64_t text_offset);
+int64_t n_characters(std::string_view text);
 
 /// A piece of a streamed answer.
 struct Chunk {

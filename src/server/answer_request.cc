@@ -100,8 +100,13 @@ void read_common(const Fields& fields, AnswerRequest& out) {
   if (out.id && !is_request_id(*out.id))
     fields.fail("request_id", *fields.find("request_id"),
                 "up to 128 letters, digits, '-', '_', '.' and ':'");
-  out.max_tokens = fields.integer("max_completion_tokens", 1, kMaxInt);
-  if (!out.max_tokens) out.max_tokens = fields.integer("max_tokens", 1, kMaxInt);
+  const int64_t least = out.echo ? 0 : 1;
+  out.max_tokens = fields.integer("max_completion_tokens", least, kMaxInt);
+  if (!out.max_tokens) out.max_tokens = fields.integer("max_tokens", least, kMaxInt);
+  if (out.max_tokens == 0) {
+    out.echo_only = true;
+    out.max_tokens = 1;
+  }
 }
 
 namespace {
@@ -136,6 +141,7 @@ AnswerRequest parse_completion(std::string_view body) {
   const Json json = parse_json_object(body);
   const Fields fields(json);
   AnswerRequest out;
+  out.echo = fields.boolean("echo").value_or(false);
   read_common(fields, out);
   if (!fields.string("suffix").value_or("").empty())
     throw ApiError(400, "\"suffix\" is not supported: the models complete text at its end only",
@@ -146,13 +152,8 @@ AnswerRequest parse_completion(std::string_view body) {
                    fmt::format("{} prompts with {} answers each, expected at most {} answers",
                                out.prompts.size(), out.best_of, kMaxAnswersPerRequest),
                    "prompt");
-  out.echo = fields.boolean("echo").value_or(false);
   if (const auto k = fields.integer("logprobs", 0, 20)) out.engine.logprobs = static_cast<int>(*k);
-  if (out.echo && out.engine.logprobs)
-    throw ApiError(400,
-                   "\"echo\" with \"logprobs\" is not supported: there are no log "
-                   "probabilities of prompts",
-                   "logprobs");
+  if (out.echo) out.engine.prompt_logprobs = out.engine.logprobs;
   if (!out.max_tokens) out.max_tokens = 16;
   return out;
 }

@@ -32,6 +32,7 @@ struct AnswerRequest {
   using Prompt = std::variant<std::string, std::vector<int32_t>>;
   std::vector<Prompt> prompts = {};
   bool echo = false;
+  bool echo_only = false;  // max_tokens 0: one token is computed, and not shown
 
   // Chats.
   std::string template_context = {};  // JSON text for Engine::chat_prompt_json

@@ -19,6 +19,17 @@ ApiError error_of(const TokenEvent& event) {
   return ApiError(503, "the server is stopping").retry_after(5);
 }
 
+/// The event of an answer that is asked for its prompt alone.
+TokenEvent without_token(const TokenEvent& event) {
+  TokenEvent out = event;
+  out.token.reset();
+  out.text.clear();
+  out.logprob.reset();
+  out.output_tokens = 0;
+  if (out.finish == FinishReason::kStop) out.finish = FinishReason::kLength;
+  return out;
+}
+
 bool is_fault(FinishReason reason) {
   return reason == FinishReason::kError || reason == FinishReason::kCancelled ||
          reason == FinishReason::kDeadline;
@@ -34,6 +45,7 @@ struct AnswerRun::Choice {
   double logprob_sum = 0;
   int64_t n_tokens = 0;
   bool begun = false, role_sent = false;
+  int64_t n_characters = 0;  // of a stream's tokens so far
   Clock::time_point first_token = {}, last_token = {};
   std::unique_ptr<ToolCallParser> tools = {};
   TokenEvent last = {};  // the event that ended it
@@ -67,13 +79,19 @@ void AnswerRun::start() {
   try {
     for (size_t i = 0; i < prompts_.size(); ++i) {
       EngineRequest request = request_.engine;
-      request.prompt = std::move(prompts_[i].tokens);
+      if (request.prompt_logprobs) {
+        request.prompt = prompts_[i].tokens;
+      } else {
+        request.prompt = std::move(prompts_[i].tokens);
+      }
       if (prompts_[i].constraint) request.constraint = std::move(prompts_[i].constraint);
       // Unequal draws for equal prompts, as if they had been asked for one by one.
       if (request.sampling.seed) *request.sampling.seed += i;
       if (request_.best_of > request_.n && !request.logprobs) request.logprobs = 0;
       const auto handler = [self = shared_from_this(), i](const TokenEvent& event) {
-        self->out_->post([self, i, event] { self->on_event(i, event); });
+        self->out_->post([self, i, event] {
+          self->on_event(i, self->request_.echo_only ? without_token(event) : event);
+        });
       };
       ids.push_back(context_.engine.submit(std::move(request), handler));
     }
@@ -108,6 +126,9 @@ void AnswerRun::on_event(size_t prompt, const TokenEvent& event) {
   Choice& choice =
       choices_[prompt * static_cast<size_t>(request_.best_of) + static_cast<size_t>(event.choice)];
   measure(choice, event);
+  // With the first event, which is choice 0's.
+  if (request_.engine.prompt_logprobs && prompts_[prompt].shown.empty() && !is_fault(event.finish))
+    show_prompt(prompts_[prompt], event.prompt_logprobs);
   const bool ends = event.finish != FinishReason::kNone;
   if (ends) {
     choice.last = event;
@@ -120,7 +141,8 @@ void AnswerRun::on_event(size_t prompt, const TokenEvent& event) {
       stream_event(choice, event);
     } else {
       choice.text += event.text;
-      if (request_.engine.logprobs && event.logprob) choice.tokens.push_back(shown(event));
+      if (request_.engine.logprobs && event.logprob)
+        choice.tokens.push_back(shown(*event.token, *event.logprob, event.top_logprobs));
     }
   }
   if (n_open_ > 0) return;
@@ -148,12 +170,19 @@ void AnswerRun::measure(Choice& choice, const TokenEvent& event) {
   m.success.add({{"finished_reason", std::string(finish_name(event.finish))}});
   m.prompt_tokens.observe(static_cast<double>(event.prompt_tokens));
   m.generation_tokens.observe(static_cast<double>(event.output_tokens));
+  m.queue.observe(event.queue_s);
+  m.prefill.observe(event.prefill_s);
+  m.inference.observe(event.prefill_s + event.decode_s);
   if (choice.n_tokens > 1) {
     const double took = seconds_between(choice.first_token, choice.last_token);
     m.decode.observe(took);
     m.per_output_token.observe(took / static_cast<double>(choice.n_tokens - 1));
   }
-  if (n_open_ == 1) m.e2e.observe(seconds_between(received_, now));
+  if (n_open_ > 1) return;
+  m.e2e.observe(seconds_between(received_, now));
+  int64_t longest = event.output_tokens;
+  for (const Choice& each : choices_) longest = std::max(longest, each.last.output_tokens);
+  m.max_generation_tokens.observe(static_cast<double>(longest));
 }
 
 /// The token's own text. Some tokenizers drop a space at the beginning of a text: the token is
@@ -169,11 +198,21 @@ std::string AnswerRun::token_text(int32_t token) const {
   }
 }
 
-ShownToken AnswerRun::shown(const TokenEvent& event) const {
-  ShownToken out{token_text(*event.token), *event.logprob};
-  for (const TokenLogprob& top : event.top_logprobs)
-    out.top.emplace_back(token_text(top.token), top.logprob);
+ShownToken AnswerRun::shown(int32_t token, double logprob,
+                            const std::vector<TokenLogprob>& top) const {
+  ShownToken out{token_text(token), logprob};
+  for (const TokenLogprob& each : top) out.top.emplace_back(token_text(each.token), each.logprob);
   return out;
+}
+
+void AnswerRun::show_prompt(PreparedPrompt& prompt, const std::vector<Logprobs>& logprobs) const {
+  for (size_t i = 0; i < prompt.tokens.size(); ++i) {
+    if (i == 0 || i > logprobs.size()) {
+      prompt.shown.push_back({.text = token_text(prompt.tokens[i])});
+    } else {
+      prompt.shown.push_back(shown(prompt.tokens[i], logprobs[i - 1].chosen, logprobs[i - 1].top));
+    }
+  }
 }
 
 Json AnswerRun::stop_reason(const TokenEvent& event) const {
@@ -194,23 +233,26 @@ void AnswerRun::stream_event(Choice& choice, const TokenEvent& event) {
   const bool ends = event.finish != FinishReason::kNone;
   buffer_.clear();
   Chunk chunk{.index = choice.index, .finish_reason = {}};
+  Json logprobs, reason, counts, calls;
+  const auto show_logprobs = [&](const std::vector<ShownToken>& tokens) {
+    logprobs = logprobs_json(head_.chat, tokens, choice.n_characters);
+    for (const ShownToken& token : tokens) choice.n_characters += n_characters(token.text);
+    chunk.logprobs = &logprobs;
+  };
   if (!choice.role_sent) {
     choice.role_sent = true;
     const std::string& echo = prompts_[choice.prompt].text;
     if (head_.chat || !echo.empty()) {
       chunk.first = head_.chat;
       chunk.text = echo;
+      if (request_.engine.prompt_logprobs) show_logprobs(prompts_[choice.prompt].shown);
       writer_.append(buffer_, chunk);
-      choice.text = echo;
       chunk.first = false;
+      chunk.logprobs = nullptr;
     }
   }
-  Json logprobs, reason, counts, calls;
-  if (request_.engine.logprobs && event.logprob) {
-    logprobs = logprobs_json(head_.chat, {shown(event)}, static_cast<int64_t>(choice.text.size()));
-    chunk.logprobs = &logprobs;
-  }
-  if (!head_.chat) choice.text += event.text;  // for text_offset
+  if (request_.engine.logprobs && event.logprob)
+    show_logprobs({shown(*event.token, *event.logprob, event.top_logprobs)});
   std::string_view finish = finish_name(event.finish);
   std::string content;
   if (choice.tools) {
@@ -293,10 +335,12 @@ FinishedAnswer AnswerRun::finished(const Choice& choice, int index) const {
   const std::string& echo = prompts_[choice.prompt].text;
   FinishedAnswer out{.index = index,
                      .text = echo + choice.text,
-                     .text_offset = static_cast<int64_t>(echo.size()),
                      .finish_reason = std::string(finish_name(choice.last.finish)),
                      .stop_reason = stop_reason(choice.last)};
-  if (request_.engine.logprobs) out.logprobs = choice.tokens;
+  if (request_.engine.logprobs) {
+    out.logprobs = prompts_[choice.prompt].shown;
+    out.logprobs->insert(out.logprobs->end(), choice.tokens.begin(), choice.tokens.end());
+  }
   if (choice.tools) {
     ToolCallParser parser(request_.tools, request_.parallel_tool_calls);
     ToolText found = find_tool_calls(parser, choice.text);

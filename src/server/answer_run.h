@@ -17,7 +17,8 @@ namespace deltacome::server {
 /// One prompt that has become tokens.
 struct PreparedPrompt {
   std::vector<int32_t> tokens;
-  std::string text = {};  // what `echo` puts before the answer; empty without
+  std::string text = {};               // what `echo` puts before the answer; empty without
+  std::vector<ShownToken> shown = {};  // the same with log probabilities, when they are known
   int64_t n_tokens = 0;
   std::optional<Constraint> constraint = {};  // that the form of its tools asks for
 };
@@ -46,8 +47,9 @@ class AnswerRun : public std::enable_shared_from_this<AnswerRun> {
 
   void set_ids(std::vector<uint64_t> ids);
   void on_event(size_t prompt, const TokenEvent& event);
+  void show_prompt(PreparedPrompt& prompt, const std::vector<Logprobs>& logprobs) const;
   void measure(Choice& choice, const TokenEvent& event);
-  ShownToken shown(const TokenEvent& event) const;
+  ShownToken shown(int32_t token, double logprob, const std::vector<TokenLogprob>& top) const;
   std::string token_text(int32_t token) const;
   void stream_event(Choice& choice, const TokenEvent& event);
   void finish();

@@ -67,11 +67,7 @@ Json read_messages(const Fields& fields) {
     const Json* content = message.find("content");
     const Json* calls = message.array("tool_calls");
     if (content == nullptr) {
-      if (calls == nullptr && message.string("role") != "assistant")
-        throw ApiError(400,
-                       fmt::format("\"{}\" is missing, expected text", message.path("content")),
-                       message.path("content"));
-      copy["content"] = "";
+      copy["content"] = "";  // as in vLLM
     } else if (content->is_array()) {
       copy["content"] = join_parts(*content, message.path("content"));
     } else if (!content->is_string()) {

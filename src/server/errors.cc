@@ -89,6 +89,7 @@ HttpResponse error_response(const ApiError& error) {
   HttpResponse out{.status = error.status, .body = error_body(error)};
   if (error.retry_after_s)
     out.headers.emplace_back("Retry-After", std::to_string(*error.retry_after_s));
+  if (!error.allow.empty()) out.headers.emplace_back("Allow", error.allow);
   if (error.status == 401) out.headers.emplace_back("WWW-Authenticate", "Bearer");
   return out;
 }

@@ -25,6 +25,7 @@ class ApiError : public std::exception {
   int status;
   std::string type, message, param;
   std::optional<int> retry_after_s = {};
+  std::string allow = {};  // 405: the methods that there are
 };
 
 int http_status(ErrorCode code) noexcept;

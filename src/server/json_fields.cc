@@ -94,6 +94,24 @@ void Fields::fail(const char* name, const Json& got, const std::string& expected
                  path(name));
 }
 
+namespace {
+
+/// 3.0 is an integer to JSON's users, and in JavaScript.
+std::optional<int64_t> whole_number(const Json& value) {
+  if (value.is_number_float()) {
+    const auto real = value.get<double>();
+    if (std::floor(real) != real || std::abs(real) >= 0x1p53) return std::nullopt;
+    return static_cast<int64_t>(real);
+  }
+  if (!value.is_number_integer() ||
+      (value.is_number_unsigned() &&
+       value.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())))
+    return std::nullopt;
+  return value.get<int64_t>();
+}
+
+}  // namespace
+
 const Json* Fields::find(const char* name) const {
   const auto at = object_.find(name);
   return at == object_.end() || at->is_null() ? nullptr : &*at;
@@ -109,21 +127,9 @@ std::optional<bool> Fields::boolean(const char* name) const {
 std::optional<int64_t> Fields::integer(const char* name, int64_t low, int64_t high) const {
   const Json* value = find(name);
   if (value == nullptr) return std::nullopt;
-  const auto expected = [&] { return fmt::format("an integer from {} to {}", low, high); };
-  // 3.0 is an integer to JSON's users, and in JavaScript.
-  const double real = value->is_number_float() ? value->get<double>() : 0.5;
-  if (std::floor(real) == real && std::abs(real) < 0x1p53) {
-    const auto whole = static_cast<int64_t>(real);
-    if (whole < low || whole > high) fail(name, *value, expected());
-    return whole;
-  }
-  const bool fits =
-      value->is_number_unsigned()
-          ? value->get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())
-          : value->is_number_integer();
-  if (!fits) fail(name, *value, expected());
-  const auto whole = value->get<int64_t>();
-  if (whole < low || whole > high) fail(name, *value, expected());
+  const std::optional<int64_t> whole = whole_number(*value);
+  if (!whole || *whole < low || *whole > high)
+    fail(name, *value, fmt::format("an integer from {} to {}", low, high));
   return whole;
 }
 
@@ -183,10 +189,8 @@ std::vector<int32_t> Fields::tokens(const char* name) const {
 }
 
 int32_t token_of(const Json& value, const std::string& where) {
-  if (value.is_number_integer()) {
-    const bool fits = !value.is_number_unsigned() || value.get<uint64_t>() <= INT32_MAX;
-    if (fits && value.get<int64_t>() >= 0) return static_cast<int32_t>(value.get<int64_t>());
-  }
+  const std::optional<int64_t> whole = whole_number(value);
+  if (whole && *whole >= 0 && *whole <= INT32_MAX) return static_cast<int32_t>(*whole);
   throw ApiError(400, fmt::format("\"{}\" has {}, expected token ids", where, describe(value)),
                  where);
 }

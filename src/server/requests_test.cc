@@ -83,12 +83,20 @@ TEST(CompletionBody, GivesEverySamplingField) {
   EXPECT_FALSE(r.echo);
 }
 
+TEST(CompletionBody, WholeNumbersMayHaveAFraction) {
+  const AnswerRequest r = parse_completion(R"({"prompt": [5.0, 6], "max_tokens": 3.0})");
+  EXPECT_EQ(std::get<std::vector<int32_t>>(r.prompts[0]), (std::vector<int32_t>{5, 6}));
+  EXPECT_EQ(r.max_tokens, 3);
+}
+
 TEST(CompletionBody, RefusalsNameTheField) {
   const std::pair<const char*, const char*> cases[] = {
       {R"({})", "prompt"},
       {R"({"prompt": []})", "prompt"},
       {R"({"prompt": [1, "a"]})", "prompt"},
       {R"({"prompt": [-1]})", "prompt"},
+      {R"({"prompt": [1.5]})", "prompt"},
+      {R"({"prompt": [1e300]})", "prompt"},
       {R"({"prompt": [3000000000]})", "prompt"},
       {R"({"prompt": "x", "temperature": "hot"})", "temperature"},
       {R"({"prompt": "x", "n": 0})", "n"},
@@ -103,7 +111,7 @@ TEST(CompletionBody, RefusalsNameTheField) {
       {R"({"prompt": "x", "stop": [1]})", "stop"},
       {R"({"prompt": "x", "logit_bias": {"a": 1}})", "logit_bias"},
       {R"({"prompt": "x", "logprobs": 21})", "logprobs"},
-      {R"({"prompt": "x", "logprobs": 1, "echo": true})", "logprobs"},
+      {R"({"prompt": "x", "prompt_logprobs": 1})", "prompt_logprobs"},
       {R"({"prompt": "x", "use_beam_search": true})", "use_beam_search"},
       {R"({"prompt": "x", "request_id": "a b"})", "request_id"},
   };
@@ -171,7 +179,7 @@ TEST(ChatBody, RefusalsNameTheField) {
   EXPECT_EQ(messages("3"), "messages");
   EXPECT_EQ(messages("[3]"), "messages[0]");
   EXPECT_EQ(messages("[{}]"), "messages[0].role");
-  EXPECT_EQ(messages(R"([{"role": "user"}])"), "messages[0].content");
+  EXPECT_EQ(messages(R"([{"role": "user", "content": 3}])"), "messages[0].content");
   EXPECT_EQ(messages(R"([{"role": "user", "content": [{"type": "image_url"}]}])"),
             "messages[0].content[0].type");
   EXPECT_EQ(messages(R"([{"role": "assistant", "tool_calls": [

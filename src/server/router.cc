@@ -25,8 +25,10 @@ const Route& Router::find(const HttpRequest& request, std::string& rest) const {
   }
   const std::string path = describe(Json(request.path));
   if (allowed.empty()) throw ApiError(404, fmt::format("there is no {}", path));
-  throw ApiError(405, fmt::format("{} of {} is not possible, expected {}",
+  ApiError error(405, fmt::format("{} of {} is not possible, expected {}",
                                   describe(Json(request.method)), path, allowed));
+  error.allow = allowed;
+  throw error;
 }
 
 }  // namespace deltacome::server

@@ -6,6 +6,7 @@
 #include "server/variant_names.h"
 
 #include <algorithm>
+#include <ctime>
 
 namespace deltacome::server {
 namespace {
@@ -71,6 +72,16 @@ void print_engine(const Writer& w, const EngineStats& s) {
   w.counter("deltacome:requests_failed_total", real(s.failed), "Answers ended by an error");
 }
 
+void print_cache(MetricsText& out, const EngineStats& s) {
+  out.family("vllm:cache_config_info", "gauge", "The KV cache's blocks");
+  const std::string n_blocks = std::to_string(s.kv_blocks);
+  out.sample({{"block_size", std::to_string(s.kv_block_tokens)},
+              {"num_gpu_blocks", n_blocks},
+              {"num_cpu_blocks", "0"},
+              {"engine", "0"}},
+             1);
+}
+
 void print_variants(MetricsText& out, const Labels& model,
                     const std::vector<VariantStatus>& variants) {
   const auto labelled = [&](const VariantStatus& v) {
@@ -99,7 +110,7 @@ void print_variants(MetricsText& out, const Labels& model,
   out.sample({{"max_lora", fmt::format("{}", variants.size())},
               {"running_lora_adapters", running},
               {"waiting_lora_adapters", waiting}},
-             1);
+             static_cast<double>(std::time(nullptr)));  // schedulers take the latest one
 }
 
 }  // namespace
@@ -109,9 +120,13 @@ ServerMetrics::ServerMetrics()
       inter_token(between_token_bounds()),
       per_output_token(between_token_bounds()),
       e2e(request_bounds()),
+      queue(request_bounds()),
+      prefill(request_bounds()),
       decode(request_bounds()),
+      inference(request_bounds()),
       prompt_tokens(count_bounds(200'000)),
       generation_tokens(count_bounds(200'000)),
+      max_generation_tokens(count_bounds(200'000)),
       params_n({1, 2, 5, 10, 20}),
       params_max_tokens(count_bounds(200'000)),
       load_seconds(request_bounds()) {}
@@ -121,7 +136,9 @@ std::string ServerMetrics::print(const ServedEngine& engine, const std::string& 
   MetricsText out;
   const Labels model = {{"model_name", base_name}, {"engine", "0"}};
   const Writer writer{out, model};
-  print_engine(writer, engine.stats());
+  const EngineStats stats = engine.stats();
+  print_engine(writer, stats);
+  print_cache(out, stats);
   const auto histogram = [&](std::string_view name, const Histogram& values,
                              std::string_view help) { out.histogram(name, help, model, values); };
   histogram("vllm:time_to_first_token_seconds", time_to_first_token, "Arrival to the first token");
@@ -129,9 +146,14 @@ std::string ServerMetrics::print(const ServedEngine& engine, const std::string& 
   histogram("vllm:time_per_output_token_seconds", per_output_token,
             "Mean time between the tokens of an answer");
   histogram("vllm:e2e_request_latency_seconds", e2e, "Arrival to the end of the last answer");
+  histogram("vllm:request_queue_time_seconds", queue, "Until an answer's first step");
+  histogram("vllm:request_prefill_time_seconds", prefill, "First step to first token");
+  histogram("vllm:request_inference_time_seconds", inference, "First step to the end");
   histogram("vllm:request_decode_time_seconds", decode, "First to last token of an answer");
   histogram("vllm:request_prompt_tokens", prompt_tokens, "Tokens of a prompt");
   histogram("vllm:request_generation_tokens", generation_tokens, "Tokens of an answer");
+  histogram("vllm:request_max_num_generation_tokens", max_generation_tokens,
+            "Tokens of a request's longest answer");
   histogram("vllm:request_params_n", params_n, "n of a request");
   histogram("vllm:request_params_max_tokens", params_max_tokens, "max_tokens of a request");
   histogram("deltacome:variant_load_seconds", load_seconds, "Loads asked for over HTTP");

@@ -14,8 +14,9 @@ class ServerMetrics {
  public:
   ServerMetrics();
 
-  Histogram time_to_first_token, inter_token, per_output_token, e2e, decode, prompt_tokens,
-      generation_tokens, params_n, params_max_tokens, load_seconds;
+  Histogram time_to_first_token, inter_token, per_output_token, e2e, queue, prefill, decode,
+      inference, prompt_tokens, generation_tokens, max_generation_tokens, params_n,
+      params_max_tokens, load_seconds;
   CounterFamily http_requests;     // path (of the route), method, status
   CounterFamily success;           // finished_reason
   CounterFamily variant_requests;  // variant

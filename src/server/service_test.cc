@@ -95,6 +95,47 @@ TEST_F(ServiceTest, AnswersBatchesTokensEchoAndN) {
   EXPECT_EQ(body["usage"]["completion_tokens"], 8);
 }
 
+TEST_F(ServiceTest, EchoesPromptsWithTheirLogProbabilities) {
+  const Json whole = body_of_response(
+      ask(http_post("/v1/completions",
+                    R"({"prompt": ["xyz", "u"], "max_tokens": 1, "echo": true, "logprobs": 0})")));
+  const Json first = whole["choices"][0];
+  EXPECT_EQ(first["text"], "xyza");
+  EXPECT_EQ(first["logprobs"]["tokens"], Json({"x", "y", "z", "a"}));
+  EXPECT_EQ(first["logprobs"]["token_logprobs"], Json({nullptr, -0.125, -0.25, -0.25}));
+  EXPECT_EQ(first["logprobs"]["text_offset"], Json({0, 1, 2, 3}));
+  EXPECT_EQ(first["logprobs"]["top_logprobs"][0], Json());
+  EXPECT_EQ(first["logprobs"]["top_logprobs"][1], Json({{"y", -0.125}}));  // itself at least
+  EXPECT_EQ(whole["choices"][1]["logprobs"]["token_logprobs"], Json({nullptr, -0.25}));
+
+  const std::string prompt_only =
+      R"({"prompt": "xyz", "max_tokens": 0, "echo": true, "logprobs": 1)";
+  const Json none = body_of_response(ask(http_post("/v1/completions", prompt_only + "}")));
+  EXPECT_EQ(none["choices"][0]["text"], "xyz");
+  EXPECT_EQ(none["choices"][0]["logprobs"]["tokens"], Json({"x", "y", "z"}));
+  EXPECT_EQ(none["choices"][0]["finish_reason"], "length");
+  EXPECT_EQ(none["usage"]["completion_tokens"], 0);
+
+  Client client(service_->port());
+  client.write(http_post("/v1/completions", prompt_only + R"(, "stream": true})"));
+  const std::vector<std::string> events = events_of(client.read_until("0\r\n\r\n"));
+  ASSERT_EQ(events.size(), 3u);
+  const Json echo = Json::parse(events[0])["choices"][0];
+  EXPECT_EQ(echo["text"], "xyz");
+  EXPECT_EQ(echo["logprobs"]["tokens"], Json({"x", "y", "z"}));
+  EXPECT_EQ(Json::parse(events[1])["choices"][0]["text"], "");
+  EXPECT_EQ(Json::parse(events[1])["choices"][0]["finish_reason"], "length");
+}
+
+TEST_F(ServiceTest, OffsetsOfTokensAreInCharacters) {
+  engine_.set_text("a");
+  const Json body = body_of_response(
+      ask(http_post("/v1/completions",
+                    R"({"prompt": [195, 120], "max_tokens": 1, "echo": true, "logprobs": 0})")));
+  // A byte that is no character is shown as one.
+  EXPECT_EQ(body["choices"][0]["logprobs"]["text_offset"], Json({0, 1, 2}));
+}
+
 TEST_F(ServiceTest, BestOfKeepsTheLikeliest) {
   // The double's answer number i has log probabilities of -0.5 i - 0.25.
   const Json body = body_of_response(
@@ -233,7 +274,9 @@ TEST_F(ServiceTest, RefusesWhatIsTooLargeOrMalformed) {
   EXPECT_EQ(status_of(ask(http_post("/v1/completions", "{"))), 400);
   EXPECT_EQ(status_of(ask(http_post("/v1/completions", "[]"))), 400);
   EXPECT_EQ(status_of(ask(http_get("/none"))), 404);
-  EXPECT_EQ(status_of(ask(http_get("/v1/completions"))), 405);
+  const std::string no_get = ask(http_get("/v1/completions"));
+  EXPECT_EQ(status_of(no_get), 405);
+  EXPECT_NE(no_get.find("\r\nAllow: POST\r\n"), std::string::npos);
   EXPECT_EQ(status_of(ask(http_post("/v1/embeddings", "{}"))), 400);
   const Json error = body_of_response(ask(http_post("/v1/completions", R"({"prompt": 3})")));
   EXPECT_EQ(error["error"]["param"], "prompt");

@@ -10,6 +10,7 @@ namespace {
 struct LoadRequest {
   std::string name, path;
   LoadOptions options;
+  const char* name_field = "name";
 };
 
 std::optional<VariantStatus> find_status(const ApiContext& context, const std::string& name) {
@@ -36,9 +37,10 @@ struct Pending {
 /// Tells the outcome of a load when it is known. `answer` makes the response.
 void start_load(ApiContext& context, const Call& call, const LoadRequest& load,
                 const std::function<HttpResponse()>& answer, bool wait) {
-  check_variant_name(load.name, "name");
+  check_variant_name(load.name, load.name_field);
   if (load.name == context.names.base_name())
-    throw ApiError(400, fmt::format("{} is the base's name", describe(Json(load.name))), "name");
+    throw ApiError(400, fmt::format("{} is the base's name", describe(Json(load.name))),
+                   load.name_field);
   const std::filesystem::path real = context.allowed.resolve(load.path);
   const auto pending = std::make_shared<Pending>(context, wait ? call.out : nullptr);
   const auto began = Clock::now();
@@ -68,7 +70,8 @@ void load_adapter(ApiContext& context, Call& call) {
   };
   LoadRequest load{.name = either("lora_name", "delta_name"),
                    .path = either("lora_path", "delta_path"),
-                   .options = {}};
+                   .options = {},
+                   .name_field = fields.has("lora_name") ? "lora_name" : "delta_name"};
   if (load.name.empty() || load.path.empty())
     throw ApiError(400, "Both 'lora_name' and 'lora_path' must be provided.")
         .with_type("InvalidUserInput");

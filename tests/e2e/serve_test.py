@@ -10,6 +10,7 @@ import shutil
 import signal
 import ssl
 import subprocess
+import threading
 import time
 import unittest
 
@@ -34,6 +35,18 @@ class ServedProgram:
                 break
         else:
             raise AssertionError("".join(self.lines))
+        self.reader = threading.Thread(target=self.read_log, daemon=True)
+        self.reader.start()
+
+    def read_log(self):
+        """A pipe that nobody reads would fill up, and the server would wait for it."""
+        for line in self.process.stderr:
+            self.lines.append(line)
+
+    def log(self):
+        """All of it; the server has ended."""
+        self.reader.join()
+        return "".join(self.lines)
 
     def __enter__(self):
         return self
@@ -41,8 +54,9 @@ class ServedProgram:
     def __exit__(self, *_):
         if self.process.poll() is None:
             self.process.kill()
-        self.process.stderr.close()
         self.process.wait()
+        self.reader.join()
+        self.process.stderr.close()
 
     def ask(self, method, path, body=None, key=None):
         """Status and body, parsed if it is JSON."""
@@ -226,8 +240,8 @@ class ServeTest(CliTest):
         with ServedProgram("--log-json") as server:
             server.ask("POST", "/v1/completions", {"prompt": "SECRETWORD", "max_tokens": 1})
             server.process.send_signal(signal.SIGTERM)
-            rest = server.process.stderr.read()
             server.process.wait(20)
+            rest = server.log()
         self.assertNotIn("SECRETWORD", rest)
         request = next(json.loads(line) for line in rest.splitlines() if '"request"' in line)
         self.assertEqual((request["path"], request["status"], request["output_tokens"]),
