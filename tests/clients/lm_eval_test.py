@@ -16,6 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 try:
     import lm_eval
+    import lm_eval.tasks
     import transformers  # noqa: F401  (its tokenizers)
 except ImportError:
     lm_eval = None
@@ -46,6 +47,9 @@ class LmEvalTest(CliTest):
         rows = (ROOT / "tests/data/eval/math.jsonl").read_text().splitlines()[:6]
         cls.rows = [json.loads(row) for row in rows]
         for row in cls.rows:
+            # It moves spaces at the end of a prompt to the answer: ours begins with them.
+            row["prompt"] = row["prompt"].rstrip()
+            row["response"] = "\n\n" + row["response"]
             row["wrong"] = row["response"].replace("= ", "= 1")
         data = cls.scratch / "rows.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in cls.rows))
@@ -53,11 +57,11 @@ class LmEvalTest(CliTest):
         tasks.mkdir()
         for name, output, more in (
                 ("choice", "multiple_choice",
-                 'doc_to_choice: ["{{wrong}}", "{{response}}"]\ndoc_to_target: 1\n'
+                 'doc_to_choice: "{{[wrong, response]}}"\ndoc_to_target: 1\n'
                  'target_delimiter: ""\nmetric_list: [{metric: acc}]'),
                 ("answer", "generate_until",
                  'doc_to_target: "{{greedy}}"\ntarget_delimiter: ""\n'
-                 'generation_kwargs: {until: ["\\n\\n"], max_gen_toks: 12, temperature: 0}\n'
+                 'generation_kwargs: {until: ["####"], max_gen_toks: 12, temperature: 0}\n'
                  'metric_list: [{metric: exact_match}]')):
             (tasks / f"{name}.yaml").write_text(
                 TASK.format(name=name, output=output, more=more, data=data))
@@ -74,10 +78,14 @@ class LmEvalTest(CliTest):
             tasks=[f"deltacome_{name}"], task_manager=found, log_samples=True, bootstrap_iters=0)
         return done["results"][f"deltacome_{name}"], done["samples"][f"deltacome_{name}"]
 
+    def tokens(self, text):
+        """As it sends them."""
+        return self.server.ask("POST", "/tokenize", {
+            "model": "math", "prompt": text, "add_special_tokens": False})[1]["tokens"]
+
     def likelihood(self, row, answer):
         """Of `answer` after the row's prompt, by our own request."""
-        ids = [self.server.ask("POST", "/tokenize", {"model": "math", "prompt": text})[1]["tokens"]
-               for text in (row["prompt"], row["prompt"] + answer)]
+        ids = [self.tokens(text) for text in (row["prompt"], row["prompt"] + answer)]
         _, body = self.server.ask("POST", "/v1/completions", {
             "model": "math", "prompt": ids[1], "echo": True, "logprobs": 0, "max_tokens": 0})
         return sum(body["choices"][0]["logprobs"]["token_logprobs"][len(ids[0]):])
@@ -96,8 +104,8 @@ class LmEvalTest(CliTest):
         self.assertAlmostEqual(results["acc,none"], n_right / len(samples))
 
     def test_answers(self):
-        rows = [row | {"greedy": self.server.complete("math", prompt=row["prompt"], max_tokens=12,
-                                                      stop=["\n\n"])} for row in self.rows]
+        rows = [row | {"greedy": self.server.complete("math", prompt=self.tokens(row["prompt"]),
+                                                      max_tokens=12)} for row in self.rows]
         self.data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         results, _ = self.evaluate("answer")
         self.assertEqual(results["exact_match,none"], 1)
