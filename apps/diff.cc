@@ -113,7 +113,8 @@ void diff(const Options& o) {
 void add_diff(CLI::App& program) {
   const auto o = std::make_shared<Options>();
   CLI::App* c = program.add_subcommand(
-      "diff", "Compare two fine-tunes of one base: which layers moved, how far and in which direction");
+      "diff",
+      "Compare two fine-tunes of one base: which layers moved, how far and in which direction");
   add_path(*c, "a", o->a, "Archive, LoRA adapter or checkpoint")->required();
   add_path(*c, "b", o->b, "Another one")->required();
   add_path(*c, "--base", o->base, "Model directory of the base of both")->required();

@@ -24,9 +24,8 @@ void print_notes(const std::vector<std::string>& notes) {
 }
 
 void export_to_gguf(const Options& o) {
-  const GgufReport report = write_gguf({.model = to_parts(o.choice),
-                                        .out = o.out,
-                                        .type = o.type.empty() ? "f16" : o.type});
+  const GgufReport report = write_gguf(
+      {.model = to_parts(o.choice), .out = o.out, .type = o.type.empty() ? "f16" : o.type});
   print_notes(report.notes);
   if (o.json) {
     return print_json({{"out", o.out},

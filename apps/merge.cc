@@ -57,7 +57,8 @@ void add_merge(CLI::App& program) {
   add_parts_options(*c, o->choice);
   c->get_option("--delta")->required();
   add_path(*c, "--out", o->out, "Model directory to write")->required();
-  c->add_option("--dtype", o->dtype, "Type of the weights: bf16, f16 or f32; default the fine-tune's")
+  c->add_option("--dtype", o->dtype,
+                "Type of the weights: bf16, f16 or f32; default the fine-tune's")
       ->type_name("TYPE")
       ->check(CLI::IsMember({"bf16", "f16", "f32"}));
   c->add_option("--max-shard-size", o->max_shard, "Largest file of weights; default 5GB")

@@ -32,7 +32,7 @@ MAY_INCLUDE = {
     "export": ["delta", "image", "text", "io", "quant", "backend", "core"],
     "engine": ["model", "delta", "image", "grammar", "text", "io", "quant", "backend", "core"],
     "bench": ["model", "delta", "text", "io", "quant", "backend", "core"],
-    "server": ["text", "core"],
+    "server": ["image", "text", "core"],
 }
 # Public headers (include/deltacome) that a folder implements or is built on; error.h is for all.
 MAY_INCLUDE_PUBLIC = {

@@ -41,12 +41,12 @@ struct CompressOptions {
   std::optional<std::filesystem::path> report;     // directory for an HTML report
   std::vector<std::filesystem::path> calibration;  // .jsonl with "text", or plain text
   std::optional<int64_t> calibration_tokens;       // unset: by the profile
-  int vision_bits = 8;  // of a vision tower and projector: 8, or 16 (as they are)
-  int64_t group = 128;  // codes that share a scale
+  int vision_bits = 8;         // of a vision tower and projector: 8, or 16 (as they are)
+  int64_t group = 128;         // codes that share a scale
   std::string device = "cpu";  // cpu, cuda (the first GPU) or cuda:N
-  int n_threads = 0;    // of the CPU; 0 = one per core
-  uint64_t seed = 0;    // which calibration rows
-  bool resume = false;  // continue after the last finished layer of an interrupted run
+  int n_threads = 0;           // of the CPU; 0 = one per core
+  uint64_t seed = 0;           // which calibration rows
+  bool resume = false;         // continue after the last finished layer of an interrupted run
   std::optional<std::filesystem::path>
       held_out;  // rows to measure KL and top-1 on, kept in the archive
 };

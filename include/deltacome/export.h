@@ -19,8 +19,10 @@ enum class Combination {
 /// A model that commands write in some format: a base, and fine-tunes of it.
 struct ModelParts {
   std::filesystem::path base;
-  std::vector<std::filesystem::path> base_deltas;  // archives that make the base what it is, in order
-  std::vector<std::filesystem::path> deltas;  // archives, LoRA adapters, checkpoints; none: the base
+  std::vector<std::filesystem::path>
+      base_deltas;  // archives that make the base what it is, in order
+  std::vector<std::filesystem::path>
+      deltas;                   // archives, LoRA adapters, checkpoints; none: the base
   std::vector<double> weights;  // of the deltas; empty: 1 (kTies), 1 / their number (others)
   Combination combination = Combination::kLinear;
   std::optional<double> density;  // share of elements that kTies (default 0.2), kDare (0.5) keep
@@ -31,7 +33,7 @@ struct ModelParts {
 struct CheckpointOptions {
   ModelParts model;
   std::filesystem::path out;
-  std::string dtype;                              // "bf16", "f16", "f32"; empty: the fine-tune's
+  std::string dtype;                                 // "bf16", "f16", "f32"; empty: the fine-tune's
   int64_t max_shard_bytes = int64_t{5'000'000'000};  // a larger tensor has a shard of its own
 };
 struct CheckpointReport {
@@ -44,8 +46,8 @@ CheckpointReport write_checkpoint(const CheckpointOptions& options);
 
 struct GgufOptions {
   ModelParts model;
-  std::filesystem::path out;   // the file; must not exist
-  std::string type = "f16";    // of matrices: f32, f16, bf16, q8_0
+  std::filesystem::path out;  // the file; must not exist
+  std::string type = "f16";   // of matrices: f32, f16, bf16, q8_0
 };
 struct GgufReport {
   int64_t tensors = 0, bytes = 0;
@@ -70,7 +72,7 @@ struct PeftOptions {
 struct PeftKind {
   std::string kind;  // "q_proj", ...
   int64_t matrices = 0;
-  double error = 0;         // mean of |dW - B A|_F^2 / |dW|_F^2
+  double error = 0;          // mean of |dW - B A|_F^2 / |dW|_F^2
   double output_error = -1;  // mean of E|(dW - B A) x|^2 / E|dW x|^2; negative: no calibration
 };
 struct PeftReport {
@@ -91,13 +93,13 @@ struct DiffOptions {
 };
 struct TensorDiff {
   std::string name, kind;
-  int64_t layer = -1;  // -1 outside of layers
+  int64_t layer = -1;                                  // -1 outside of layers
   double base_square = 0, a_square = 0, b_square = 0;  // |W|_F^2, |dA|_F^2, |dB|_F^2
   double dot = 0;                                      // <dA, dB>
   int64_t added_rows_a = 0, added_rows_b = 0;          // of a larger vocabulary
 };
 struct DiffReport {
-  std::string form_a, form_b;  // "archive", "adapter", "checkpoint"
+  std::string form_a, form_b;       // "archive", "adapter", "checkpoint"
   std::vector<TensorDiff> tensors;  // in model order; rows that the base has
 };
 DiffReport diff_finetunes(const DiffOptions& options);

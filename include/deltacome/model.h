@@ -12,7 +12,7 @@
 namespace deltacome {
 
 struct ModelOptions {
-  std::filesystem::path model;                 // a Hugging Face checkpoint: base or fine-tune
+  std::filesystem::path model;  // a Hugging Face checkpoint: base or fine-tune
   std::vector<std::filesystem::path> base_deltas = {};  // archives that make it the delta's base
   std::optional<std::filesystem::path> delta;  // an archive made from it, or a LoRA adapter
   std::string device = "cpu";                  // cpu, cuda (the first GPU) or cuda:N

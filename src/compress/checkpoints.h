@@ -21,7 +21,7 @@ struct CheckpointPair {
   std::vector<ExpectedTensor> vision_tensors;  // of the fine-tune; the base may lack them
   std::string base_hash, finetuned_hash;
   std::optional<ParentArchive> parent;  // of a base that is a base and archives
-  std::string base_quantization;  // Checkpoint::scheme() of the base; `base` is dequantized
+  std::string base_quantization;        // Checkpoint::scheme() of the base; `base` is dequantized
 };
 
 /// Throws kMismatch for tensors or settings that differ (by name, with both values), kCorrupt for

@@ -104,7 +104,8 @@ class DistillationTest : public testing::Test {
 
   std::unique_ptr<Backend> backend_ = create_cpu_backend(2);
   std::unique_ptr<Stream> stream_ = backend_->create_stream();
-  CheckpointPair pair_ = open_pair({.base = data("models/tiny-base"), .finetuned = data("models/tiny-math"), .out = {}});
+  CheckpointPair pair_ = open_pair(
+      {.base = data("models/tiny-base"), .finetuned = data("models/tiny-math"), .out = {}});
   Model model_{*backend_, pair_.base, pair_.base_config};
   Model teacher_{*backend_, pair_.finetuned, pair_.finetuned_config};
   std::vector<std::vector<int32_t>> text_ = calibration_sequences(

@@ -5,8 +5,8 @@
 
 #include "core/check.h"
 #include "delta/reconstruct.h"
-#include "delta/vision_tensors.h"
 #include "delta/variant_loader.h"
+#include "delta/vision_tensors.h"
 #include "io/peft_adapter.h"
 #include "io/same_architecture.h"
 

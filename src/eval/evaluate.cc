@@ -34,8 +34,8 @@ Candidate open_candidate(const EvalOptions& options, Backend& backend, Stream& s
   }
   if (options.model && !options.base_deltas.empty())
     fail(ErrorCode::kInvalidArgument, "archives on the base are given, but a model instead of it");
-  BaseModel base = open_base(options.model.value_or(options.base), options.base_deltas,
-                             options.n_threads);
+  BaseModel base =
+      open_base(options.model.value_or(options.base), options.base_deltas, options.n_threads);
   const Checkpoint& checkpoint = base.checkpoint;
   Candidate out;
   out.config = std::move(base.config);

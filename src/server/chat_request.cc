@@ -1,24 +1,55 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include "image/data_uri.h"
 #include "server/answer_request.h"
 
 namespace deltacome::server {
 namespace {
 
-/// A content of parts as one text: templates expect texts.
-std::string join_parts(const Json& parts, const std::string& where) {
+/// What stands for a picture in the prompts of models of the LLaVA form.
+constexpr const char* kImageToken = "<image>";
+
+/// The bytes of an image_url part.
+std::string read_image(const Fields& part) {
+  const Json* image = part.object("image_url");
+  const std::string where = part.path("image_url.url");
+  if (image == nullptr) throw ApiError(400, fmt::format("\"{}\" is missing", where), where);
+  const std::string url = Fields(*image, part.path("image_url")).need_string("url");
+  if (!url.starts_with("data:"))
+    throw ApiError(400,
+                   fmt::format("\"{}\" is no data URI (\"data:image/png;base64,...\"): the server "
+                               "fetches nothing from elsewhere",
+                               where),
+                   where);
+  try {
+    return decode_data_uri(url);
+  } catch (const Error& error) {
+    throw ApiError(400, fmt::format("\"{}\": {}", where, error.what()), where);
+  }
+}
+
+/// A content of parts as one text: templates expect texts. Pictures go to `images`.
+std::string join_parts(const Json& parts, const std::string& where,
+                       std::vector<std::string>& images) {
   std::string out;
   for (size_t i = 0; i < parts.size(); ++i) {
     const Fields part(parts[i], fmt::format("{}[{}]", where, i));
     const std::string type = part.string("type").value_or("text");
-    if (type != "text" && type != "input_text" && type != "refusal")
+    if (i > 0) out += '\n';
+    if (type == "image_url") {
+      images.push_back(read_image(part));
+      out += kImageToken;
+    } else if (type == "text" || type == "input_text") {
+      out += part.string("text").value_or("");
+    } else if (type == "refusal") {
+      out += part.string("refusal").value_or("");
+    } else {
       throw ApiError(400,
-                     fmt::format("\"{}\" is {}, expected \"text\": the models read text only",
+                     fmt::format("\"{}\" is {}, expected \"text\" or \"image_url\"",
                                  part.path("type"), describe(Json(type))),
                      part.path("type"));
-    if (i > 0) out += '\n';
-    out += part.string(type == "refusal" ? "refusal" : "text").value_or("");
+    }
   }
   return out;
 }
@@ -54,7 +85,7 @@ Json tool_calls_for_template(const Json& calls, const std::string& where) {
   return out;
 }
 
-Json read_messages(const Fields& fields) {
+Json read_messages(const Fields& fields, std::vector<std::string>& images) {
   const Json* messages = fields.array("messages");
   if (messages == nullptr || messages->empty())
     throw ApiError(400, "\"messages\" is missing or empty, expected an array of messages",
@@ -69,9 +100,9 @@ Json read_messages(const Fields& fields) {
     if (content == nullptr) {
       copy["content"] = "";  // as in vLLM
     } else if (content->is_array()) {
-      copy["content"] = join_parts(*content, message.path("content"));
+      copy["content"] = join_parts(*content, message.path("content"), images);
     } else if (!content->is_string()) {
-      message.fail("content", *content, "text or an array of text parts");
+      message.fail("content", *content, "text or an array of parts");
     }
     if (calls != nullptr && !calls->empty()) {
       copy["tool_calls"] = tool_calls_for_template(*calls, message.path("tool_calls"));
@@ -155,7 +186,7 @@ AnswerRequest parse_chat(std::string_view body) {
                    "continue_final_message");
   Json context = Json::object();
   if (const Json* more = fields.object("chat_template_kwargs")) context = *more;
-  context["messages"] = read_messages(fields);
+  context["messages"] = read_messages(fields, out.engine.images);
   const Json* tools = fields.array("tools");
   if (tools != nullptr) out.tools = read_tools(*tools);
   read_tool_choice(fields, out);

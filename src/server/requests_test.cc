@@ -153,6 +153,21 @@ TEST(ChatBody, MakesTheTemplatesContext) {
   EXPECT_FALSE(r.max_tokens);
 }
 
+TEST(ChatBody, PicturesComeAsDataUris) {
+  const auto chat = [](const std::string& url) {
+    return parse_chat(R"({"messages": [{"role": "user", "content": [
+        {"type": "image_url", "image_url": {"url": ")" +
+                      url + R"("}},
+        {"type": "text", "text": "What is it?"}]}]})");
+  };
+  const AnswerRequest r = chat("data:image/png;base64,YWJj");
+  EXPECT_EQ(r.engine.images, std::vector<std::string>{"abc"});
+  EXPECT_EQ(Json::parse(r.template_context)["messages"][0]["content"], "<image>\nWhat is it?");
+  const std::string field = "messages[0].content[0].image_url.url";
+  EXPECT_EQ(error_of([&] { chat("http://elsewhere/a.png"); }).param, field);
+  EXPECT_EQ(error_of([&] { chat("data:image/png;base64,?"); }).param, field);
+}
+
 TEST(ChatBody, OneToolOrAnyMayHaveToBeCalled) {
   const auto parse = [](const std::string& fields) {
     return parse_chat(R"({"messages": [{"role": "user", "content": "a"}], "tools": [
