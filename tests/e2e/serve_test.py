@@ -132,7 +132,7 @@ class ServeTest(CliTest):
         schema = {"type": "object", "properties": {"ok": {"type": "boolean"}},
                   "required": ["ok"], "additionalProperties": False}
         chat = {"model": "math", "messages": [{"role": "user", "content": "2 + 3"}],
-                "max_tokens": 100, "temperature": 1, "n": 4}
+                "max_tokens": 400, "temperature": 1, "n": 4, "seed": 1}
         with ServedProgram("--delta", f"math={self.archive}") as server:
             status, answer = server.ask("POST", "/v1/chat/completions", chat | {
                 "response_format": {"type": "json_schema",
