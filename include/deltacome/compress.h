@@ -36,19 +36,20 @@ struct CompressOptions {
   Method method = Method::kAuto;
   Profile profile = Profile::kBalanced;
   CodeFamily codes = CodeFamily::kAuto;
-  std::optional<double> distill_minutes;  // of auto and bitdelta; 0 = none; unset: by the profile
-  std::optional<double> target_kl;        // the smallest archive with at most this held-out KL
-  std::optional<std::filesystem::path> report;     // directory for an HTML report
-  std::vector<std::filesystem::path> calibration;  // .jsonl with "text", or plain text
-  std::optional<int64_t> calibration_tokens;       // unset: by the profile
+  std::optional<double> distill_minutes =
+      {};                                // of auto and bitdelta; 0 = none; unset: by the profile
+  std::optional<double> target_kl = {};  // the smallest archive with at most this held-out KL
+  std::optional<std::filesystem::path> report = {};     // directory for an HTML report
+  std::vector<std::filesystem::path> calibration = {};  // .jsonl with "text", or plain text
+  std::optional<int64_t> calibration_tokens = {};       // unset: by the profile
   int vision_bits = 8;         // of a vision tower and projector: 8, or 16 (as they are)
   int64_t group = 128;         // codes that share a scale
   std::string device = "cpu";  // cpu, cuda (the first GPU) or cuda:N
   int n_threads = 0;           // of the CPU; 0 = one per core
   uint64_t seed = 0;           // which calibration rows
   bool resume = false;         // continue after the last finished layer of an interrupted run
-  std::optional<std::filesystem::path>
-      held_out;  // rows to measure KL and top-1 on, kept in the archive
+  // Rows to measure KL and top-1 on, kept in the archive.
+  std::optional<std::filesystem::path> held_out = {};
 };
 
 /// Where a compression is. Sent after every matrix.

@@ -28,8 +28,8 @@ struct GenerateOptions {
   double top_p = 1;        // 1 = off
   double min_p = 0;        // 0 = off
   uint64_t seed = 0;
-  std::vector<std::string> images;  // PNG, JPEG or WebP files (their bytes), one for each image
-                                    // token of the prompt
+  std::vector<std::string> images = {};  // PNG, JPEG or WebP files (their bytes), one for each
+                                         // image token of the prompt
 };
 
 struct ChatTurn {

@@ -44,7 +44,7 @@ Candidate open_candidate(const EvalOptions& options, Backend& backend, Stream& s
                                       parse_weight_format(options.base_dtype),
                                       parse_kv_dtype(options.kv_dtype));
   if (!options.delta) {
-    out.pictures = PictureReader::open(backend, checkpoint, out.config, weights);
+    out.pictures = PictureReader::open(backend, checkpoint, out.config, checkpoint.directory());
   } else {
     OpenedVariant opened = open_variant(backend, stream, *options.delta, checkpoint, out.config);
     out.config = std::move(opened.config);

@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "core/dtype.h"
+#include "deltacome/error.h"
 #include "tests/support/temp_dir.h"
 
 namespace deltacome {
