@@ -144,10 +144,10 @@ Checkpoint Checkpoint::open(const fs::path& directory) {
          directory.string(), kForms[0].single, kForms[0].index, kForms[1].single,
          weight_files(directory));
   }
-  checkpoint.tensors_ = with_canonical_names(std::move(checkpoint.tensors_), directory);
   checkpoint.tensors_ = fs::exists(directory / form->single, error)
                             ? form->read(directory / form->single)
                             : open_shards(directory, *form);
+  checkpoint.tensors_ = with_canonical_names(std::move(checkpoint.tensors_), directory);
   std::map<std::string, HostTensor> stored = checkpoint.tensors_;
   checkpoint.quantized_ = take_quantized_weights(directory, checkpoint.tensors_);
   if (!checkpoint.quantized_.empty()) checkpoint.stored_ = std::move(stored);

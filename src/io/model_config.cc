@@ -253,7 +253,15 @@ ModelConfig parse_model_config(std::string_view config_json, std::string_view ge
   const std::string where = llava && whole.contains("text_config") ? file + ": text_config" : file;
   const ConfigFields fields(object, where);
   ModelConfig config;
-  if (llava) config.vision = read_vision_config(whole, file);
+  if (llava) {
+    if (whole.contains("quantization_config")) {
+      fail(ErrorCode::kUnsupported,
+           "{}: quantized weights (quantization_config) of a model that sees pictures are not "
+           "supported; supported are F32, F16 and BF16",
+           file);
+    }
+    config.vision = read_vision_config(whole, file);
+  }
   const Architecture& architecture = read_architecture(fields);
   config.model_type = architecture.model_type;
   config.architecture = architecture.name;

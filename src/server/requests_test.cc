@@ -196,7 +196,7 @@ TEST(ChatBody, RefusalsNameTheField) {
   EXPECT_EQ(messages("[{}]"), "messages[0].role");
   EXPECT_EQ(messages(R"([{"role": "user", "content": 3}])"), "messages[0].content");
   EXPECT_EQ(messages(R"([{"role": "user", "content": [{"type": "image_url"}]}])"),
-            "messages[0].content[0].type");
+            "messages[0].content[0].image_url.url");
   EXPECT_EQ(messages(R"([{"role": "assistant", "tool_calls": [
               {"function": {"name": "f", "arguments": "{"}}]}])"),
             "messages[0].tool_calls[0].function.arguments");

@@ -46,6 +46,7 @@ class DeviceTest : public testing::Test {
     context_.l2_bytes = properties.l2CacheSize;
     context_.overlaps = properties.major >= 9;
     context_.memory = std::make_shared<DeviceMemory>(0, int64_t{8} << 30);
+    context_.decode_rows = DecodeRows::never();  // delta_prompt_test.cc asks for it
     stream_ = std::make_unique<CudaStream>(context_.memory);
   }
   Tensor put(Shape shape, const std::vector<float>& values) {

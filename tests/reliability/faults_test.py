@@ -76,7 +76,8 @@ class FaultsTest(CliTest):
     def test_every_file_of_an_archive_may_be_damaged(self):
         with self.serve() as server:
             want = server.complete("math")
-            for name in sorted(contents(self.archives["low"])):
+            # The card is for readers; nothing of it is used.
+            for name in sorted(set(contents(self.archives["low"])) - {"README.md"}):
                 for how in ("cut", "flipped", "gone"):
                     bad = self.scratch / f"bad-{how}-{name}"
                     shutil.copytree(self.archives["low"], bad)

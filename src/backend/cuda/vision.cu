@@ -126,8 +126,9 @@ cudaError_t launch_full_attention(const FullAttention& args, cudaStream_t stream
   if (args.n == 0) return cudaSuccess;
   if (args.n > kMaxFullAttentionRows) return cudaErrorInvalidValue;
   const dim3 grid(static_cast<unsigned>(args.n), static_cast<unsigned>(args.n_heads));
-  full_attention_kernel<<<grid, kThreads, static_cast<size_t>(args.n) * sizeof(float), stream>>>(
-      args);
+  // Whole 16 bytes: compilers read scores so.
+  const size_t shared = (static_cast<size_t>(args.n) + 3) / 4 * 4 * sizeof(float);
+  full_attention_kernel<<<grid, kThreads, shared, stream>>>(args);
   return cudaGetLastError();
 }
 
