@@ -52,7 +52,7 @@ VariantFiles VariantFiles::open(const std::filesystem::path& directory, const Ba
 
 Checkpoint VariantFiles::load_vision(Backend& backend, Stream& stream,
                                      const BaseIdentity& base) const {
-  const Checkpoint of_base = base.config.vision ? Checkpoint::open(base.directory) : Checkpoint();
+  Checkpoint of_base = base.config.vision ? Checkpoint::open(base.directory) : Checkpoint();
   const auto* archive = std::get_if<Archive>(&tensors_);
   if (archive == nullptr) return of_base;
   return vision_tensors(backend, stream, *archive, of_base, config_,

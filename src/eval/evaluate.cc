@@ -91,7 +91,7 @@ struct TokenizedRow {
 TokenizedRow tokenize(const EvalRow& row, const Tokenizer& tokenizer, const ModelConfig& config) {
   TokenizedRow out;
   const auto encode = [&](const std::string& text) {
-    const std::vector<TokenId> ids = tokenizer.encode(text, false);
+    std::vector<TokenId> ids = tokenizer.encode(text, false);
     if (!row.image || !config.vision) return ids;
     return place_pictures(expand_image_tokens(ids, *config.vision), *config.vision, 1);
   };

@@ -83,7 +83,7 @@ TEST(DecodeImage, ABombOfAFewBytesIsRefusedByItsHeader) {
 TEST(DecodeImage, OtherFilesAreRefusedByName) {
   test::expect_error(ErrorCode::kCorrupt, "picture: the file is empty", [] { decode(""); });
   test::expect_error(ErrorCode::kUnsupported, "none of PNG, JPEG, WebP",
-                     [] { decode("GIF89a\x01\x00\x01\x00"); });
+                     [] { decode("GIF89a of one pixel"); });
   test::expect_error(ErrorCode::kUnsupported, "CMYK", [] { decode(image_file("cmyk.jpg")); });
   test::expect_error(ErrorCode::kUnsupported, "animation",
                      [] { decode(image_file("animation.webp")); });

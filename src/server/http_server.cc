@@ -167,14 +167,14 @@ struct HttpServer::Impl {
         "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\n"
         "Connection: close\r\n\r\n";
     boost::system::error_code ignored;
-    socket.non_blocking(true, ignored);
+    (void)socket.non_blocking(true, ignored);
     if (tls == nullptr) socket.write_some(asio::buffer(kFull), ignored);
-    socket.shutdown(tcp::socket::shutdown_send, ignored);
+    (void)socket.shutdown(tcp::socket::shutdown_send, ignored);
   }
 
   void close_listener() {
     boost::system::error_code ignored;
-    acceptor->close(ignored);
+    (void)acceptor->close(ignored);
   }
 
   ConnectionContext context;
