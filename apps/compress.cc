@@ -125,9 +125,6 @@ void compress(const Options& options) {
   CompressReport report =
       compress_delta(request, [&](const CompressProgress& p) { show(line, p); });
   line.finish();
-  std::error_code ignored;
-  if (!std::filesystem::exists(request.out / "README.md", ignored))  // it may have been edited
-    write_model_card({.archive = request.out}, false);
   if (report.archive.method == "lora" && !options.given.empty()) {
     report.notes.push_back(
         fmt::format("the fine-tune is a LoRA adapter, which is kept as it is: {} had no effect",

@@ -9,6 +9,7 @@
 #include "delta/vision_tensors.h"
 #include "io/peft_adapter.h"
 #include "io/same_architecture.h"
+#include "io/vision_config.h"
 
 namespace deltacome {
 namespace {
@@ -69,6 +70,7 @@ Finetune Finetune::open(const std::filesystem::path& directory, const Checkpoint
     check_same_architecture(base_config, out.config_);
     out.tensors_ = expected_tensors(out.config_);
     check_checkpoint(checkpoint, out.tensors_);
+    check_checkpoint(checkpoint, expected_vision_tensors(out.config_));
     out.source_ = std::move(checkpoint);
   }
   return out;
@@ -87,6 +89,7 @@ void Finetune::check_archive(const Archive& archive, const Checkpoint& base) con
          coded != nullptr ? "" : " in the base, from which it is taken", to_string(tensor.shape));
   }
   for (const ArchiveTensor& coded : archive.config().tensors) {
+    if (is_vision_tensor(coded.name)) continue;  // vision_tensors() checks them
     const HostTensor* of_base = base.find(coded.name);
     const MatrixFormat& format = coded.format;
     if (!expected.contains(coded.name) || of_base == nullptr ||

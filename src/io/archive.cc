@@ -19,7 +19,6 @@ namespace {
 
 constexpr const char* kConfigName = "delta_config.json";
 constexpr const char* kTensorsName = "delta.safetensors";
-constexpr const char* kCardName = "README.md";
 constexpr size_t kMaxConfigBytes = 64u << 20;
 constexpr size_t kMaxManifestBytes = 1u << 20;
 
@@ -245,7 +244,6 @@ std::vector<std::string> Archive::verify() const {
   std::vector<std::string> notes;
   for (const auto& entry : fs::directory_iterator(directory_)) {
     const std::string name = entry.path().filename().string();
-    if (name == kCardName) continue;  // for readers, who may edit it
     if (name != kManifestName && !manifest_.contains(name)) {
       notes.push_back(
           fmt::format("{} is not part of the archive and was not checked", quote(name)));

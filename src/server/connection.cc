@@ -30,8 +30,8 @@ constexpr auto kLinger = std::chrono::seconds(2);
 
 std::string serialize_head(const HttpResponse& head, bool streams, bool chunked, bool keep_alive) {
   std::string out = fmt::format("HTTP/1.1 {} {}\r\n", head.status, reason_phrase(head.status));
-  if (!head.content_type.empty()) out += "Content-Type: " + head.content_type + "\r\n";
-  for (const auto& [name, value] : head.headers) out += name + ": " + value + "\r\n";
+  if (!head.content_type.empty()) out += fmt::format("Content-Type: {}\r\n", head.content_type);
+  for (const auto& [name, value] : head.headers) out += fmt::format("{}: {}\r\n", name, value);
   if (!streams) {
     out += fmt::format("Content-Length: {}\r\n", head.body.size());
   } else if (chunked) {

@@ -187,16 +187,15 @@ void Service::dispatch(HttpRequest request, std::shared_ptr<ResponseStream> stre
     if (!route.blocks) return run(route, call);
     if (context_.draining) throw ApiError(503, "the server is stopping").retry_after(5);
     const auto shared = std::make_shared<Call>(std::move(call));
-    call.out = shared->out;
     const bool taken = workers_->try_post([this, &route, shared] { run(route, *shared); });
     if (!taken) {
       context_.metrics.refused.add({{"reason", "workers"}});
       throw ApiError(429, "too many requests wait to be read").retry_after(1);
     }
-  } catch (const ApiError& error) {
-    fail(call, error);
+  } catch (const ApiError& error) {  // `call` may have gone to a worker's closure
+    tracked->send(error_response(error));
   } catch (const std::bad_alloc&) {
-    fail(call, ApiError(503, "out of memory"));
+    tracked->send(error_response(ApiError(503, "out of memory")));
   }
 }
 

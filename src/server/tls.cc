@@ -15,12 +15,11 @@ ssl::context make_tls_context(const std::filesystem::path& certificate,
   context.set_options(ssl::context::default_workarounds | ssl::context::no_sslv2 |
                       ssl::context::no_sslv3 | ssl::context::no_tlsv1 | ssl::context::no_tlsv1_1);
   boost::system::error_code error;
-  context.use_certificate_chain_file(certificate.string(), error);
-  if (error)
+  if (context.use_certificate_chain_file(certificate.string(), error))
     fail(ErrorCode::kInvalidArgument, "TLS certificate \"{}\": {}", certificate.string(),
          error.message());
-  context.use_private_key_file(key.string(), ssl::context::pem, error);
-  if (error) fail(ErrorCode::kInvalidArgument, "TLS key \"{}\": {}", key.string(), error.message());
+  if (context.use_private_key_file(key.string(), ssl::context::pem, error))
+    fail(ErrorCode::kInvalidArgument, "TLS key \"{}\": {}", key.string(), error.message());
   return context;
 }
 

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "text/gguf_vocabulary.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 #include <unordered_map>
 #include <utility>
@@ -91,14 +94,13 @@ void set_scores(const std::vector<std::pair<std::string, std::string>>& merges,
   for (size_t i = 0; i < out.tokens.size(); ++i) {
     if (out.types[i] == kNormal) known[out.tokens[i]] = true;
   }
-  std::unordered_map<std::string, bool> listed;
-  for (const auto& [left, right] : merges) listed[left + '\0' + right] = true;
+  std::set<std::pair<std::string, std::string>> listed;
+  for (const auto& [left, right] : merges) listed.emplace(left, right);
   bool complete = true;
   for (const auto& [piece, ignored] : known) {
     for (size_t cut = 1; cut < piece.size() && complete; ++cut) {
       const std::string left = piece.substr(0, cut), right = piece.substr(cut);
-      complete =
-          !known.contains(left) || !known.contains(right) || listed.contains(left + '\0' + right);
+      complete = !known.contains(left) || !known.contains(right) || listed.contains({left, right});
     }
   }
   if (!grouped || !complete) {
@@ -204,7 +206,8 @@ GgufVocabulary gguf_vocabulary(const std::filesystem::path& directory, int64_t n
         out.notes.push_back("llama.cpp does not normalize texts to NFC, the tokenizer does");
       }
       out.pre = pre_tokenizer_name(root, model.value("ignore_merges", false), where, out.notes);
-      for (const auto& [left, right] : merges) out.merges.push_back(left + " " + right);
+      for (const auto& [left, right] : merges)
+        out.merges.push_back(fmt::format("{} {}", left, right));
     } else {
       out.pre = "default";
       set_scores(merges, out);
