@@ -168,9 +168,10 @@ std::vector<std::byte> Archive::read_blob(const ArchiveTensor& tensor) const {
   std::vector<std::byte> bytes(stored.size());
   file.seekg(stored.data() - file_->header_bytes().data());
   file.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-  if (!file) {
-    fail(ErrorCode::kIo, "{}: tensor {}: its {} bytes cannot be read", path.string(),
-         quote(tensor.name), bytes.size());
+  if (!file) {  // at its end: it is another one than was opened
+    fail(file.eof() ? ErrorCode::kCorrupt : ErrorCode::kIo,
+         "{}: tensor {}: its {} bytes cannot be read", path.string(), quote(tensor.name),
+         bytes.size());
   }
   check_blob(tensor, bytes);
   return bytes;
