@@ -8,7 +8,7 @@ root=build/arm64-root
 packages=(libopenblas0-pthread libopenblas-pthread-dev liblapacke liblapacke-dev liblapack3 libblas3 libtmglib3
   libgfortran5 libfmt9 libfmt-dev libspdlog1.10 libspdlog-dev libutf8proc2
   libutf8proc-dev libpcre2-8-0 libpcre2-16-0 libpcre2-32-0 libpcre2-posix3 libpcre2-dev libssl3 libssl-dev
-  libgtest-dev)
+  libgtest-dev libpng16-16 libpng-dev zlib1g zlib1g-dev libjpeg62-turbo libjpeg62-turbo-dev)
 [[ ! -e $root/complete ]] || exit 0
 rm -rf "$root" && mkdir -p "$root/packages"
 export DEBIAN_FRONTEND=noninteractive
