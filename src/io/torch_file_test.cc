@@ -23,7 +23,7 @@ const fs::path kFormats = fs::path(DELTACOME_SOURCE_DIR) / "tests/data/formats";
 
 std::string little(uint64_t value, int n) {
   std::string out;
-  for (int i = 0; i < n; ++i) out.push_back(static_cast<char>(value >> (8 * i) & 0xff));
+  for (int i = 0; i < n; ++i, value >>= 8) out.push_back(static_cast<char>(value & 0xff));
   return out;
 }
 
