@@ -10,6 +10,7 @@
 #include "compress/codec.h"
 #include "compress/work_directory.h"
 #include "core/check.h"
+#include "delta/base_model.h"
 #include "io/archive.h"
 #include "io/same_architecture.h"
 #include "io/torch_file.h"
@@ -115,11 +116,11 @@ bool is_bitdelta_file(const std::filesystem::path& path) {
 CompressReport convert_bitdelta(const CompressOptions& options) {
   const Clock::time_point start = Clock::now();
   check_output(options.out);
-  const Checkpoint stored_base = Checkpoint::open(options.base);
-  const Checkpoint base = stored_base.dequantized();
-  const ModelConfig base_config = read_model_config(options.base);
+  const BaseModel opened = open_base(options.base, options.base_deltas, options.n_threads);
+  const Checkpoint base = opened.checkpoint.dequantized();
+  const ModelConfig& base_config = opened.config;
   const auto directory = std::filesystem::absolute(options.finetuned).parent_path();
-  const ModelConfig finetuned_config = read_model_config(directory, options.base);
+  const ModelConfig finetuned_config = read_model_config(directory, base.directory());
   check_same_architecture(base_config, finetuned_config);
   std::vector<ExpectedTensor> expected = expected_tensors(base_config);
   expect_tensors(base, expected);
@@ -132,7 +133,8 @@ CompressReport convert_bitdelta(const CompressOptions& options) {
   config.architecture = finetuned_config.architecture;
   config.base_name = directory_name(options.base);
   config.base_hash = base.content_hash();
-  config.base_quantization = stored_base.scheme();
+  config.parent = opened.parent;
+  config.base_quantization = opened.checkpoint.scheme();
   config.finetuned_name = options.finetuned.filename().string();
   config.finetuned_hash = content_hash(diff);
   std::vector<CodedTensor> coded;
@@ -153,7 +155,7 @@ CompressReport convert_bitdelta(const CompressOptions& options) {
   }
   ArchiveWriter writer(std::move(config));
   for (const CodedTensor& tensor : coded) writer.add(tensor);
-  writer.write(options.out, directory, options.base);
+  writer.write(options.out, directory, base.directory());
 
   CompressReport report;
   report.archive = inspect_archive(options.out);

@@ -177,6 +177,14 @@ class Formats(CliTest):
                 self.assertLess(np.abs(got - expected[name]).max(), np.abs(expected[name]).max() * 2 ** -7, name)
             else:
                 self.assertEqual(data, finetuned[name][2], name)
+        child = self.scratch / "of-diff-on-archive"
+        done = run("compress", "--base", BASE, "--base-delta", archive, "--finetuned", path, "--out", child)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        done = run("verify", child, "--base", BASE)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("--base-delta", done.stderr)
+        done = run("verify", child, "--base", BASE, "--base-delta", archive)
+        self.assertEqual(done.returncode, 0, done.stderr)
         diff["model.layers.0.mlp.up_proj.A"] = diff["model.norm.weight"]
         write_torch(path, diff)
         done = run("compress", "--base", BASE, "--finetuned", path, "--out", self.scratch / "refused")
