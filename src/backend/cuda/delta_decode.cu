@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(32 * kWarps)
     decode_vectors_kernel(const __grid_constant__ DecodeJob job) {
   using Type = typename Piece<kDim>::Type;
   constexpr int kPerPiece = sizeof(Type) / 2;  // values
-  constexpr int kEntries = kDim % 8 == 0 ? 1 : kDim == 6 ? 4 : 2;
+  constexpr int kEntries = chunk_entries(kDim);
   __shared__ float book[256 * kDim];
   const PackedMatrix& m = job.matrix;
   const auto* entries = static_cast<const int8_t*>(m.book);
@@ -250,14 +250,7 @@ __global__ void __launch_bounds__(kRotationThreads)
     const float* x = a.x + (a.rows == nullptr ? r : a.rows[r]) * a.x_stride;
     const int first = kChunk * static_cast<int>(blockIdx.x), n = min(kChunk, a.padded - first);
     for (int i = static_cast<int>(threadIdx.x); i < n; i += kRotationThreads) {
-      const int c = first + i;
-      float value = 0;
-      if (c < a.cols) {
-        value = x[c];
-        if (a.gains != nullptr) value *= a.gains[c];
-        if (a.block > 0) value *= sign_of(a.seed, a.cols, c);
-      }
-      v[i] = value;
+      v[i] = signed_input(a, x, first + i);
     }
     __syncthreads();
     if (a.block > 0) hadamard(v, min(n, a.cols - first), a.block);

@@ -55,14 +55,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int first = part * job.chunk; first < job.padded; first += parts * job.chunk) {
       const int n = min(job.chunk, job.padded - first);
       for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
-        const int c = first + i;
-        float value = 0;
-        if (c < job.cols) {
-          value = x[c];
-          if (job.gains != nullptr) value *= job.gains[c];
-          if (job.block > 0) value *= sign_of(job.seed, job.cols, c);
-        }
-        v[i] = value;
+        v[i] = signed_input(job, x, first + i);
       }
       __syncthreads();
       if (job.block > 0) hadamard(v, min(n, job.cols - first), job.block);

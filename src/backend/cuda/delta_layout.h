@@ -49,6 +49,10 @@ DELTACOME_HOST_DEVICE constexpr int block_rows(int bits) {
 DELTACOME_HOST_DEVICE constexpr int scale_position(int r) {
   return r % 8 * 8 + r / 16 * 2 + r / 8 % 2;
 }
+/// Neighbouring entries of a row that a lane has of vector codes: whole operands of 8 columns.
+DELTACOME_HOST_DEVICE constexpr int chunk_entries(int dim) {
+  return dim % 8 == 0 ? 1 : dim == 6 ? 4 : 2;
+}
 /// 32-bit words of an entry of a code book in shared memory.
 DELTACOME_HOST_DEVICE constexpr int entry_words(int dim) {
   return dim <= 4 ? 1 : dim <= 8 ? 2 : 4;

@@ -102,7 +102,7 @@ cudaError_t launch_pack_vector(const uint8_t* codes, int64_t rows, int64_t n_cod
                                void* to, cudaStream_t stream) {
   const int64_t n_words = vector_bytes(rows, n_codes) / 4;
   if (n_words == 0) return cudaSuccess;
-  const int entries = dim % 8 == 0 ? 1 : dim == 6 ? 4 : 2;
+  const int entries = chunk_entries(dim);
   pack_vector_kernel<<<grid_for(n_words), kThreads, 0, stream>>>(
       codes, rows, n_codes, entries, vector_blocks(n_codes), n_words, static_cast<uint32_t*>(to));
   return cudaGetLastError();

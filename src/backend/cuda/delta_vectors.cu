@@ -42,7 +42,7 @@ __device__ void words_of(uint4 entry, uint32_t (&w)[4]) {
 /// launch_pack_vector().
 template <int kDim>
 struct Chunk {
-  static constexpr int kEntries = kDim % 8 == 0 ? 1 : kDim == 6 ? 4 : 2;
+  static constexpr int kEntries = chunk_entries(kDim);
   static constexpr int kCols = kEntries * kDim;
   static constexpr int kWords = kCols / 4;
 };

@@ -18,6 +18,17 @@ __device__ inline float sign_of(uint64_t seed, int64_t n, int64_t i) {
   return ((z ^ (z >> 31)) & 1) == 0 ? 1.0f : -1.0f;
 }
 
+/// Column c of a row x with its gain and, where it is rotated, its sign; 0 behind the last column.
+/// `a` has cols, gains (or null), block (0 = not rotated) and seed.
+template <class Input>
+__device__ float signed_input(const Input& a, const float* x, int c) {
+  if (c >= a.cols) return 0;
+  float value = x[c];
+  if (a.gains != nullptr) value *= a.gains[c];
+  if (a.block > 0) value *= sign_of(a.seed, a.cols, c);
+  return value;
+}
+
 /// Hadamard blocks of v [n], a multiple of `block`, in place, over sqrt(block): two levels at a
 /// time, in the order of one at a time. By a block of kRotationThreads.
 __device__ inline void hadamard(float* v, int n, int block) {
