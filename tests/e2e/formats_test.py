@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pickle
-import shutil
 import sys
 import unittest
 import zipfile
@@ -14,7 +13,8 @@ from collections import OrderedDict
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(__file__))
-from support import BASE, FINETUNED, ROOT, CliTest, read_safetensors, run, write_safetensors  # noqa: E402
+from support import (BASE, FINETUNED, ROOT, CliTest, copy_without_weights, quantize_int8, read_safetensors,  # noqa: E402
+                     run, to_float)
 
 DATA = ROOT / "tests/data/eval/math.jsonl"
 STORAGES = {"BF16": "BFloat16Storage", "F32": "FloatStorage", "I32": "IntStorage"}
@@ -58,39 +58,6 @@ def write_torch(path, tensors):
         file.writestr("m/version", "3\n")
         for i, (_, _, data) in enumerate(tensors.values()):
             file.writestr(f"m/data/{i}", data)
-
-
-def to_float(tensor):
-    return (np.frombuffer(tensor[2], np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(tensor[1])
-
-
-def copy_without_weights(source, target):
-    target.mkdir()
-    for file in source.iterdir():
-        if file.is_file() and not file.name.startswith("model.safetensors"):
-            shutil.copyfile(file, target / file.name)
-    return target
-
-
-def quantize_int8(source, target):
-    """compressed-tensors, int8 per row."""
-    copy_without_weights(source, target)
-    config = json.loads((target / "config.json").read_text())
-    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
-    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "int-quantized",
-                                     "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
-    (target / "config.json").write_text(json.dumps(config))
-    tensors, out = read_safetensors(source / "model.safetensors")[0], {}
-    for name, tensor in tensors.items():
-        if not name.endswith("_proj.weight"):
-            out[name] = tensor
-            continue
-        w = to_float(tensor)
-        scale = (np.abs(w).max(1, keepdims=True) / 127).astype(np.float32)
-        out[name] = ("I8", tensor[1], np.round(w / scale).astype(np.int8).tobytes())
-        out[name + "_scale"] = ("F32", [tensor[1][0], 1], scale.tobytes())
-    write_safetensors(target / "model.safetensors", out)
-    return target
 
 
 class Formats(CliTest):
