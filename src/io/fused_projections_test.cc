@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <numeric>
 
 #include "io/safetensors.h"
@@ -97,8 +96,8 @@ TEST_F(FusedProjectionsTest, StoredTensorsAreThoseOfTheCheckpoint) {
       rows += all[part].shape[0];
     }
     EXPECT_EQ(stored.shape[0], rows) << stored.name;
-    if (stored.name == kQkv) EXPECT_EQ(stored.parts.size(), 3u);
-    if (stored.name == kGateUp) EXPECT_EQ(stored.parts.size(), 2u);
+    const size_t want = stored.name == kQkv ? 3 : stored.name == kGateUp ? 2 : 1;
+    EXPECT_EQ(stored.parts.size(), want) << stored.name;
   }
   EXPECT_EQ(n_parts, all.size());
   write_config("llama");

@@ -157,19 +157,20 @@ class Export(CliTest):
     def test_a_combination_becomes_an_archive_in_one_step(self):
         other = self.model("other", lambda t: t.update({"model.norm.weight": (
             "BF16", t["model.norm.weight"][1], bf16(2 * values(t["model.norm.weight"])))}))
+        plain = ["--method", "bitdelta", "--distill", 0]
         two = ["--finetuned", self.archive, "--finetuned", other, "--combine", "ties", "--density", 0.5]
         out, merged = self.scratch / "ties", self.scratch / "ties-merged"
-        self.ok("compress", "--base", BASE, *two, "--out", out, "--method", "come")
+        self.ok("compress", "--base", BASE, *two, "--out", out, *plain)
         self.assertFalse((self.scratch / "ties.combined").exists())
         self.assertEqual(self.json("inspect", out)["finetuned"], "ties of archive + other")
         self.ok("merge", "--base", BASE, *(o.replace("finetuned", "delta") if isinstance(o, str) else o for o in two),
                 "--out", merged)
-        steps = self.compress("ties-steps", finetuned=merged)
+        steps = self.compress("ties-steps", *plain, finetuned=merged, method=None)
         self.assertEqual((out / "delta.safetensors").read_bytes(), (steps / "delta.safetensors").read_bytes())
         # One fine-tune with a weight is a combination too.
-        half = self.scratch / "half"
-        self.ok("compress", "--base", BASE, "--finetuned", FINETUNED, "--weight", 0.5, "--out", half, "--method", "come")
-        self.assertEqual(self.json("inspect", half)["finetuned"], "linear of 0.5 tiny-math")
+        weighted = self.scratch / "weighted"
+        self.ok("compress", "--base", BASE, "--finetuned", FINETUNED, "--weight", 0.5, "--out", weighted, *plain)
+        self.assertEqual(self.json("inspect", weighted)["finetuned"], "linear of 0.5 tiny-math")
         self.fails("compress", "--base", BASE, *two, "--weight", 1, "--out", self.scratch / "none", status=2, says=["--weight"])
         self.fails("compress", "--base", BASE, *two, "--out", out, says=["exists"])
 
