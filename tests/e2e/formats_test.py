@@ -64,7 +64,8 @@ def as_phi3(source, target):
     """A Llama checkpoint without biases in the form of Phi-3: the same rows, fused."""
     copy_without_weights(source, target)
     config = json.loads((target / "config.json").read_text())
-    config.update({"model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "sliding_window": None})
+    config.update({"model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "sliding_window": None,
+                   "pad_token_id": 0})
     (target / "config.json").write_text(json.dumps(config))
     tensors = read_safetensors(source / "model.safetensors")[0]
     for whole, parts in (("qkv_proj", ("q_proj", "k_proj", "v_proj")), ("gate_up_proj", ("gate_proj", "up_proj"))):
