@@ -39,7 +39,10 @@ int64_t rows_of(const std::map<std::string, const ExpectedTensor*>& expected,
 void split_fused_projections(std::map<std::string, HostTensor>& tensors,
                              const std::filesystem::path& directory) {
   const auto fusion_of = [](const std::string& name) {
-    return std::ranges::find_if(kFusions, [&](const Fusion& f) { return name.ends_with(f.whole); });
+    return std::ranges::find_if(kFusions, [&](const Fusion& f) {
+      const std::string_view module = f.whole.substr(0, f.whole.rfind('.') + 1);
+      return name.find(module) != std::string::npos;
+    });
   };
   const auto is_fused = [&](const auto& entry) { return fusion_of(entry.first) != kFusions.end(); };
   if (std::ranges::none_of(tensors, is_fused)) return;
@@ -56,6 +59,14 @@ void split_fused_projections(std::map<std::string, HostTensor>& tensors,
     if (fusion == kFusions.end()) {
       out.emplace(name, std::move(tensor));
       continue;
+    }
+    const bool plain =
+        tensor.dtype == DType::kF32 || tensor.dtype == DType::kF16 || tensor.dtype == DType::kBf16;
+    if (!plain || !name.ends_with(fusion->whole)) {
+      fail(ErrorCode::kUnsupported,
+           "{}: tensor {} is {}, expected a weight in F32, F16 or BF16: several projections in one "
+           "tensor are not read in low precision",
+           where, quote(name), dtype_name(tensor.dtype));
     }
     const std::string layer = name.substr(0, name.size() - fusion->whole.size());
     int64_t rows = 0;

@@ -14,7 +14,8 @@ namespace deltacome {
 /// Phi-3's checkpoints hold the rows of q, k and v as one tensor "qkv_proj", those of gate and up
 /// as "gate_up_proj". Here both are what expected_tensors() has: views of the same bytes.
 /// Tensors without such names are left as they are. Throws kMismatch if rows are not as many as
-/// the configuration in `directory` says, and what read_model_config() throws.
+/// the configuration in `directory` says, kUnsupported for such projections in low precision, and
+/// what read_model_config() throws.
 void split_fused_projections(std::map<std::string, HostTensor>& tensors,
                              const std::filesystem::path& directory);
 

@@ -79,6 +79,12 @@ TEST_F(FusedProjectionsTest, RefusesRowsThatTheConfigurationDoesNotHave) {
   add("model.layers.1.mlp.gate_up_proj.weight", {10, 8});
   refused(ErrorCode::kMismatch, "is of a layer that the configuration does not have");
   tensors_.clear();
+  add("model.layers.0.mlp.gate_up_proj.qweight", {1, 10});
+  refused(ErrorCode::kUnsupported, "gate_up_proj.qweight\" is F32, expected a weight in F32, F16");
+  tensors_.clear();
+  add(kGateUp, {10, 8});
+  tensors_[kGateUp].dtype = DType::kI32;
+  refused(ErrorCode::kUnsupported, "gate_up_proj.weight\" is I32, expected a weight");
   add(kGateUp, {10, 8});
   add("model.layers.0.mlp.up_proj.weight", {5, 8});
   refused(ErrorCode::kCorrupt, "up_proj.weight\" is there alone and as a part of");
