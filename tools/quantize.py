@@ -219,7 +219,8 @@ def quantization_config(o):
                "strategy": "channel" if whole else "group", "dynamic": False,
                "group_size": None if whole else o.group, "actorder": "group" if o.act_order else None}
     names = {"pack": "pack-quantized", "int8": "int-quantized", "fp8": "float-quantized"}
-    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None,
+             "format": names[o.layout]}
     return {"quant_method": "compressed-tensors", "format": names[o.layout], "quantization_status": "compressed",
             "config_groups": {"group_0": group}, "ignore": ["lm_head"]}
 
