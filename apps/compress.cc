@@ -10,6 +10,7 @@
 
 #include "archive_report.h"
 #include "cli.h"
+#include "combined_finetune.h"
 #include "model_parts.h"
 #include "progress.h"
 #include "text.h"
@@ -18,8 +19,9 @@ namespace deltacome::cli {
 namespace {
 
 struct Options {
-  std::string base, finetuned, out, method = "auto", profile = "balanced", codes = "auto";
+  std::string base, out, method = "auto", profile = "balanced", codes = "auto";
   std::vector<std::string> base_deltas, calibration;
+  PartsChoice parts;  // the fine-tunes, and how several become one
   std::optional<std::string> held_out, report;
   CompressOptions compress;
   std::vector<std::string> given;  // options of kNotForAdapters that the user gave
@@ -108,11 +110,25 @@ std::string to_text(const CompressReport& report, const std::string& out) {
   return text;
 }
 
+bool is_combination(const PartsChoice& parts) {
+  return parts.deltas.size() > 1 || !parts.parts.weights.empty() || parts.parts.density ||
+         parts.combination != "linear";
+}
+
+/// The parts with what compress has for all its work.
+PartsChoice parts_of(const Options& options) {
+  PartsChoice parts = options.parts;
+  parts.base = options.base;
+  parts.base_deltas = options.base_deltas;
+  parts.parts.seed = options.compress.seed;
+  parts.parts.n_threads = options.compress.n_threads;
+  return parts;
+}
+
 void compress(const Options& options) {
   CompressOptions request = options.compress;
   request.base = options.base;
   request.base_deltas = to_paths(options.base_deltas);
-  request.finetuned = options.finetuned;
   request.out = options.out;
   request.method = method_of(options.method);
   request.profile = profile_of(options.profile);
@@ -120,6 +136,13 @@ void compress(const Options& options) {
   if (options.report) request.report = *options.report;
   request.calibration.assign(options.calibration.begin(), options.calibration.end());
   if (options.held_out) request.held_out = *options.held_out;
+
+  std::optional<CombinedFinetune> combined;
+  if (is_combination(options.parts)) {
+    combined.emplace(parts_of(options), options.out, options.compress.resume);
+    request.finetuned_name = combined->name();
+  }
+  request.finetuned = combined ? combined->path().string() : options.parts.deltas.front();
 
   Progress line;
   CompressReport report =
@@ -152,9 +175,12 @@ void add_compress(CLI::App& program) {
       program.add_subcommand("compress", "Compress a fine-tune against its base into an archive");
   add_path(*c, "--base", o->base, "Model directory of the base")->required();
   add_base_delta_option(*c, o->base_deltas);
-  add_path(*c, "--finetuned", o->finetuned,
-           "Model directory of the fine-tune, or a LoRA adapter in PEFT's layout")
-      ->required();
+  add_path(*c, "--finetuned", o->parts.deltas,
+           "Model directory of the fine-tune, or a LoRA adapter in PEFT's layout; repeatable, also "
+           "archives then: their combination")
+      ->required()
+      ->allow_extra_args(false);
+  add_combination_options(*c, o->parts);
   add_path(*c, "--out", o->out, "Archive directory to write")->required();
   c->add_option("--bits", o->compress.bits,
                 "Stored bits per projection weight, everything included; default 1")
@@ -198,7 +224,8 @@ void add_compress(CLI::App& program) {
   c->add_option("--group", o->compress.group, "Codes that share a scale; default 128")
       ->type_name("N")
       ->check(integer_in(1, int64_t{1} << 30));
-  c->add_option("--seed", o->compress.seed, "Chooses the calibration rows; default 0")
+  c->add_option("--seed", o->compress.seed,
+                "Chooses the calibration rows, and what dare drops; default 0")
       ->type_name("N")
       ->check(integer_in(0, std::numeric_limits<int64_t>::max()));
   add_path(*c, "--held-out", o->held_out,

@@ -15,15 +15,10 @@ std::vector<std::filesystem::path> to_paths(const std::vector<std::string>& name
   return {names.begin(), names.end()};
 }
 
-void add_parts_options(CLI::App& command, PartsChoice& choice) {
-  add_path(command, "--base", choice.base, "Model directory of the base")->required();
-  add_base_delta_option(command, choice.base_deltas);
-  add_path(command, "--delta", choice.deltas,
-           "Archive, LoRA adapter or checkpoint of a fine-tune; repeatable")
-      ->allow_extra_args(false);
+void add_combination_options(CLI::App& command, PartsChoice& choice) {
   command
       .add_option("--weight", choice.parts.weights,
-                  "Of the delta at the same place; default 1 / their number, with ties 1")
+                  "Of the fine-tune at the same place; default 1 / their number, with ties 1")
       ->type_name("X")
       ->allow_extra_args(false)
       ->check(number_in(-1e6, 1e6));
@@ -37,6 +32,15 @@ void add_parts_options(CLI::App& command, PartsChoice& choice) {
                   "Share of each delta's elements that ties (default 0.2) and dare (0.5) keep")
       ->type_name("X")
       ->check(number_in(1e-6, 1));
+}
+
+void add_parts_options(CLI::App& command, PartsChoice& choice) {
+  add_path(command, "--base", choice.base, "Model directory of the base")->required();
+  add_base_delta_option(command, choice.base_deltas);
+  add_path(command, "--delta", choice.deltas,
+           "Archive, LoRA adapter or checkpoint of a fine-tune; repeatable")
+      ->allow_extra_args(false);
+  add_combination_options(command, choice);
   command.add_option("--seed", choice.parts.seed, "Chooses what dare drops; default 0")
       ->type_name("N")
       ->check(integer_in(0, std::numeric_limits<int64_t>::max()));
@@ -51,7 +55,7 @@ ModelParts to_parts(const PartsChoice& choice) {
   if (choice.combination == "ties") parts.combination = Combination::kTies;
   if (choice.combination == "dare") parts.combination = Combination::kDare;
   if (!parts.weights.empty() && parts.weights.size() != parts.deltas.size()) {
-    throw CLI::ValidationError("--weight: expected one for each --delta or none");
+    throw CLI::ValidationError("--weight: expected one for each fine-tune or none");
   }
   return parts;
 }

@@ -21,6 +21,8 @@ struct PartsChoice {
   ModelParts parts;  // numbers
 };
 void add_parts_options(CLI::App& command, PartsChoice& choice);
+/// Those of them that say how several fine-tunes become one.
+void add_combination_options(CLI::App& command, PartsChoice& choice);
 ModelParts to_parts(const PartsChoice& choice);
 /// "base + delta + delta", on one line.
 std::string describe(const PartsChoice& choice);

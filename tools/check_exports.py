@@ -2,14 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks what deltacome writes against the programs that it is written for: transformers, peft, llama.cpp.
 
-    tools/check_exports.py BASE DELTA [--prompts FILE] [--rank 16] [--deltacome build/release/bin/deltacome] [--only NAME]
+    tools/check_exports.py BASE DELTA [--prompts FILE] [--image FILE] [--rank 16] [--type f32] [--only NAME]
+                           [--deltacome build/release/bin/deltacome]
 
 BASE is a checkpoint, DELTA an archive or fine-tune of it; "-" exports BASE alone (a model without tokenizer takes token ids).
-Needs `pip install torch transformers peft llama-cpp-python numpy`. Exits with 1 if a check fails.
+A DELTA that sees pictures has the check vision alone. Exits with 1 if a check fails. Needs
+`pip install torch transformers peft llama-cpp-python pillow torchvision numpy`.
 
 merge    transformers' float32 logits of a sharded checkpoint equal those of an unsharded one, and greedy tokens deltacome's.
 gguf     llama.cpp gives the greedy tokens that deltacome gives on base + delta (f32 file), and the same ids for each prompt.
 peft     peft's logits of base + adapter equal transformers' of the merged adapter.
+adapter  the same for an adapter that peft writes: rank and alpha patterns, rsLoRA, embeddings, head and norm saved whole.
+vision   transformers' greedy tokens for a picture are deltacome's, and merging a checkpoint gives its logits.
 """
 import argparse
 import json
@@ -138,22 +142,80 @@ class Check:
             self.expect(error < 0.02 * float(a.std()), f"peft: logits within {error:.2g} (their deviation {float(a.std()):.2g})")
 
 
+    def adapter(self):
+        import peft
+        import torch
+        import transformers
+
+        base = transformers.AutoModelForCausalLM.from_pretrained(self.args.base, dtype=torch.float32)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(self.args.base)
+        saved = ["embed_tokens", "norm", *(["lm_head"] if not base.config.tie_word_embeddings else [])]
+        tied = {"ensure_weight_tying": True} if base.config.tie_word_embeddings else {}
+        config = peft.LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules=["q_proj", "down_proj", "up_proj"],
+                                 rank_pattern={"down_proj": 3}, alpha_pattern={r"layers\.1\..*up_proj": 2},
+                                 modules_to_save=saved, task_type="CAUSAL_LM", **tied)
+        adapted = peft.get_peft_model(base, config)
+        torch.manual_seed(3)
+        with torch.no_grad():
+            for name, weight in adapted.named_parameters():
+                if "lora_" in name:  # values that fp16 keeps
+                    weight.copy_((0.05 * torch.randn_like(weight)).half().float())
+                elif "modules_to_save" in name:
+                    weight.mul_(1 + 0.1 * torch.randn_like(weight))
+        out, merged = self.scratch / "peft-wrote", self.scratch / "peft-wrote-merged"
+        adapted.eval().save_pretrained(out)
+        self.run("merge", "--base", self.args.base, "--delta", out, "--out", merged, "--dtype", "f32")
+        ours = transformers.AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
+        for prompt in self.prompts:
+            ids = tokenizer(prompt, return_tensors="pt").input_ids
+            with torch.no_grad():
+                a, b = adapted(ids).logits, ours(ids).logits
+            error = float((a - b).abs().max())
+            self.expect(error < 0.01 * float(a.std()), f"adapter: logits within {error:.2g} (their deviation {float(a.std()):.2g})")
+
+    def vision(self):
+        import PIL.Image
+        import torch
+        import transformers
+
+        merged = self.merged("vision", "--max-shard-size", "1MB")
+        model = transformers.AutoModelForImageTextToText.from_pretrained(merged, dtype=torch.float32).eval()
+        processor = transformers.AutoProcessor.from_pretrained(merged)
+        prompt = "### Instruction:\n<image>\nWhat is in the picture?\n\n### Response:\n"
+        inputs = processor(images=PIL.Image.open(self.args.image).convert("RGB"), text=prompt, return_tensors="pt")
+        stop = model.generation_config.eos_token_id
+        stops = stop if isinstance(stop, list) else [stop]
+        with torch.no_grad():
+            tokens = model.generate(**inputs, max_new_tokens=self.args.tokens, do_sample=False)[0, inputs.input_ids.shape[1]:].tolist()
+            logits = model(**inputs).logits
+        ours = json.loads(self.run("generate", "--model", merged, "--prompt", prompt, "--image", self.args.image, "--max-tokens",
+                                   self.args.tokens, "--json"))["token_ids"]
+        self.expect([t for t in tokens if t not in stops] == [t for t in ours if t not in stops],
+                    f"vision: transformers' {len(tokens)} greedy tokens are deltacome's")
+        if (pathlib.Path(self.args.delta) / "model.safetensors").exists():
+            own = transformers.AutoModelForImageTextToText.from_pretrained(self.args.delta, dtype=torch.float32).eval()
+            with torch.no_grad():
+                self.expect(torch.equal(logits, own(**inputs).logits), "vision: a merged checkpoint has its fine-tune's logits")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base")
     parser.add_argument("delta")
     parser.add_argument("--prompts", help="JSON list of texts")
+    parser.add_argument("--image", default="tests/data/images/grey.jpg", help="of the check vision")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--type", default="f32", help="of the GGUF file")
-    parser.add_argument("--only", choices=["merge", "gguf", "peft"])
+    parser.add_argument("--only", choices=["merge", "gguf", "peft", "adapter", "vision"])
     parser.add_argument("--deltacome", default="build/release/bin/deltacome")
     args = parser.parse_args()
     np.seterr(all="raise")
     with tempfile.TemporaryDirectory() as scratch:
         check = Check(args, pathlib.Path(scratch))
-        for name in [args.only] if args.only else ["merge", "gguf", "peft"]:
+        sees = args.delta != "-" and "vision_config" in (pathlib.Path(args.delta) / "config.json").read_text()
+        for name in [args.only] if args.only else ["vision"] if sees else ["merge", "gguf", "peft", "adapter"]:
             getattr(check, name)()
     sys.exit(check.failed)
 

@@ -31,6 +31,7 @@ enum class CodeFamily {
 
 struct CompressOptions {
   std::filesystem::path base, finetuned, out;
+  std::string finetuned_name = {};  // what the archive calls it; empty: as its directory
   std::vector<std::filesystem::path> base_deltas = {};  // archives that make the base what it is
   double bits = 1.0;  // stored bits per projection weight, everything included
   Method method = Method::kAuto;

@@ -331,18 +331,6 @@ CodedTensor encode_embedding(Backend& backend, Stream& stream, const std::string
   return out;
 }
 
-CodedTensor encode_raw(const std::string& name, const HostTensor& finetuned) {
-  MatrixFormat format{.codec = Codec::kRaw,
-                      .shape = finetuned.shape,
-                      .raw_dtype = finetuned.dtype,
-                      .base_rows = finetuned.rows(),
-                      .dense = {},
-                      .tiers = {}};
-  std::vector<std::byte> blob(static_cast<size_t>(layout_of(format).total_bytes));
-  std::memcpy(blob.data(), finetuned.bytes.data(), finetuned.bytes.size());
-  return {name, std::move(format), std::move(blob), {}};
-}
-
 CodedTensor encode_vision(Backend& backend, Stream& stream, const std::string& name,
                           const MatrixFormat& format, const HostTensor& finetuned,
                           const HostTensor* base) {

@@ -42,7 +42,4 @@ CodedTensor encode_vision(Backend& backend, Stream& stream, const std::string& n
                           const MatrixFormat& format, const HostTensor& finetuned,
                           const HostTensor* base);
 
-/// A tensor kept whole.
-CodedTensor encode_raw(const std::string& name, const HostTensor& finetuned);
-
 }  // namespace deltacome

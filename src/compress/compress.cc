@@ -405,7 +405,8 @@ class Compression {
     config.base_hash = pair_.base_hash;
     config.parent = pair_.parent;
     config.base_quantization = pair_.base_quantization;
-    config.finetuned_name = directory_name(options_.finetuned);
+    config.finetuned_name = options_.finetuned_name.empty() ? directory_name(options_.finetuned)
+                                                            : options_.finetuned_name;
     config.finetuned_hash = pair_.finetuned_hash;
     config.finetuned_dtype = pair_.finetuned.at(pair_.tensors.front().name).dtype;
     for (const auto& [name, tensor] : pair_.finetuned.tensors())

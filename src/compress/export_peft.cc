@@ -12,6 +12,7 @@
 #include "delta/base_model.h"
 #include "delta/finetune.h"
 #include "deltacome/export.h"
+#include "io/fused_projections.h"
 #include "io/peft_writer.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
@@ -80,6 +81,13 @@ class PeftExport {
 
  private:
   void check() {
+    for (const StoredTensor& stored : stored_tensors(base_.config)) {
+      if (stored.parts.size() == 1) continue;
+      fail(ErrorCode::kUnsupported,
+           "{} keeps several projections in one tensor, \"{}\": a LoRA adapter of the projections "
+           "would have modules that its models do not have",
+           base_.config.architecture, stored.name);
+    }
     if (finetune_.config().vocab_size != base_.config.vocab_size) {
       fail(ErrorCode::kUnsupported,
            "{} has a vocabulary of {} tokens, the base one of {}: a LoRA adapter cannot hold that",

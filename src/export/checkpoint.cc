@@ -5,6 +5,7 @@
 #include "deltacome/export.h"
 #include "export/merged_model.h"
 #include "io/checkpoint_index.h"
+#include "io/fused_projections.h"
 #include "io/vision_config.h"
 
 namespace deltacome {
@@ -63,8 +64,10 @@ CheckpointReport write_checkpoint(const CheckpointOptions& options) {
   const MergedModel model(options.model);
   std::vector<TensorSpec> specs;
   CheckpointReport report;
-  for (const ExpectedTensor& tensor : model.tensors()) {
-    specs.push_back({tensor.name, dtype.value_or(model.dtype(tensor)), tensor.shape});
+  const std::vector<StoredTensor> stored = stored_tensors(model.config());
+  for (const StoredTensor& tensor : stored) {
+    const DType own = model.dtype(model.tensors()[tensor.parts.front()]);
+    specs.push_back({tensor.name, dtype.value_or(own), tensor.shape});
   }
   const Checkpoint vision = model.vision();
   std::vector<const HostTensor*> of_vision;  // what the specs behind the language model's are of
@@ -76,10 +79,15 @@ CheckpointReport write_checkpoint(const CheckpointOptions& options) {
     report.bytes += bytes_of(spec);
     if (model.config().vision) spec.name = stored_vision_model_name(spec.name);
   }
-  const auto value = [&](size_t i) {
-    const size_t n_text = model.tensors().size();
-    return i < n_text ? model.read(model.tensors()[i], specs[i].dtype)
-                      : converted(*of_vision[i - n_text], specs[i].dtype);
+  const auto append = [&](SafetensorsWriter& writer, size_t i) {
+    const auto write = [&](const HostTensor& tensor) {
+      check_range(tensor, specs[i].name);
+      writer.append(tensor.bytes);
+      release_pages(tensor.bytes);
+    };
+    if (i >= stored.size()) return write(converted(*of_vision[i - stored.size()], specs[i].dtype));
+    for (const size_t part : stored[i].parts)
+      write(model.read(model.tensors()[part], specs[i].dtype));
   };
   report.tensors = static_cast<int64_t>(specs.size());
   const std::vector<std::vector<size_t>> shards = shards_of(specs, options.max_shard_bytes);
@@ -96,12 +104,7 @@ CheckpointReport write_checkpoint(const CheckpointOptions& options) {
       places.emplace_back(specs[t].name, file);
     }
     SafetensorsWriter writer(stage.staging() / file, of_shard, {{"format", "pt"}});
-    for (const size_t t : shards[i]) {
-      const HostTensor tensor = value(t);
-      check_range(tensor, specs[t].name);
-      writer.append(tensor.bytes);
-      release_pages(tensor.bytes);
-    }
+    for (const size_t t : shards[i]) append(writer, t);
     writer.finish();
   }
   if (shards.size() > 1) {

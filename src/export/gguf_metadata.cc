@@ -42,7 +42,8 @@ bool slides(const ModelConfig& config) {
 }  // namespace
 
 std::string gguf_architecture(const ModelConfig& config) {
-  if (config.model_type == "mistral") return "llama";
+  // Phi-3 with its fused rows apart computes what Llama does.
+  if (config.model_type == "mistral" || config.model_type == "phi3") return "llama";
   if (config.model_type == "llama" || config.model_type == "qwen2" ||
       config.model_type == "qwen3") {
     return config.model_type;

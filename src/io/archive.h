@@ -31,6 +31,9 @@ struct CodedTensor {
   TensorStats stats;
 };
 
+/// A tensor kept whole, in its own type.
+CodedTensor encode_raw(const std::string& name, const HostTensor& tensor);
+
 /// One tensor as delta_config.json describes it.
 struct ArchiveTensor {
   std::string name;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "io/fused_projections.h"
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "io/torch_file.h"
@@ -148,10 +149,19 @@ Checkpoint Checkpoint::open(const fs::path& directory) {
                             ? form->read(directory / form->single)
                             : open_shards(directory, *form);
   checkpoint.tensors_ = with_canonical_names(std::move(checkpoint.tensors_), directory);
+  split_fused_projections(checkpoint.tensors_, directory);
   std::map<std::string, HostTensor> stored = checkpoint.tensors_;
   checkpoint.quantized_ = take_quantized_weights(directory, checkpoint.tensors_);
   if (!checkpoint.quantized_.empty()) checkpoint.stored_ = std::move(stored);
+  checkpoint.expand_quantized_vision();
   return checkpoint;
+}
+
+void Checkpoint::expand_quantized_vision() {
+  for (const auto& [name, weight] : quantized_) {
+    if (is_vision_tensor(name)) tensors_.insert_or_assign(name, weight.read().dequantize());
+  }
+  std::erase_if(quantized_, [](const auto& entry) { return is_vision_tensor(entry.first); });
 }
 
 Checkpoint Checkpoint::dequantized() const {

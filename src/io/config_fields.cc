@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/config_fields.h"
 
+#include <algorithm>
+
 #include <utility>
 
 #include "core/check.h"
@@ -68,6 +70,17 @@ std::string ConfigFields::text_or(const char* key, const std::string& absent) co
   if (value == nullptr) return absent;
   if (!value->is_string()) reject(key, *value, "a string");
   return value->get<std::string>();
+}
+
+std::vector<std::string> ConfigFields::texts_or_empty(const char* key) const {
+  const json* values = find(key);
+  if (values == nullptr) return {};
+  const auto is_text = [](const json& v) {
+    return v.is_string() && !v.get_ref<const std::string&>().empty();
+  };
+  if (!values->is_array() || !std::ranges::all_of(*values, is_text))
+    reject(key, *values, "a list of names");
+  return values->get<std::vector<std::string>>();
 }
 
 void ConfigFields::reject(const char* key, const json& value, const std::string& expected) const {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "io/json.h"
 
@@ -31,6 +32,8 @@ class ConfigFields {
 
   bool flag_or(const char* key, bool absent) const;
   std::string text_or(const char* key, const std::string& absent) const;
+  /// A list of strings that are not empty; absent: an empty list.
+  std::vector<std::string> texts_or_empty(const char* key) const;
 
   /// Throws kCorrupt: "<where>: <key> is <value>, expected <expected>".
   [[noreturn]] void reject(const char* key, const nlohmann::json& value,

@@ -40,6 +40,13 @@ TensorInfo describe_tensor(const ArchiveTensor& tensor) {
   return info;
 }
 
+/// The sum that a tensor's bytes count into.
+int64_t& bytes_of_kind(ArchiveInfo& info, const TensorInfo& tensor) {
+  if (tensor.kind.ends_with("_proj")) return info.projection_bytes;
+  if (tensor.kind == "embed_tokens" || tensor.kind == "lm_head") return info.embedding_bytes;
+  return is_vision_tensor(tensor.name) ? info.vision_bytes : info.other_bytes;
+}
+
 /// An adapter without its base: what depends on the base's other weights is not known.
 ArchiveInfo describe_adapter(const PeftAdapter& adapter) {
   ArchiveInfo info;
@@ -61,10 +68,21 @@ ArchiveInfo describe_adapter(const PeftAdapter& adapter) {
     tensor.rank = module.rank();
     tensor.tiers = {{module.rank(), static_cast<int>(8 * dtype_bytes(module.a.dtype)),
                      static_cast<int>(8 * dtype_bytes(module.b.dtype))}};
-    info.projection_bytes += tensor.bytes;
+    bytes_of_kind(info, tensor) += tensor.bytes;
+  }
+  for (const WholeTensor& whole : adapter.wholes()) {
+    TensorInfo& tensor = info.tensors.emplace_back();
+    tensor.name = whole.name;
+    tensor.kind = tensor_kind(whole.name);
+    tensor.codec = codec_name(Codec::kRaw);
+    tensor.shape = whole.tensor.shape;
+    tensor.bytes = static_cast<int64_t>(whole.tensor.bytes.size());
+    tensor.bits_per_weight = static_cast<double>(8 * dtype_bytes(whole.tensor.dtype));
+    bytes_of_kind(info, tensor) += tensor.bytes;
   }
   info.all_in_bytes = adapter.file_bytes();
-  info.header_bytes = info.all_in_bytes - info.projection_bytes;
+  info.header_bytes =
+      info.all_in_bytes - info.projection_bytes - info.embedding_bytes - info.other_bytes;
   info.tokenizer_bytes = adapter.tokenizer_bytes();
   return info;
 }
@@ -87,12 +105,7 @@ ArchiveInfo inspect_archive(const std::filesystem::path& directory) {
   info.requested_bits = config.requested_bits;
   for (const ArchiveTensor& tensor : config.tensors) {
     const TensorInfo& described = info.tensors.emplace_back(describe_tensor(tensor));
-    const bool embedding = described.kind == "embed_tokens" || described.kind == "lm_head";
-    const bool projection = described.kind.ends_with("_proj");
-    (projection                         ? info.projection_bytes
-     : embedding                        ? info.embedding_bytes
-     : is_vision_tensor(described.name) ? info.vision_bytes
-                                        : info.other_bytes) += described.bytes;
+    bytes_of_kind(info, described) += described.bytes;
   }
   info.all_in_bytes = archive.all_in_bytes();
   info.header_bytes = info.all_in_bytes - info.projection_bytes - info.embedding_bytes -

@@ -27,8 +27,9 @@ struct Architecture {
   const char* model_type;
   const char* name;
 };
-constexpr std::array<Architecture, 4> kArchitectures{{{"llama", "LlamaForCausalLM"},
+constexpr std::array<Architecture, 5> kArchitectures{{{"llama", "LlamaForCausalLM"},
                                                       {"mistral", "MistralForCausalLM"},
+                                                      {"phi3", "Phi3ForCausalLM"},
                                                       {"qwen2", "Qwen2ForCausalLM"},
                                                       {"qwen3", "Qwen3ForCausalLM"}}};
 
@@ -168,9 +169,10 @@ std::vector<bool> read_sliding_layers(const ConfigFields& fields, int64_t n_laye
 void read_windows(const ConfigFields& fields, ModelConfig& config) {
   constexpr int64_t kDefaultWindow = 4096;  // of transformers, if the field is absent
   const bool is_qwen = config.model_type == "qwen2" || config.model_type == "qwen3";
-  if (!is_qwen && config.model_type != "mistral") return;
+  const bool is_phi = config.model_type == "phi3";
+  if (!is_qwen && !is_phi && config.model_type != "mistral") return;
   if (!is_qwen || fields.flag_or("use_sliding_window", false)) {
-    const int64_t absent = fields.is_present("sliding_window") ? 0 : kDefaultWindow;
+    const int64_t absent = is_phi || fields.is_present("sliding_window") ? 0 : kDefaultWindow;
     config.sliding_window = fields.integer_or("sliding_window", absent, 1, kMaxPositions);
   }
   if (is_qwen) {
@@ -186,7 +188,8 @@ void read_sizes(const ConfigFields& fields, ModelConfig& config) {
   config.n_kv_heads = fields.integer_or("num_key_value_heads", config.n_heads, 1, kMaxHeads);
   config.vocab_size = fields.integer("vocab_size", 1, kMaxVocab);
   config.max_positions = fields.integer("max_position_embeddings", 1, kMaxPositions);
-  config.rms_norm_eps = fields.number_or("rms_norm_eps", 1e-6, 0.0, 1.0);
+  config.rms_norm_eps =
+      fields.number_or("rms_norm_eps", config.model_type == "phi3" ? 1e-5 : 1e-6, 0.0, 1.0);
   if (config.n_heads % config.n_kv_heads != 0) {
     fail(ErrorCode::kCorrupt,
          "{}: num_attention_heads is {}, expected a multiple of num_key_value_heads {}",
@@ -254,12 +257,6 @@ ModelConfig parse_model_config(std::string_view config_json, std::string_view ge
   const ConfigFields fields(object, where);
   ModelConfig config;
   if (llava) {
-    if (whole.contains("quantization_config")) {
-      fail(ErrorCode::kUnsupported,
-           "{}: quantized weights (quantization_config) of a model that sees pictures are not "
-           "supported; supported are F32, F16 and BF16",
-           file);
-    }
     config.vision = read_vision_config(whole, file);
   }
   const Architecture& architecture = read_architecture(fields);

@@ -28,7 +28,7 @@ struct RopeConfig {
 /// A decoder-only transformer of the Llama family, from a Hugging Face config.json. One struct
 /// serves all supported architectures: they differ in flags only.
 struct ModelConfig {
-  std::string model_type;    // "llama", "mistral", "qwen2", "qwen3"
+  std::string model_type;    // "llama", "mistral", "phi3", "qwen2", "qwen3"
   std::string architecture;  // "LlamaForCausalLM", ...
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;

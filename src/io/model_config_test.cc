@@ -184,11 +184,13 @@ TEST(ModelConfig, KnowsTheArchitectureByClassOrModelType) {
             "MistralForCausalLM");
   EXPECT_EQ(parse(config_json({{"model_type", nullptr}})).model_type, "llama");
   const std::string classes =
-      "supported are LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM";
+      "supported are LlamaForCausalLM, MistralForCausalLM, Phi3ForCausalLM, Qwen2ForCausalLM, "
+      "Qwen3ForCausalLM";
   expect_rejected(ErrorCode::kUnsupported, {{"architectures", {"BloomForCausalLM"}}},
                   "architecture \"BloomForCausalLM\" is not supported; " + classes);
-  expect_rejected(ErrorCode::kUnsupported, {{"architectures", nullptr}, {"model_type", "gemma"}},
-                  "model_type \"gemma\" is not supported; supported are llama, mistral, qwen2");
+  expect_rejected(
+      ErrorCode::kUnsupported, {{"architectures", nullptr}, {"model_type", "gemma"}},
+      "model_type \"gemma\" is not supported; supported are llama, mistral, phi3, qwen2");
   expect_rejected(ErrorCode::kCorrupt, {{"architectures", nullptr}, {"model_type", nullptr}},
                   "architectures and model_type are missing");
   expect_rejected(ErrorCode::kCorrupt, {{"model_type", "mistral"}},

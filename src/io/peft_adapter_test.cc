@@ -53,7 +53,6 @@ TEST(PeftConfig, RefusesWhatIsNotPlainLoraByField) {
       {R"("fan_in_fan_out":true)", "fan_in_fan_out is true"},
       {R"("bias":"all")", "bias is \"all\", expected \"none\""},
       {R"("lora_bias":true)", "lora_bias"},
-      {R"("modules_to_save":["lm_head"])", "modules_to_save is [\"lm_head\"]"},
       {R"("trainable_token_indices":[1])", "trainable_token_indices"},
       {R"("layer_replication":[[0,4],[2,5]])", "layer_replication"},
       {R"("use_qalora":true)", "use_qalora"},
@@ -78,11 +77,24 @@ TEST(PeftConfig, RefusesFieldsThatMakeNoSense) {
   expect_error(ErrorCode::kCorrupt, "rank_pattern: q is 0",
                [] { parse(R"(,"rank_pattern":{"q":0})"); });
   expect_error(ErrorCode::kCorrupt, "alpha_pattern is 3", [] { parse(R"(,"alpha_pattern":3)"); });
+  for (const char* names : {"3", "[1]", "[\"\"]", "\"lm_head\""}) {
+    expect_error(ErrorCode::kCorrupt, "modules_to_save is",
+                 [&] { parse(R"(,"modules_to_save":)" + std::string(names)); });
+  }
   expect_error(ErrorCode::kCorrupt, "regular expression",
                [] { parse(R"(,"rank_pattern":{"(q":1})"); });
   expect_error(ErrorCode::kCorrupt, "backtracks", [] {
     parse(R"(,"rank_pattern":{"(a+)+$":1})").rank("model." + std::string(60, 'a') + "b");
   });
+}
+
+TEST(PeftConfig, ModulesToSaveAreEndsOfNamesWithAllThatIsInside) {
+  const PeftConfig config = parse(R"(,"modules_to_save":["lm_head","layers.1.mlp"])");
+  EXPECT_TRUE(config.is_saved_whole("lm_head"));
+  EXPECT_TRUE(config.is_saved_whole("model.layers.1.mlp.down_proj"));
+  EXPECT_FALSE(config.is_saved_whole("model.layers.2.mlp.down_proj"));
+  EXPECT_FALSE(config.is_saved_whole("model.embed_tokens"));
+  EXPECT_FALSE(parse("").is_saved_whole("lm_head"));
 }
 
 /// A matrix of a test: the stored values are i-th = first + step * i.
@@ -266,13 +278,97 @@ TEST_F(PeftAdapterTest, InspectSaysWhatIsKnownWithoutTheBase) {
   expect_error(ErrorCode::kUnsupported, "is a LoRA adapter", [&] { Archive::open(path_); });
 }
 
+constexpr const char* kEmbeddings = "base_model.model.model.embed_tokens.weight";
+constexpr const char* kHead = "base_model.model.lm_head.weight";
+
+void save_modules(std::string& config, const std::string& names) {
+  config.insert(1, R"("modules_to_save":)" + names + ",");
+}
+
+TEST_F(PeftAdapterTest, ModulesToSaveReplaceTheBasesTensors) {
+  const std::string norm = "model.layers.0.input_layernorm.weight";
+  base_.push_back({.name = norm, .shape = {4}, .kind = ExpectedTensor::Kind::kNorm});
+  base_.push_back({.name = "lm_head.weight", .shape = {9, 4}, .kind = ExpectedTensor::Kind::kHead});
+  save_modules(config_, R"(["lm_head","input_layernorm"])");
+  tensors_.push_back({.name = kHead, .shape = {9, 4}, .dtype = DType::kBf16});
+  tensors_.push_back({.name = "base_model.model." + norm, .shape = {4}});
+  const PeftAdapter adapter = open();
+  ASSERT_EQ(adapter.wholes().size(), 2u);
+  const std::vector<CodedTensor> coded = adapter.encode(base_);
+  ASSERT_EQ(coded.size(), 4u);  // in the base's order
+  EXPECT_EQ(coded[2].name, norm);
+  EXPECT_EQ(coded[3].name, "lm_head.weight");
+  EXPECT_EQ(coded[3].format.codec, Codec::kRaw);
+  EXPECT_EQ(coded[3].format.raw_dtype, DType::kBf16);
+  for (const CodedTensor& tensor : coded) validate(tensor.format, tensor.name);
+  std::vector<float> values(36);
+  convert_to_float(coded[3].blob.data(), DType::kBf16, values);
+  EXPECT_EQ(values, tensors_[4].values());
+  const ArchiveInfo info = inspect_archive(path_);
+  ASSERT_EQ(info.tensors.size(), 4u);
+  EXPECT_EQ(info.embedding_bytes, 9 * 4 * 2);
+  EXPECT_EQ(info.other_bytes, 4 * 4);
+}
+
+TEST_F(PeftAdapterTest, TheHeadIsAdaptedAsAProjection) {
+  base_[1].kind = ExpectedTensor::Kind::kHead;
+  EXPECT_EQ(open().encode(base_)[0].format.rank(), 2);
+}
+
+TEST_F(PeftAdapterTest, EmbeddingsThatWereResizedAreReadWithoutBeingNamed) {
+  tensors_.push_back({.name = kEmbeddings, .shape = {11, 4}});
+  EXPECT_EQ(open().encode(base_)[0].format.shape, (Shape{11, 4}));
+  tensors_.back().shape = {9, 5};
+  refused(ErrorCode::kMismatch, "embed_tokens.weight\" has shape [9, 5], expected [9, 4]");
+}
+
+TEST_F(PeftAdapterTest, ATiedHeadMustBeTheEmbeddings) {
+  const std::string alone = config_;
+  save_modules(config_, R"(["embed_tokens"])");
+  tensors_.push_back({.name = kEmbeddings, .shape = {9, 4}});
+  refused(ErrorCode::kUnsupported, "embed_tokens.weight\" makes head and embeddings differ");
+  config_.insert(1, R"("ensure_weight_tying":true,)");
+  EXPECT_EQ(open().encode(base_).size(), 3u);
+  config_ = alone;
+  save_modules(config_, R"(["embed_tokens","lm_head"])");
+  tensors_.push_back({.name = kHead, .shape = {9, 4}});
+  EXPECT_EQ(open().encode(base_).size(), 3u);  // the same values: one tensor
+  tensors_.back().first = 2;
+  refused(ErrorCode::kUnsupported, "lm_head.weight\" makes head and embeddings differ");
+}
+
+TEST_F(PeftAdapterTest, RefusesModulesToSaveThatContradictTheTensors) {
+  const std::string alone = config_;
+  save_modules(config_, R"(["lm_head"])");
+  refused(ErrorCode::kMismatch, "no tensor is of \"lm_head\", which modules_to_save");
+  config_ = alone;
+  save_modules(config_, R"(["score"])");
+  tensors_.push_back({.name = "base_model.model.score.weight", .shape = {9, 4}});
+  refused(ErrorCode::kMismatch, "replaces \"score.weight\", which the base does not have");
+  config_ = alone;
+  save_modules(config_, R"(["q_proj"])");
+  tensors_.back() = {.name = name_of(kQ, "weight"), .shape = {6, 4}};
+  refused(ErrorCode::kMismatch, "is stored whole, but base_model.model.");
+  tensors_.erase(tensors_.begin(), tensors_.begin() + 2);
+  EXPECT_EQ(open().encode(base_)[0].format.codec, Codec::kRaw);
+  tensors_.back().first = std::numeric_limits<float>::infinity();
+  refused(ErrorCode::kCorrupt, "q_proj.weight\" holds inf");
+}
+
+TEST_F(PeftAdapterTest, NamesOfModelsThatSeePicturesAreTheirLanguageModels) {
+  for (Stored& s : tensors_)
+    s.name.replace(0, std::string("base_model.model.model.").size(),
+                   "base_model.model.model.language_model.");
+  EXPECT_EQ(open().encode(base_)[0].name, std::string(kQ) + ".weight");
+}
+
 TEST_F(PeftAdapterTest, RefusesOtherTensorsByName) {
   const std::vector<std::pair<std::string, std::string>> cases{
       {name_of(kQ, "lora_magnitude_vector"), "DoRA"},
       {name_of("model.embed_tokens", "lora_embedding_A"), "embeddings"},
       {name_of(kQ, "lora_B.bias"), "biases"},
-      {"base_model.model.lm_head.weight", "other tensors"},
-      {std::string(kQ) + ".lora_A.weight", "other tensors"}};
+      {name_of(kQ, "weight"), "modules_to_save does not name it"},
+      {std::string(kQ) + ".lora_A.weight", "modules_to_save does not name it"}};
   for (const auto& [name, says] : cases) {
     add(name);
     refused(ErrorCode::kUnsupported, name + "\" [2]");
@@ -309,10 +405,12 @@ TEST_F(PeftAdapterTest, RefusesWhatDoesNotFitTheBase) {
   tensors_[1].shape = {7, 2};
   refused(ErrorCode::kMismatch, "lora_B.weight\" has shape [7, 2], expected [6, 2]");
   tensors_[1].shape = {6, 2};
-  base_[1].kind = ExpectedTensor::Kind::kHead;
-  refused(ErrorCode::kMismatch, "q_proj.weight\", which is not a projection of the base");
+  base_[1].kind = ExpectedTensor::Kind::kNorm;
+  refused(ErrorCode::kMismatch,
+          "q_proj.weight\", which is neither a projection nor the head of the base");
   base_.erase(base_.begin() + 1);
-  refused(ErrorCode::kMismatch, "q_proj.weight\", which is not a projection of the base");
+  refused(ErrorCode::kMismatch,
+          "q_proj.weight\", which is neither a projection nor the head of the base");
 }
 
 TEST_F(PeftAdapterTest, RefusesARankAboveTheMatrix) {

@@ -33,7 +33,6 @@ constexpr std::array kFeatures{
     Feature{"use_qalora", "QA-LoRA"},
     Feature{"fan_in_fan_out", "transposed weights"},
     Feature{"lora_bias", "biases"},
-    Feature{"modules_to_save", "modules that are stored whole"},
     Feature{"trainable_token_indices", "trained token embeddings"},
     Feature{"target_parameters", "adapted parameters outside of modules"},
     Feature{"layer_replication", "repeated layers"},
@@ -137,6 +136,8 @@ PeftConfig PeftConfig::parse(std::string_view text, const std::string& where) {
   config.rank_ = fields.integer("r", 1, kMaxRank);
   config.alpha_ = fields.number("lora_alpha", -kMaxAlpha, kMaxAlpha);
   config.rank_stabilized_ = fields.flag_or("use_rslora", false);
+  config.ties_weights_ = fields.flag_or("ensure_weight_tying", false);
+  config.saved_modules_ = fields.texts_or_empty("modules_to_save");
   const auto read_patterns = [&](const char* field, std::vector<Pattern>& out, const auto& read) {
     const json* patterns = fields.find(field);
     if (patterns == nullptr) return;
@@ -157,6 +158,17 @@ PeftConfig PeftConfig::parse(std::string_view text, const std::string& where) {
       "alpha_pattern", config.alpha_patterns_,
       [](const ConfigFields& v, const char* key) { return v.number(key, -kMaxAlpha, kMaxAlpha); });
   return config;
+}
+
+bool PeftConfig::is_saved_whole(const std::string& module) const {
+  // PEFT keeps a module whole with all that is in it, and compares the ends of names as text.
+  for (size_t end = module.find('.');; end = module.find('.', end + 1)) {
+    const std::string_view outer = std::string_view(module).substr(0, end);
+    for (const std::string& saved : saved_modules_) {
+      if (outer.ends_with(saved)) return true;
+    }
+    if (end == std::string::npos) return false;
+  }
 }
 
 double PeftConfig::lookup(const std::vector<Pattern>& patterns, const std::string& module,

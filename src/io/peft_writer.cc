@@ -7,11 +7,11 @@
 #include "core/check.h"
 #include "io/archive.h"
 #include "io/json.h"
+#include "io/peft_tensors.h"
 
 namespace deltacome {
 namespace {
 
-constexpr const char* kConfigName = "adapter_config.json";
 constexpr const char* kTensorsName = "adapter_model.safetensors";
 
 std::string config_json(const std::string& base_name, int64_t rank,
@@ -40,9 +40,9 @@ int64_t write_peft_adapter(const std::filesystem::path& directory, const std::st
   std::vector<TensorSpec> specs;
   for (const LoraFactors& f : factors) {
     kinds.insert(tensor_kind(f.name));
-    const std::string stem = "base_model.model." + f.name.substr(0, f.name.rfind(".weight"));
-    specs.push_back({stem + ".lora_A.weight", dtype, {rank, f.n_in}});
-    specs.push_back({stem + ".lora_B.weight", dtype, {f.n_out, rank}});
+    const std::string stem = std::string(kPeftPrefix) + f.name.substr(0, f.name.rfind(".weight"));
+    specs.push_back({fmt::format("{}{}", stem, kLoraA), dtype, {rank, f.n_in}});
+    specs.push_back({fmt::format("{}{}", stem, kLoraB), dtype, {f.n_out, rank}});
   }
   SafetensorsWriter writer(directory / kTensorsName, specs, {{"format", "pt"}});
   for (const LoraFactors& f : factors) {
@@ -61,7 +61,7 @@ int64_t write_peft_adapter(const std::filesystem::path& directory, const std::st
   }
   writer.finish();
   const std::string config = config_json(base_name, rank, kinds);
-  write_file_atomically(directory / kConfigName, config);
+  write_file_atomically(directory / kPeftConfigName, config);
   return static_cast<int64_t>(config.size() + std::filesystem::file_size(directory / kTensorsName));
 }
 

@@ -92,6 +92,9 @@ class Checkpoint {
   }
 
  private:
+  /// A vision tower and projector run in the type that the checkpoint computes in.
+  void expand_quantized_vision();
+
   std::filesystem::path directory_;
   std::map<std::string, HostTensor> tensors_;
   std::string identity_;

@@ -98,7 +98,6 @@ TEST(VisionConfig, WhatDoesNotRunIsRefusedByName) {
           R"("image_size": 8000, "patch_size": 1)");
   refused(ErrorCode::kUnsupported, "vision_feature_select_strategy \"pool\"",
           R"("vision_feature_select_strategy": "pool", )", "");
-  refused(ErrorCode::kUnsupported, "quantized weights", R"("quantization_config": {}, )", "");
 }
 
 }  // namespace

@@ -154,6 +154,26 @@ class Export(CliTest):
         self.assertEqual(first, again)
         self.assertNotEqual(first, other)
 
+    def test_a_combination_becomes_an_archive_in_one_step(self):
+        other = self.model("other", lambda t: t.update({"model.norm.weight": (
+            "BF16", t["model.norm.weight"][1], bf16(2 * values(t["model.norm.weight"])))}))
+        plain = ["--method", "bitdelta", "--distill", 0]
+        two = ["--finetuned", self.archive, "--finetuned", other, "--combine", "ties", "--density", 0.5]
+        out, merged = self.scratch / "ties", self.scratch / "ties-merged"
+        self.ok("compress", "--base", BASE, *two, "--out", out, *plain)
+        self.assertFalse((self.scratch / "ties.combined").exists())
+        self.assertEqual(self.json("inspect", out)["finetuned"], "ties of archive + other")
+        self.ok("merge", "--base", BASE, *(o.replace("finetuned", "delta") if isinstance(o, str) else o for o in two),
+                "--out", merged)
+        steps = self.compress("ties-steps", *plain, finetuned=merged, method=None)
+        self.assertEqual((out / "delta.safetensors").read_bytes(), (steps / "delta.safetensors").read_bytes())
+        # One fine-tune with a weight is a combination too.
+        weighted = self.scratch / "weighted"
+        self.ok("compress", "--base", BASE, "--finetuned", FINETUNED, "--weight", 0.5, "--out", weighted, *plain)
+        self.assertEqual(self.json("inspect", weighted)["finetuned"], "linear of 0.5 tiny-math")
+        self.fails("compress", "--base", BASE, *two, "--weight", 1, "--out", self.scratch / "none", status=2, says=["--weight"])
+        self.fails("compress", "--base", BASE, *two, "--out", out, says=["exists"])
+
     def test_wrong_merges_are_refused(self):
         out = self.scratch / "none"
         base = ["merge", "--base", BASE, "--delta", self.archive, "--out", out]
@@ -217,6 +237,31 @@ class Export(CliTest):
             self.assertEqual("rope_freqs.weight" in read.tensors, name == "llama3")
             self.assertTrue(any("tokenizer.json" in note for note in report["notes"]))
             self.assertEqual(any("16 tokens" in note for note in report["notes"]), name == "mistral")
+
+    def test_phi3_keeps_its_fused_projections(self):
+        base = GOLDENS / "phi3"
+        finetuned = self.model("phi3-finetuned", lambda t: t.update({name: (
+            dtype, shape, (1.25 * values((dtype, shape, data))).astype(np.float32).tobytes())
+            for name, (dtype, shape, data) in t.items() if "_proj" in name}), of=base)
+        archive, merged = self.scratch / "phi3-archive", self.scratch / "phi3-merged"
+        self.ok("compress", "--base", base, "--finetuned", finetuned, "--out", archive, "--method", "lowrank", "--bits", 15)
+        kinds = {t["kind"] for t in self.json("inspect", archive)["tensors"]}
+        self.assertEqual(kinds, {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
+        self.ok("verify", archive, "--base", base)
+        self.ok("merge", "--base", base, "--delta", archive, "--out", merged)
+        want, got = weights(finetuned), weights(merged)
+        self.assertEqual({n: t[:2] for n, t in got.items()}, {n: t[:2] for n, t in want.items()})
+        self.assertIn("model.layers.1.mlp.gate_up_proj.weight", got)
+        ok = self.scratch / "phi3-whole"
+        self.ok("merge", "--base", base, "--delta", finetuned, "--out", ok)
+        self.assertEqual(weights(ok), want)
+        out = self.scratch / "phi3.gguf"
+        self.ok("export", "--to", "gguf", "--base", base, "--type", "f32", "--out", out)
+        gguf = Reader(out)
+        self.assertEqual(gguf.pairs["general.architecture"], "llama")
+        self.assertIn("blk.1.ffn_up.weight", gguf.tensors)
+        self.fails("export", "--to", "peft", "--base", base, "--delta", finetuned, "--rank", 2, "--out", self.scratch / "no",
+                   says=["Phi3ForCausalLM keeps several projections", "qkv_proj"])
 
     def test_wrong_exports_are_refused(self):
         out = self.scratch / "none.gguf"

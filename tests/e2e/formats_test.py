@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pickle
-import shutil
 import sys
 import unittest
 import zipfile
@@ -14,7 +13,8 @@ from collections import OrderedDict
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(__file__))
-from support import BASE, FINETUNED, ROOT, CliTest, read_safetensors, run, write_safetensors  # noqa: E402
+from support import (BASE, FINETUNED, ROOT, CliTest, copy_without_weights, quantize_int8, read_safetensors,  # noqa: E402
+                     run, to_float, write_safetensors)
 
 DATA = ROOT / "tests/data/eval/math.jsonl"
 STORAGES = {"BF16": "BFloat16Storage", "F32": "FloatStorage", "I32": "IntStorage"}
@@ -60,36 +60,20 @@ def write_torch(path, tensors):
             file.writestr(f"m/data/{i}", data)
 
 
-def to_float(tensor):
-    return (np.frombuffer(tensor[2], np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(tensor[1])
-
-
-def copy_without_weights(source, target):
-    target.mkdir()
-    for file in source.iterdir():
-        if file.is_file() and not file.name.startswith("model.safetensors"):
-            shutil.copyfile(file, target / file.name)
-    return target
-
-
-def quantize_int8(source, target):
-    """compressed-tensors, int8 per row."""
+def as_phi3(source, target):
+    """A Llama checkpoint without biases in the form of Phi-3: the same rows, fused."""
     copy_without_weights(source, target)
     config = json.loads((target / "config.json").read_text())
-    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
-    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "int-quantized",
-                                     "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
+    config.update({"model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "sliding_window": None,
+                   "pad_token_id": 0})
     (target / "config.json").write_text(json.dumps(config))
-    tensors, out = read_safetensors(source / "model.safetensors")[0], {}
-    for name, tensor in tensors.items():
-        if not name.endswith("_proj.weight"):
-            out[name] = tensor
-            continue
-        w = to_float(tensor)
-        scale = (np.abs(w).max(1, keepdims=True) / 127).astype(np.float32)
-        out[name] = ("I8", tensor[1], np.round(w / scale).astype(np.int8).tobytes())
-        out[name + "_scale"] = ("F32", [tensor[1][0], 1], scale.tobytes())
-    write_safetensors(target / "model.safetensors", out)
+    tensors = read_safetensors(source / "model.safetensors")[0]
+    for whole, parts in (("qkv_proj", ("q_proj", "k_proj", "v_proj")), ("gate_up_proj", ("gate_proj", "up_proj"))):
+        for first in [name for name in tensors if name.endswith(f".{parts[0]}.weight")]:
+            taken = [tensors.pop(first.replace(parts[0], part)) for part in parts]
+            shape = [sum(rows for _, (rows, _), _ in taken), taken[0][1][1]]
+            tensors[first.replace(parts[0], whole)] = (taken[0][0], shape, b"".join(data for _, _, data in taken))
+    write_safetensors(target / "model.safetensors", tensors)
     return target
 
 
@@ -147,6 +131,20 @@ class Formats(CliTest):
         related = self.scores("--base", quantized, "--delta", archive, "--reference", FINETUNED)
         own = self.scores("--base", BASE, "--delta", archive, "--reference", FINETUNED)
         self.assertAlmostEqual(related["kl"], own["kl"], delta=0.02)
+
+    def test_phi3_of_the_same_rows_is_the_same_model(self):
+        base, finetuned = as_phi3(BASE, self.scratch / "phi3"), as_phi3(FINETUNED, self.scratch / "phi3-math")
+        self.assertEqual(self.scores("--model", finetuned, "--reference", FINETUNED)["kl"], 0)
+        ours, _ = self.compressed(base, finetuned, "of-phi3")
+        llama, _ = self.compressed(BASE, FINETUNED, "of-llama")
+        self.assertEqual((ours / "delta.safetensors").read_bytes(), (llama / "delta.safetensors").read_bytes())
+        tokens = [json.loads(run("generate", "--base", b, "--delta", d, "--prompt", "Tom has 3 apples", "--max-tokens", 12,
+                                 "--json").stdout)["token_ids"] for b, d in ((base, ours), (BASE, llama))]
+        self.assertEqual(*tokens)
+        # The same tensors, so the same hash: what keeps them apart is the class.
+        done = run("eval", "--base", BASE, "--delta", ours, "--data", DATA, "--limit", 1)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("architecture is Phi3ForCausalLM", done.stderr)
 
     def test_a_bitdelta_diff_becomes_an_archive(self):
         finetuned, diff, expected = read_safetensors(FINETUNED / "model.safetensors")[0], {}, {}

@@ -128,6 +128,34 @@ class Lora(CliTest):
         self.assertEqual(json.loads((out / "generation_config.json").read_text())["eos_token_id"], [2, 9])
         self.assertEqual(self.generations(adapter), self.generations(out))
 
+    def test_modules_that_are_saved_whole_replace_the_bases(self):
+        """A head, a norm and embeddings with two more tokens; the adapter brings its configuration."""
+        random = np.random.default_rng(6)
+        added = {name: (random.normal(0, 0.02, (2, self.base[name].shape[1]))).astype(np.float32)
+                 for name in ("model.embed_tokens.weight", "lm_head.weight")}
+        whole = {name: np.concatenate([0.9 * self.base[name], rows]) for name, rows in added.items()}
+        whole["model.norm.weight"] = bf16(1.5 * self.base["model.norm.weight"])
+
+        def save(tensors):
+            tensors.update({"base_model.model." + name: tensor for name, tensor in whole.items()})
+
+        adapter = self.write("whole", change=save, modules_to_save=["embed_tokens", "lm_head", "model.norm"])
+        self.fails("generate", "--base", BASE, "--delta", adapter, "--prompt", "x",
+                   says=["vocab_size is 2048, expected 2050, the rows of the adapter's"])
+        config = json.loads((BASE / "config.json").read_text())
+        (adapter / "config.json").write_text(json.dumps({**config, "vocab_size": 2050}))
+        out = self.compress("archive-whole", finetuned=adapter, method=None)
+        self.assertEqual(self.generations(adapter), self.generations(out))
+        self.assertNotEqual(self.generations(adapter), self.generations(self.adapter))
+        codecs = {t["name"]: t["codec"] for t in self.json("inspect", adapter)["tensors"]}
+        self.assertEqual({name for name, codec in codecs.items() if codec == "raw"}, set(whole))
+        merged = self.scratch / "merged-whole"
+        self.ok("merge", "--base", BASE, "--delta", adapter, "--out", merged, "--dtype", "f32")
+        tensors, _ = read_safetensors(merged / "model.safetensors")
+        for name, want in whole.items():
+            _, shape, data = tensors[name]
+            self.assertTrue(np.array_equal(np.frombuffer(data, np.float32).reshape(shape), want), name)
+
     def test_options_without_effect_are_named(self):
         out = self.scratch / "noted"
         report = self.json("compress", "--base", BASE, "--finetuned", self.adapter, "--out", out,

@@ -10,6 +10,8 @@ import subprocess
 import tempfile
 import unittest
 
+import numpy as np
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = os.environ.get("DELTACOME", str(ROOT / "build/release/bin/deltacome"))
 BASE = ROOT / "tests/data/models/tiny-base"
@@ -48,6 +50,39 @@ def write_safetensors(path, tensors):
 def contents(directory):
     """File name -> bytes."""
     return {p.name: p.read_bytes() for p in sorted(pathlib.Path(directory).iterdir())}
+
+
+def to_float(tensor):
+    return (np.frombuffer(tensor[2], np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(tensor[1])
+
+
+def copy_without_weights(source, target):
+    target.mkdir()
+    for file in source.iterdir():
+        if file.is_file() and not file.name.startswith("model.safetensors"):
+            shutil.copyfile(file, target / file.name)
+    return target
+
+
+def quantize_int8(source, target):
+    """compressed-tensors, int8 per row."""
+    copy_without_weights(source, target)
+    config = json.loads((target / "config.json").read_text())
+    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "int-quantized",
+                                     "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
+    (target / "config.json").write_text(json.dumps(config))
+    tensors, out = read_safetensors(source / "model.safetensors")[0], {}
+    for name, tensor in tensors.items():
+        if not name.endswith("_proj.weight"):
+            out[name] = tensor
+            continue
+        w = to_float(tensor)
+        scale = (np.abs(w).max(1, keepdims=True) / 127).astype(np.float32)
+        out[name] = ("I8", tensor[1], np.round(w / scale).astype(np.int8).tobytes())
+        out[name + "_scale"] = ("F32", [tensor[1][0], 1], scale.tobytes())
+    write_safetensors(target / "model.safetensors", out)
+    return target
 
 
 class CliTest(unittest.TestCase):

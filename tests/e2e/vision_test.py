@@ -11,7 +11,7 @@ import sys
 import unittest
 
 sys.path.insert(0, os.path.dirname(__file__))
-from support import BASE, ROOT, CliTest, read_safetensors, write_safetensors  # noqa: E402
+from support import BASE, ROOT, CliTest, quantize_int8, read_safetensors, write_safetensors  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("DELTACOME_SHARED", ROOT.parent / "shared"))
 VISION = SHARED / "testbed/models/tiny-vision"
@@ -73,6 +73,19 @@ class Vision(CliTest):
         coded = self.json("inspect", self.archive())
         self.assertLess(coded["vision_bytes"], 0.55 * whole["vision_bytes"])
         self.assertEqual(whole["projection_bytes"], coded["projection_bytes"])
+
+    def test_a_quantized_model_sees_too(self):
+        """Projections of the language model and of the tower in int8; the second run in the tower's own type."""
+        quantized = quantize_int8(VISION, self.scratch / "int8")
+        scores = self.json("eval", "--model", quantized, "--reference", VISION, "--data", self.few)
+        self.assertGreater(scores["exact_match"], 0.9)
+        self.assertGreater(scores["kl"], 0)
+        self.assertLess(scores["kl"], 0.01)
+        # As a base it has deltas of its own, made of what its codes stand for.
+        out = self.compress("on-int8", "--distill", "0", base=quantized, finetuned=VISION, method="bitdelta")
+        self.assertIn("int8", self.json("inspect", out)["base_quantization"])
+        scores = self.json("eval", "--base", quantized, "--delta", out, "--reference", VISION, "--data", self.few)
+        self.assertGreater(scores["exact_match"], 0.9)
 
     def test_generate_sees_the_picture(self):
         prompt, answer = self.rows[0]["prompt"], self.rows[0]["answer"]

@@ -207,7 +207,7 @@ std::string golden_name(const ::testing::TestParamInfo<Golden>& info) {
 
 INSTANTIATE_TEST_SUITE_P(Architectures, GoldenTest,
                          ::testing::Values(Golden{"llama2"}, Golden{"llama3"}, Golden{"mistral"},
-                                           Golden{"qwen2"}, Golden{"qwen3"}),
+                                           Golden{"phi3"}, Golden{"qwen2"}, Golden{"qwen3"}),
                          golden_name);
 INSTANTIATE_TEST_SUITE_P(Tiny, GoldenTest,
                          ::testing::Values(Golden{"tiny-base", false}, Golden{"tiny-math", false}),
