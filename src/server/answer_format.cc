@@ -38,6 +38,7 @@ Json choice_json(bool chat, const FinishedAnswer& answer) {
   out["logprobs"] = answer.logprobs ? logprobs_json(chat, *answer.logprobs, 0) : Json();
   out["finish_reason"] = answer.finish_reason;
   out["stop_reason"] = answer.stop_reason;
+  if (!chat && answer.prompt_logprobs) out["prompt_logprobs"] = *answer.prompt_logprobs;
   return out;
 }
 
@@ -125,18 +126,36 @@ Json logprobs_json(bool chat, const std::vector<ShownToken>& tokens, int64_t tex
   return out;
 }
 
+Json prompt_logprobs_json(const std::vector<PromptToken>& tokens) {
+  Json out = Json::array();
+  for (const PromptToken& token : tokens) {
+    Json place;
+    for (const PromptToken::Guess& guess : token.guesses) {
+      const std::string id = std::to_string(guess.token);
+      if (place.contains(id)) continue;  // the token itself is among the likeliest
+      place[id] = {
+          {"logprob", finite(guess.logprob)}, {"rank", guess.rank}, {"decoded_token", guess.text}};
+    }
+    out.push_back(std::move(place));
+  }
+  return out;
+}
+
 Json response_json(const AnswerHead& head, const std::vector<FinishedAnswer>& answers,
                    const Usage& usage, const std::string& fingerprint) {
   Json choices = Json::array();
   for (const FinishedAnswer& answer : answers) choices.push_back(choice_json(head.chat, answer));
-  return {{"id", head.id},
-          {"object", head.chat ? "chat.completion" : "text_completion"},
-          {"created", head.created},
-          {"model", head.model},
-          {"choices", std::move(choices)},
-          {"usage", usage_json(usage)},
-          {"service_tier", nullptr},
-          {"system_fingerprint", fingerprint.empty() ? Json() : Json(fingerprint)}};
+  Json out = {{"id", head.id},
+              {"object", head.chat ? "chat.completion" : "text_completion"},
+              {"created", head.created},
+              {"model", head.model},
+              {"choices", std::move(choices)},
+              {"usage", usage_json(usage)},
+              {"service_tier", nullptr},
+              {"system_fingerprint", fingerprint.empty() ? Json() : Json(fingerprint)}};
+  if (head.chat && answers[0].prompt_logprobs)  // a chat has one prompt
+    out["prompt_logprobs"] = *answers[0].prompt_logprobs;
+  return out;
 }
 
 ChunkWriter::ChunkWriter(const AnswerHead& head, bool null_usage)

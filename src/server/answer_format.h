@@ -21,6 +21,17 @@ struct ShownToken {
   std::vector<std::pair<std::string, double>> top = {};  // likeliest first
 };
 
+/// A token of a prompt, and what the model thought of its place.
+struct PromptToken {
+  struct Guess {
+    int32_t token = 0;
+    double logprob = 0;
+    int64_t rank = 1;
+    std::string text = {};
+  };
+  std::vector<Guess> guesses = {};  // the token itself, then the likeliest; none for the first
+};
+
 /// What a response says once.
 struct AnswerHead {
   std::string id, model;
@@ -39,7 +50,8 @@ struct FinishedAnswer {
   std::vector<ToolCall> tool_calls = {};
   std::optional<std::vector<ShownToken>> logprobs = {};
   std::string finish_reason = {};
-  Json stop_reason = {};  // the stop text or the token id that ended it, or null
+  Json stop_reason = {};                     // the stop text or the token id that ended it, or null
+  std::optional<Json> prompt_logprobs = {};  // prompt_logprobs_json(), if they were asked for
 };
 
 Json usage_json(const Usage& usage);
@@ -52,6 +64,9 @@ Json response_json(const AnswerHead& head, const std::vector<FinishedAnswer>& an
 /// Log probabilities in the form of chats, {"content": [...]}, or of completions, where the first
 /// token stands at character `text_offset`.
 Json logprobs_json(bool chat, const std::vector<ShownToken>& tokens, int64_t text_offset);
+/// vLLM's form: for each token of a prompt but the first, {id: {"logprob", "rank",
+/// "decoded_token"}} of itself and the likeliest; null for the first.
+Json prompt_logprobs_json(const std::vector<PromptToken>& tokens);
 int64_t n_characters(std::string_view text);
 
 /// A piece of a streamed answer.

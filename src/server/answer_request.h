@@ -27,6 +27,8 @@ struct AnswerRequest {
   std::optional<std::string> id = {};
   std::optional<int64_t> keep_prompt_tokens = {};  // truncate_prompt_tokens: the last ones
   std::optional<bool> add_special_tokens = {};
+  std::optional<int> prompt_logprobs = {};  // shown beside the answers
+  bool echoes_logprobs() const { return echo && engine.logprobs; }
 
   // Completions.
   using Prompt = std::variant<std::string, std::vector<int32_t>>;

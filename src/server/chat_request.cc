@@ -187,6 +187,8 @@ AnswerRequest parse_chat(std::string_view body) {
   Json context = Json::object();
   if (const Json* more = fields.object("chat_template_kwargs")) context = *more;
   context["messages"] = read_messages(fields, out.engine.images);
+  if (out.prompt_logprobs && !out.engine.images.empty())
+    throw ApiError(400, "\"prompt_logprobs\" is not supported beside pictures", "prompt_logprobs");
   const Json* tools = fields.array("tools");
   if (tools != nullptr) out.tools = read_tools(*tools);
   read_tool_choice(fields, out);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <openssl/evp.h>
 
+#include "io/files.h"
 #include "server/api.h"
 #include "server/embedded.h"
 
@@ -9,6 +10,10 @@
 
 namespace deltacome::server {
 namespace {
+
+constexpr const char* kTokenizerConfig = "tokenizer_config.json";
+constexpr const char* kChatTemplate = "chat_template.jinja";
+constexpr size_t kMaxConfigBytes = 16u << 20;
 
 void list_models(ApiContext& context, Call& call) {
   Json data = Json::array();
@@ -26,6 +31,36 @@ void show_model(ApiContext& context, Call& call) {
   for (const VariantStatus& status : context.engine.variants())
     if (status.name == variant) return send_json(call, context.names.card(status));
   VariantNames::fail_unknown(call.rest);
+}
+
+/// `model=NAME` of a query, or nothing.
+std::string model_of(const std::string& query) {
+  if (query.empty()) return "";
+  std::string name;
+  if (!query.starts_with("model=") || !percent_decode(query.substr(6), name))
+    throw ApiError(400, "the query is not known, expected model=NAME", "model");
+  return name;
+}
+
+/// vLLM's /tokenizer_info: tokenizer_config.json, and the chat template if that is a file of its
+/// own.
+void tokenizer_info(ApiContext& context, Call& call) {
+  const std::string variant = context.names.variant_of(model_of(call.request.query));
+  check_may_use(call, context.names, variant);
+  std::filesystem::path directory;
+  context.names.with_variant(variant, [&] { directory = context.names.directory_of(variant); });
+  std::error_code ignored;
+  // Adapters may leave the tokenizer to their base.
+  if (!std::filesystem::exists(directory / kTokenizerConfig, ignored))
+    directory = context.names.directory_of("");
+  if (!std::filesystem::exists(directory / kTokenizerConfig, ignored))
+    throw ApiError(404, fmt::format("the model has no {}", kTokenizerConfig));
+  Json info = parse_json_object(read_text_file(directory / kTokenizerConfig, kMaxConfigBytes));
+  if (!info.contains("tokenizer_class")) info["tokenizer_class"] = "PreTrainedTokenizerFast";
+  if (!info.contains("chat_template") &&
+      std::filesystem::exists(directory / kChatTemplate, ignored))
+    info["chat_template"] = read_text_file(directory / kChatTemplate, kMaxConfigBytes);
+  send_json(call, info);
 }
 
 void health(ApiContext& context, Call& call) {
@@ -127,6 +162,7 @@ std::vector<Route> info_routes(ApiContext& context) {
   return {
       route("/v1/models", Access::kInference, true, list_models),
       route("/v1/models/*", Access::kInference, true, show_model),
+      route("/tokenizer_info", Access::kInference, true, tokenizer_info),
       route("/health", Access::kPublic, false, health),
       route("/ping", Access::kPublic, false, health),
       route("/version", Access::kPublic, false, version),

@@ -72,6 +72,13 @@ void print_engine(const Writer& w, const EngineStats& s) {
   w.counter("deltacome:requests_failed_total", real(s.failed), "Answers ended by an error");
 }
 
+void print_steps(MetricsText& out, const Labels& model, const EngineStats& s) {
+  const std::vector<double> bounds(kStepTokenBounds.begin(), kStepTokenBounds.end());
+  const std::vector<uint64_t> counts(s.steps_by_tokens.begin(), s.steps_by_tokens.end());
+  out.histogram("vllm:iteration_tokens_total", "Tokens of prompts and answers in a step", model,
+                bounds, counts, static_cast<double>(s.step_tokens));
+}
+
 void print_cache(MetricsText& out, const EngineStats& s) {
   out.family("vllm:cache_config_info", "gauge", "The KV cache's blocks");
   const std::string n_blocks = std::to_string(s.kv_blocks);
@@ -139,6 +146,7 @@ std::string ServerMetrics::print(const ServedEngine& engine, const std::string& 
   const EngineStats stats = engine.stats();
   print_engine(writer, stats);
   print_cache(out, stats);
+  print_steps(out, model, stats);
   const auto histogram = [&](std::string_view name, const Histogram& values,
                              std::string_view help) { out.histogram(name, help, model, values); };
   histogram("vllm:time_to_first_token_seconds", time_to_first_token, "Arrival to the first token");

@@ -127,6 +127,37 @@ TEST_F(ServiceTest, EchoesPromptsWithTheirLogProbabilities) {
   EXPECT_EQ(Json::parse(events[1])["choices"][0]["finish_reason"], "length");
 }
 
+TEST_F(ServiceTest, GivesLogProbabilitiesOfPromptsInVllmsForm) {
+  const Json body = body_of_response(
+      ask(http_post("/v1/completions",
+                    R"({"prompt": ["xyz", "u"], "max_tokens": 1, "prompt_logprobs": 1, "n": 2})")));
+  ASSERT_EQ(body["choices"].size(), 4u);
+  const Json want = Json::parse(
+      R"([null, {"121": {"logprob": -0.125, "rank": 2, "decoded_token": "y"},
+                 "65": {"logprob": -0.0625, "rank": 1, "decoded_token": "A"}},
+                {"122": {"logprob": -0.25, "rank": 2, "decoded_token": "z"},
+                 "65": {"logprob": -0.0625, "rank": 1, "decoded_token": "A"}}])");
+  for (const size_t i : {0u, 1u}) {
+    EXPECT_EQ(body["choices"][i]["prompt_logprobs"], want);
+    EXPECT_EQ(body["choices"][i]["text"], "a");
+  }
+  EXPECT_EQ(body["choices"][2]["prompt_logprobs"], Json::parse("[null]"));
+
+  // More of them than of those that echo shows.
+  const Json both = body_of_response(
+      ask(http_post("/v1/completions", R"({"prompt": "xy", "max_tokens": 1, "prompt_logprobs": 1,
+                                          "echo": true, "logprobs": 0})")));
+  EXPECT_EQ(both["choices"][0]["logprobs"]["top_logprobs"][1], Json({{"y", -0.125}}));
+  EXPECT_EQ(both["choices"][0]["prompt_logprobs"][1].size(), 2u);
+
+  const Json chat = body_of_response(
+      ask(http_post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "x"}],
+                                               "max_tokens": 1, "prompt_logprobs": 0})")));
+  EXPECT_EQ(chat["prompt_logprobs"].size(), chat["usage"]["prompt_tokens"]);
+  EXPECT_EQ(chat["prompt_logprobs"][0], Json());
+  EXPECT_EQ(chat["prompt_logprobs"][1].size(), 1u);
+}
+
 TEST_F(ServiceTest, OffsetsOfTokensAreInCharacters) {
   engine_.set_text("a");
   const Json body = body_of_response(

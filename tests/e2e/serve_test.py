@@ -116,6 +116,46 @@ class ServeTest(CliTest):
             _, metrics = server.ask("GET", "/metrics")
             self.assertIn('deltacome:variant_requests_total{variant="math"} 8', metrics)
             self.assertIn("vllm:time_to_first_token_seconds_count", metrics)
+            steps = re.search(r"deltacome:engine_steps_total.* (\d+)", metrics).group(1)
+            self.assertIn(f'vllm:iteration_tokens_total_count{{model_name="tiny-base",engine="0"}} {steps}',
+                          metrics)
+
+    def test_tokenizer_info_is_the_variants_own(self):
+        with ServedProgram("--delta", f"math={self.archive}") as server:
+            status, base = server.ask("GET", "/tokenizer_info")
+            self.assertEqual(status, 200)
+            self.assertEqual(base, json.loads((BASE / "tokenizer_config.json").read_text()))
+            config = self.archive / "tokenizer_config.json"
+            old = config.read_text()
+            try:
+                config.write_text(json.dumps({"model_max_length": 7}))
+                (self.archive / "chat_template.jinja").write_text("{{ messages }}")
+                status, own = server.ask("GET", "/tokenizer_info?model=math")
+            finally:
+                config.write_text(old)
+                (self.archive / "chat_template.jinja").unlink()
+            self.assertEqual((status, own), (200, {
+                "model_max_length": 7, "tokenizer_class": "PreTrainedTokenizerFast",
+                "chat_template": "{{ messages }}"}))
+            self.assertEqual(server.ask("GET", "/tokenizer_info?model=none")[0], 404)
+            self.assertEqual(server.ask("GET", "/tokenizer_info?x=1")[0], 400)
+
+    def test_log_probabilities_of_a_prompt_agree_with_those_of_echo(self):
+        with ServedProgram("--delta", f"math={self.archive}") as server:
+            ask = {"model": "math", "prompt": PROMPT.format(12, 7), "max_tokens": 1, "temperature": 0}
+            _, echo = server.ask("POST", "/v1/completions", ask | {"echo": True, "logprobs": 2})
+            status, own = server.ask("POST", "/v1/completions", ask | {"prompt_logprobs": 2})
+            self.assertEqual(status, 200, own)
+            want = echo["choices"][0]["logprobs"]
+            got = own["choices"][0]["prompt_logprobs"]
+            self.assertIsNone(got[0])
+            for i, place in enumerate(got[1:], 1):
+                token = next(iter(place.values()))  # the prompt's own
+                self.assertAlmostEqual(token["logprob"], want["token_logprobs"][i], places=5)
+                self.assertEqual(token["decoded_token"], want["tokens"][i])
+                by_rank = sorted(place.values(), key=lambda each: each["rank"])
+                self.assertEqual([each["rank"] for each in by_rank][:2], [1, 2])
+                self.assertEqual(by_rank, sorted(place.values(), key=lambda each: -each["logprob"]))
 
     def test_streams_give_the_same_text(self):
         with ServedProgram("--delta", f"math={self.archive}") as server:
