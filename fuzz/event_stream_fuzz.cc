@@ -53,8 +53,8 @@ void check_stream(std::string_view input, bool chat, size_t step) {
     want += as_json_text(text);
     Chunk chunk{.index = 1, .text = text, .first = at == 0};
     const Json calls = tool_calls_json({{.id = name, .name = name, .arguments = name}}, true);
-    const Json logprobs =
-        logprobs_json(chat, {{std::string(text), -1.5, {{name, -2}}}}, static_cast<int64_t>(at));
+    const ShownToken shown{.text = std::string(text), .logprob = -1.5, .top = {{.text = name}}};
+    const Json logprobs = logprobs_json(chat, {shown}, static_cast<int64_t>(at));
     if (chat && step % 2 == 0) chunk.tool_calls = &calls;
     if (step % 3 == 0) chunk.logprobs = &logprobs;
     if (step % 5 == 0) chunk.usage = &usage;
@@ -85,7 +85,7 @@ void check_stream(std::string_view input, bool chat, size_t step) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const std::string_view input(reinterpret_cast<const char*>(data), std::min<size_t>(size, 256));
+  const std::string_view input(reinterpret_cast<const char*>(data), std::min<size_t>(size, 128));
   for (const bool chat : {false, true})
     for (const size_t step : {size_t{1}, size_t{6}, size_t{10}, input.size() + 1})
       check_stream(input, chat, step);

@@ -68,6 +68,8 @@ Tenants::Seat admit(ApiContext& context, const Call& call) {
   }
 }
 
+}  // namespace
+
 void answer(ApiContext& context, Call& call, AnswerRequest request) {
   call.request.body = {};  // parsed: its memory goes before the answer comes
   ServedEngine& engine = context.engine;
@@ -102,7 +104,7 @@ void answer(ApiContext& context, Call& call, AnswerRequest request) {
       .id = (request.chat ? "chatcmpl-" : "cmpl-") + request.id.value_or(call.request.id),
       .model = call.record->model,
       .created = std::time(nullptr),
-      .chat = request.chat};
+      .chat = request.chat && !request.generate};
   const Labels labels = {{"variant", head.model}};
   const auto on_end = [&context, open, labels, record = call.record,
                        caller = call.caller](const Usage& usage) {
@@ -126,6 +128,8 @@ void answer(ApiContext& context, Call& call, AnswerRequest request) {
   }
   context.metrics.variant_requests.add(labels);
 }
+
+namespace {
 
 /// vLLM's /tokenize: of a text, or of a conversation.
 void tokenize(ApiContext& context, Call& call) {

@@ -14,23 +14,25 @@
 
 namespace deltacome::server {
 
-/// A token with its log probability, and those of the likeliest in its place.
-struct ShownToken {
-  std::string text;
-  std::optional<double> logprob = {};                    // the first token of a text has none
-  std::vector<std::pair<std::string, double>> top = {};  // likeliest first
+/// A token that could be in a place.
+struct TokenGuess {
+  int32_t token = 0;
+  double logprob = 0;
+  int64_t rank = 1;  // 1 for the likeliest
+  std::string text = {};
 };
 
-/// A token of a prompt, and what the model thought of its place.
-struct PromptToken {
-  struct Guess {
-    int32_t token = 0;
-    double logprob = 0;
-    int64_t rank = 1;
-    std::string text = {};
-  };
-  std::vector<Guess> guesses = {};  // the token itself, then the likeliest; none for the first
+/// A token with its log probability, and those of the likeliest in its place.
+struct ShownToken {
+  int32_t id = 0;
+  std::string text = {};
+  std::optional<double> logprob = {};  // the first token of a text has none
+  std::vector<TokenGuess> top = {};    // likeliest first
+  bool special = false;
 };
+
+/// Of a place in a prompt: the token itself, then the likeliest; none for the first.
+using PromptToken = std::vector<TokenGuess>;
 
 /// What a response says once.
 struct AnswerHead {
@@ -68,6 +70,8 @@ Json logprobs_json(bool chat, const std::vector<ShownToken>& tokens, int64_t tex
 /// "decoded_token"}} of itself and the likeliest; null for the first.
 Json prompt_logprobs_json(const std::vector<PromptToken>& tokens);
 int64_t n_characters(std::string_view text);
+/// JSON has no infinity: vLLM's stand-in.
+double finite_logprob(double logprob) noexcept;
 
 /// A piece of a streamed answer.
 struct Chunk {

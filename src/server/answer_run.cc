@@ -123,11 +123,10 @@ void AnswerRun::on_event(size_t prompt, const TokenEvent& event) {
     if (is_fault(event.finish)) {
       fail(error_of(event));
     } else if (request_.stream) {
-      stream_event(choice, event);
+      request_.generate ? stream_generate(choice, event) : stream_event(choice, event);
     } else {
       choice.text += event.text;
-      if (request_.engine.logprobs && event.logprob)
-        choice.tokens.push_back(texts_.shown(*event.token, *event.logprob, event.top_logprobs));
+      if (request_.engine.logprobs && event.logprob) choice.tokens.push_back(shown_token(event));
     }
   }
   if (n_open_ > 0) return;
@@ -171,11 +170,20 @@ void AnswerRun::measure(Choice& choice, const TokenEvent& event) {
 }
 
 void AnswerRun::show_prompt(PreparedPrompt& prompt, const std::vector<Logprobs>& logprobs) const {
-  if (request_.echoes_logprobs())
+  if (request_.generate) {
+    prompt.shown = texts_.prompt(prompt.tokens, logprobs, 0);
+  } else if (request_.echoes_logprobs()) {
     prompt.shown = texts_.prompt(prompt.tokens, logprobs, *request_.engine.logprobs);
+  }
   if (request_.prompt_logprobs)
     prompt.logprobs = prompt_logprobs_json(
         texts_.prompt_guesses(prompt.tokens, logprobs, *request_.prompt_logprobs));
+}
+
+ShownToken AnswerRun::shown_token(const TokenEvent& event) const {
+  ShownToken out = texts_.shown(*event.token, *event.logprob, event.top_logprobs);
+  out.special = request_.generate && texts_.is_special(*event.token);
+  return out;
 }
 
 }  // namespace deltacome::server

@@ -63,6 +63,10 @@ class AnswerRun : public std::enable_shared_from_this<AnswerRun> {
   void on_event(size_t prompt, const TokenEvent& event);
   void show_prompt(PreparedPrompt& prompt, const std::vector<Logprobs>& logprobs) const;
   void measure(Choice& choice, const TokenEvent& event);
+  void stream_generate(Choice& choice, const TokenEvent& event);
+  ShownToken shown_token(const TokenEvent& event) const;
+  GenerateCounts generate_counts(const Choice& choice) const;
+  void begin_stream();
   void stream_event(Choice& choice, const TokenEvent& event);
   void finish();
   void send_response();

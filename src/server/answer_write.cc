@@ -16,12 +16,36 @@ Json AnswerRun::stop_reason(const TokenEvent& event) const {
   return nullptr;
 }
 
-void AnswerRun::stream_event(Choice& choice, const TokenEvent& event) {
-  if (!begun_) {
-    begun_ = true;
-    out_->begin({.content_type = "text/event-stream; charset=utf-8",
-                 .headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}});
+void AnswerRun::begin_stream() {
+  if (begun_) return;
+  begun_ = true;
+  out_->begin({.content_type = "text/event-stream; charset=utf-8",
+               .headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}});
+}
+
+GenerateCounts AnswerRun::generate_counts(const Choice& choice) const {
+  return {choice.last.prompt_tokens, choice.last.output_tokens, request_.engine.sampling.seed};
+}
+
+void AnswerRun::stream_generate(Choice& choice, const TokenEvent& event) {
+  begin_stream();
+  choice.text += event.text;
+  ShownToken token{.id = event.stop_id.value_or(0),
+                   .special = true};  // of the end, without a token
+  if (event.logprob) token = shown_token(event);
+  token.text = event.text;
+  buffer_.clear();
+  if (event.finish == FinishReason::kNone) {
+    append_generate_event(buffer_, token, nullptr, {});
+  } else {
+    const FinishedAnswer whole = finished(choice, 0);
+    append_generate_event(buffer_, token, &whole, generate_counts(choice));
   }
+  if (!out_->write(buffer_)) cancel();
+}
+
+void AnswerRun::stream_event(Choice& choice, const TokenEvent& event) {
+  begin_stream();
   const bool ends = event.finish != FinishReason::kNone;
   buffer_.clear();
   Chunk chunk{.index = choice.index, .finish_reason = {}};
@@ -43,8 +67,7 @@ void AnswerRun::stream_event(Choice& choice, const TokenEvent& event) {
       chunk.logprobs = nullptr;
     }
   }
-  if (request_.engine.logprobs && event.logprob)
-    show_logprobs({texts_.shown(*event.token, *event.logprob, event.top_logprobs)});
+  if (request_.engine.logprobs && event.logprob) show_logprobs({shown_token(event)});
   std::string_view finish = finish_name(event.finish);
   std::string content;
   if (choice.tools) {
@@ -80,17 +103,22 @@ void AnswerRun::finish() {
   if (!request_.stream) return send_response();
   buffer_.clear();
   if (request_.include_usage) writer_.append_usage(buffer_, usage());
-  buffer_ += kDoneEvent;
-  out_->write(buffer_);
+  if (!request_.generate) buffer_ += kDoneEvent;
+  if (!buffer_.empty()) out_->write(buffer_);
   out_->end();
 }
 
 void AnswerRun::fail(const ApiError& error) {
   cancel();
-  if (!begun_) return out_->send(error_response(error));
+  if (!begun_)
+    return out_->send(request_.generate ? generate_error_response(error) : error_response(error));
   buffer_.clear();
-  append_error_event(buffer_, error);
-  buffer_ += kDoneEvent;
+  if (request_.generate) {
+    append_generate_error(buffer_, error);
+  } else {
+    append_error_event(buffer_, error);
+    buffer_ += kDoneEvent;
+  }
   out_->write(buffer_);
   out_->end();
 }
@@ -131,7 +159,8 @@ FinishedAnswer AnswerRun::finished(const Choice& choice, int index) const {
                      .stop_reason = stop_reason(choice.last),
                      .prompt_logprobs = prompts_[choice.prompt].logprobs};
   if (request_.engine.logprobs) {
-    out.logprobs = prompts_[choice.prompt].shown;
+    out.logprobs.emplace();
+    if (request_.echoes_logprobs()) out.logprobs = prompts_[choice.prompt].shown;
     out.logprobs->insert(out.logprobs->end(), choice.tokens.begin(), choice.tokens.end());
   }
   if (choice.tools) {
@@ -145,6 +174,11 @@ FinishedAnswer AnswerRun::finished(const Choice& choice, int index) const {
 }
 
 void AnswerRun::send_response() {
+  if (request_.generate) {
+    const Choice& best = choices_[best_choices(0)[0]];
+    return out_->send({.body = to_text(generate_json(*request_.generate, finished(best, 0),
+                                                     prompts_[0].shown, generate_counts(best)))});
+  }
   std::vector<FinishedAnswer> answers;
   for (size_t prompt = 0; prompt < prompts_.size(); ++prompt)
     for (const size_t i : best_choices(prompt))

@@ -23,10 +23,23 @@ std::string TokenTexts::of(int32_t token) const {
   }
 }
 
+bool TokenTexts::is_special(int32_t token) const {
+  try {
+    return engine_.decode(variant_, {token}, true).empty() &&
+           !engine_.decode(variant_, {token}, false).empty();
+  } catch (const Error&) {  // no tokenizer
+    return false;
+  }
+}
+
 ShownToken TokenTexts::shown(int32_t token, double logprob,
                              const std::vector<TokenLogprob>& top) const {
-  ShownToken out{of(token), logprob};
-  for (const TokenLogprob& each : top) out.top.emplace_back(of(each.token), each.logprob);
+  ShownToken out{.id = token, .text = of(token), .logprob = logprob};
+  for (const TokenLogprob& each : top)
+    out.top.push_back({.token = each.token,
+                       .logprob = each.logprob,
+                       .rank = static_cast<int64_t>(out.top.size()) + 1,
+                       .text = of(each.token)});
   return out;
 }
 
@@ -35,7 +48,7 @@ std::vector<ShownToken> TokenTexts::prompt(const std::vector<int32_t>& tokens,
   std::vector<ShownToken> out;
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (i == 0 || i > logprobs.size()) {
-      out.push_back({.text = of(tokens[i])});
+      out.push_back({.id = tokens[i], .text = of(tokens[i])});
     } else {
       const Logprobs& place = logprobs[i - 1];
       out.push_back(shown(tokens[i], place.chosen, first(place.top, n_top)));
@@ -50,11 +63,9 @@ std::vector<PromptToken> TokenTexts::prompt_guesses(const std::vector<int32_t>& 
   std::vector<PromptToken> out(tokens.size());
   for (size_t i = 1; i < tokens.size() && i <= logprobs.size(); ++i) {
     const Logprobs& place = logprobs[i - 1];
-    std::vector<PromptToken::Guess>& guesses = out[i].guesses;
-    guesses.push_back({tokens[i], place.chosen, place.rank, of(tokens[i])});
-    int64_t rank = 0;
-    for (const TokenLogprob& each : first(place.top, n_top))
-      guesses.push_back({each.token, each.logprob, ++rank, of(each.token)});
+    const ShownToken token = shown(tokens[i], place.chosen, first(place.top, n_top));
+    out[i].push_back({token.id, place.chosen, place.rank, token.text});
+    out[i].insert(out[i].end(), token.top.begin(), token.top.end());
   }
   return out;
 }

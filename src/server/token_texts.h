@@ -17,6 +17,7 @@ class TokenTexts {
 
   /// The token's own text; "token_id:N" without a tokenizer.
   std::string of(int32_t token) const;
+  bool is_special(int32_t token) const;
   ShownToken shown(int32_t token, double logprob, const std::vector<TokenLogprob>& top) const;
   /// A prompt with `logprobs` of all its tokens but the first, of each the n_top likeliest.
   std::vector<ShownToken> prompt(const std::vector<int32_t>& tokens,
