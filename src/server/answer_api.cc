@@ -71,6 +71,7 @@ Tenants::Seat admit(ApiContext& context, const Call& call) {
 }  // namespace
 
 void answer(ApiContext& context, Call& call, AnswerRequest request) {
+  if (context.options.log_prompts) call.record->body = call.request.body;
   call.request.body = {};  // parsed: its memory goes before the answer comes
   ServedEngine& engine = context.engine;
   const std::string variant = context.names.variant_of(request.model);

@@ -276,16 +276,21 @@ class ServeTest(CliTest):
             self.assertEqual(body["usage"]["completion_tokens"], 400)
             self.assertEqual(server.process.wait(20), 0)
 
-    def test_log_lines_are_json_and_have_no_prompts(self):
-        with ServedProgram("--log-json") as server:
-            server.ask("POST", "/v1/completions", {"prompt": "SECRETWORD", "max_tokens": 1})
-            server.process.send_signal(signal.SIGTERM)
-            server.process.wait(20)
-            rest = server.log()
-        self.assertNotIn("SECRETWORD", rest)
-        request = next(json.loads(line) for line in rest.splitlines() if '"request"' in line)
-        self.assertEqual((request["path"], request["status"], request["output_tokens"]),
-                         ("/v1/completions", 200, 1))
+    def test_log_lines_are_json_and_have_prompts_only_if_asked(self):
+        body = {"prompt": "SECRETWORD\n", "max_tokens": 1}
+        for options in ([], ["--log-prompts"]):
+            with ServedProgram("--log-json", *options) as server:
+                server.ask("POST", "/v1/completions", body)
+                server.process.send_signal(signal.SIGTERM)
+                server.process.wait(20)
+                rest = server.log()
+            request = next(json.loads(line) for line in rest.splitlines() if '"request"' in line)
+            self.assertEqual((request["path"], request["status"], request["output_tokens"]),
+                             ("/v1/completions", 200, 1))
+            if options:
+                self.assertEqual(json.loads(request["body"]), body)
+            else:
+                self.assertNotIn("SECRETWORD", rest)
 
     @unittest.skipIf(shutil.which("openssl") is None, "there is no openssl")
     def test_tls(self):
