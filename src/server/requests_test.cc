@@ -201,6 +201,8 @@ TEST(ChatBody, RefusalsNameTheField) {
   EXPECT_EQ(messages(R"([{"role": "assistant", "tool_calls": [
               {"function": {"name": "f", "arguments": "{"}}]}])"),
             "messages[0].tool_calls[0].function.arguments");
+  EXPECT_EQ(messages(R"([{"role": "tool", "content": "x", "tool_call_id": 3}])"),
+            "messages[0].tool_call_id");
   EXPECT_EQ(chat_error(R"("top_logprobs": 2)").param, "top_logprobs");
   EXPECT_EQ(chat_error(R"("tool_choice": "auto")").param, "tool_choice");
   EXPECT_EQ(chat_error(R"("tools": [{"function": {}}])").param, "tools[0].function.name");
