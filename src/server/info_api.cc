@@ -2,18 +2,18 @@
 #include <fmt/format.h>
 #include <openssl/evp.h>
 
-#include "io/files.h"
 #include "server/api.h"
 #include "server/embedded.h"
 
 #include <array>
+#include <fstream>
 
 namespace deltacome::server {
 namespace {
 
 constexpr const char* kTokenizerConfig = "tokenizer_config.json";
 constexpr const char* kChatTemplate = "chat_template.jinja";
-constexpr size_t kMaxConfigBytes = 16u << 20;
+constexpr size_t kMaxConfigBytes = 4u << 20;
 
 void list_models(ApiContext& context, Call& call) {
   Json data = Json::array();
@@ -42,6 +42,17 @@ std::string model_of(const std::string& query) {
   return name;
 }
 
+std::string read_config(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text(kMaxConfigBytes, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file || file.bad() || !file.is_open())  // there may be more
+    throw ApiError(500, fmt::format("{} cannot be read, or has more than {} bytes",
+                                    path.filename().string(), kMaxConfigBytes));
+  text.resize(static_cast<size_t>(file.gcount()));
+  return text;
+}
+
 /// vLLM's /tokenizer_info: tokenizer_config.json, and the chat template if that is a file of its
 /// own.
 void tokenizer_info(ApiContext& context, Call& call) {
@@ -55,12 +66,19 @@ void tokenizer_info(ApiContext& context, Call& call) {
     directory = context.names.directory_of("");
   if (!std::filesystem::exists(directory / kTokenizerConfig, ignored))
     throw ApiError(404, fmt::format("the model has no {}", kTokenizerConfig));
-  Json info = parse_json_object(read_text_file(directory / kTokenizerConfig, kMaxConfigBytes));
+  // Sorted, since there may be thousands of added tokens; what is deeper than any such file is left
+  // out, as printing recurses.
+  using SortedJson = nlohmann::json;
+  SortedJson info = SortedJson::parse(
+      read_config(directory / kTokenizerConfig),
+      [](int depth, SortedJson::parse_event_t, SortedJson&) { return depth <= 64; }, false);
+  if (!info.is_object())
+    throw ApiError(500, fmt::format("the model's {} is no JSON object", kTokenizerConfig));
   if (!info.contains("tokenizer_class")) info["tokenizer_class"] = "PreTrainedTokenizerFast";
   if (!info.contains("chat_template") &&
       std::filesystem::exists(directory / kChatTemplate, ignored))
-    info["chat_template"] = read_text_file(directory / kChatTemplate, kMaxConfigBytes);
-  send_json(call, info);
+    info["chat_template"] = read_config(directory / kChatTemplate);
+  call.out->send({.body = info.dump(-1, ' ', false, SortedJson::error_handler_t::replace)});
 }
 
 void health(ApiContext& context, Call& call) {

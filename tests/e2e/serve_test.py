@@ -131,6 +131,9 @@ class ServeTest(CliTest):
                 config.write_text(json.dumps({"model_max_length": 7}))
                 (self.archive / "chat_template.jinja").write_text("{{ messages }}")
                 status, own = server.ask("GET", "/tokenizer_info?model=math")
+                for broken in ("[" * 100_000, "[]", "{" + " " * (5 << 20) + "}"):
+                    config.write_text(broken)
+                    self.assertEqual(server.ask("GET", "/tokenizer_info?model=math")[0], 500)
             finally:
                 config.write_text(old)
                 (self.archive / "chat_template.jinja").unlink()
