@@ -48,15 +48,18 @@ void check_stream(std::string_view input, bool chat, size_t step) {
   std::string stream, want;
   const Json usage = usage_json({3, 1, 2});
   const Json stop = name;
+  const Json calls = tool_calls_json({{.id = name, .name = name, .arguments = name}}, true);
+  Json logprobs;
   for (size_t at = 0; at < input.size(); at += step) {
     const std::string_view text = input.substr(at, step);
     want += as_json_text(text);
     Chunk chunk{.index = 1, .text = text, .first = at == 0};
-    const Json calls = tool_calls_json({{.id = name, .name = name, .arguments = name}}, true);
-    const ShownToken shown{.text = std::string(text), .logprob = -1.5, .top = {{.text = name}}};
-    const Json logprobs = logprobs_json(chat, {shown}, static_cast<int64_t>(at));
     if (chat && step % 2 == 0) chunk.tool_calls = &calls;
-    if (step % 3 == 0) chunk.logprobs = &logprobs;
+    if (step % 3 == 0) {
+      const ShownToken shown{.text = std::string(text), .logprob = -1.5, .top = {{.text = name}}};
+      logprobs = logprobs_json(chat, {shown}, static_cast<int64_t>(at));
+      chunk.logprobs = &logprobs;
+    }
     if (step % 5 == 0) chunk.usage = &usage;
     if (at + step >= input.size()) {
       chunk.finish_reason = "stop";

@@ -63,6 +63,7 @@ AnswerRequest parse_generate(std::string_view body, GenerateRoute route) {
   AnswerRequest out;
   const std::string inputs = fields.need_string("inputs");
   out.model = p.string("adapter_id").value_or("");
+  for (const char* name : {"adapter_source", "api_token"}) (void)p.string(name);
   out.stream = route == GenerateRoute::kStream ||
                (route == GenerateRoute::kEither && fields.boolean("stream").value_or(false));
   read_sampling(p, out.engine.sampling);
