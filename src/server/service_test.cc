@@ -168,7 +168,7 @@ TEST_F(ServiceTest, AnswersInTheFormOfLorax) {
   EXPECT_EQ(engine_.last_request().variant, "math");
   EXPECT_EQ(engine_.last_request().sampling.temperature,
             0);  // greedy, unless it is asked to sample
-  const Json details = body["details"];
+  const Json& details = body["details"];
   EXPECT_EQ(details["finish_reason"], "length");
   EXPECT_EQ(details["prompt_tokens"], 2);
   EXPECT_EQ(details["generated_tokens"], 2);
