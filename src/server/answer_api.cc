@@ -107,16 +107,13 @@ void answer(ApiContext& context, Call& call, AnswerRequest request) {
       .created = std::time(nullptr),
       .chat = request.chat && !request.generate};
   const Labels labels = {{"variant", head.model}};
-  const auto on_end = [&context, open, labels, record = call.record,
+  const auto on_end = [&context, open, record = call.record,
                        caller = call.caller](const Usage& usage) {
     record->prompt_tokens = usage.prompt_tokens;
     record->output_tokens = usage.output_tokens;
     context.tenants.charge(*caller, usage.prompt_tokens + usage.output_tokens, Clock::now());
-    Labels kind = labels;
-    kind.emplace_back("kind", "prompt");
-    context.metrics.variant_tokens.add(kind, static_cast<double>(usage.prompt_tokens));
-    kind.back().second = "generation";
-    context.metrics.variant_tokens.add(kind, static_cast<double>(usage.output_tokens));
+    context.metrics.count_tokens(record->model, caller->tenant, usage.prompt_tokens,
+                                 usage.output_tokens);
   };
   const auto run = std::make_shared<AnswerRun>(AnswerRunContext{engine, context.metrics, on_end},
                                                std::move(request), std::move(prompts), head,

@@ -138,6 +138,16 @@ ServerMetrics::ServerMetrics()
       params_max_tokens(count_bounds(200'000)),
       load_seconds(request_bounds()) {}
 
+void ServerMetrics::count_tokens(const std::string& variant, const std::string& tenant,
+                                 int64_t prompt, int64_t output) {
+  const auto count = [&](CounterFamily& family, const char* label, const std::string& value) {
+    family.add({{label, value}, {"kind", "prompt"}}, static_cast<double>(prompt));
+    family.add({{label, value}, {"kind", "generation"}}, static_cast<double>(output));
+  };
+  count(variant_tokens, "variant", variant);
+  if (!tenant.empty()) count(tenant_tokens, "tenant", tenant);
+}
+
 std::string ServerMetrics::print(const ServedEngine& engine, const std::string& base_name,
                                  const Gauges& gauges) const {
   MetricsText out;
@@ -169,6 +179,7 @@ std::string ServerMetrics::print(const ServedEngine& engine, const std::string& 
   http_requests.print(out, "http_requests_total", "HTTP requests");
   variant_requests.print(out, "deltacome:variant_requests_total", "Requests of a variant");
   variant_tokens.print(out, "deltacome:variant_tokens_total", "Tokens of a variant");
+  tenant_tokens.print(out, "deltacome:tenant_tokens_total", "Tokens of a tenant's requests");
   refused.print(out, "deltacome:requests_refused_total", "Requests refused for lack of room");
   print_variants(out, model, engine.variants());
   const auto real = [](int64_t n) { return static_cast<double>(n); };
