@@ -100,6 +100,12 @@ void answer(ApiContext& context, Call& call, AnswerRequest request) {
       request.max_tokens.value_or(std::max<int64_t>(1, engine.max_context() - prompts[0].n_tokens));
   if (context.options.request_timeout.count() > 0)
     r.deadline = call.request.received + context.options.request_timeout;
+  if (request.timeout_s) {
+    const auto asked =
+        call.request.received + std::chrono::duration_cast<Clock::duration>(
+                                    std::chrono::duration<double>(*request.timeout_s));
+    r.deadline = r.deadline ? std::min(*r.deadline, asked) : asked;
+  }
 
   const AnswerHead head{
       .id = (request.chat ? "chatcmpl-" : "cmpl-") + request.id.value_or(call.request.id),

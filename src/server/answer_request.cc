@@ -13,6 +13,7 @@
 namespace deltacome::server {
 namespace {
 
+constexpr double kMaxTimeoutS = 24 * 3600;
 constexpr int64_t kMaxInt = std::numeric_limits<int64_t>::max();
 
 void read_logit_bias(const Fields& fields, SamplingParams& out) {
@@ -107,6 +108,9 @@ void read_common(const Fields& fields, AnswerRequest& out) {
   read_prompt_logprobs(fields, out);
   out.engine.constraint = read_constraint(fields);
   out.keep_prompt_tokens = fields.integer("truncate_prompt_tokens", 1, INT32_MAX);
+  out.timeout_s = fields.number("timeout_s");
+  if (out.timeout_s && !(*out.timeout_s > 0 && *out.timeout_s <= kMaxTimeoutS))
+    fields.fail("timeout_s", *fields.find("timeout_s"), "more than 0, at most a day");
   out.add_special_tokens = fields.boolean("add_special_tokens");
   out.id = fields.string("request_id");
   if (out.id && !is_request_id(*out.id))

@@ -28,6 +28,7 @@ struct AnswerRequest {
   std::optional<std::string> id = {};
   std::optional<int64_t> keep_prompt_tokens = {};  // truncate_prompt_tokens: the last ones
   std::optional<bool> add_special_tokens = {};
+  std::optional<double> timeout_s = {};       // from its arrival; the server's own limit holds too
   std::optional<int> prompt_logprobs = {};    // shown beside the answers
   std::optional<GenerateForm> generate = {};  // a request of LoRAX's: the form of its answer
   bool echoes_logprobs() const { return echo && engine.logprobs && !generate; }

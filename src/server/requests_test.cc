@@ -112,6 +112,8 @@ TEST(CompletionBody, RefusalsNameTheField) {
       {R"({"prompt": "x", "logit_bias": {"a": 1}})", "logit_bias"},
       {R"({"prompt": "x", "logprobs": 21})", "logprobs"},
       {R"({"prompt": "x", "prompt_logprobs": 21})", "prompt_logprobs"},
+      {R"({"prompt": "x", "timeout_s": 0})", "timeout_s"},
+      {R"({"prompt": "x", "timeout_s": 1e300})", "timeout_s"},
       {R"({"prompt": "x", "prompt_logprobs": 1, "stream": true})", "prompt_logprobs"},
       {R"({"prompt": "x", "use_beam_search": true})", "use_beam_search"},
       {R"({"prompt": "x", "request_id": "a b"})", "request_id"},

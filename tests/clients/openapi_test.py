@@ -22,7 +22,8 @@ NOT_CHECKED = "positive_data_acceptance"
 @unittest.skipIf(TOOL is None, "the package schemathesis is not installed")
 class OpenApiTest(CliTest):
     def test_responses_are_those_that_are_described(self):
-        with ServedProgram("--allow-root", self.scratch) as server:
+        # 128 answers to the end of the context may be asked for: they take longer than a test may.
+        with ServedProgram("--allow-root", self.scratch, "--request-timeout", "20") as server:
             done = subprocess.run(
                 [TOOL, "run", f"http://127.0.0.1:{server.port}/openapi.json", "--seed", "1",
                  "--max-examples", "8", "--phases", "examples,coverage,fuzzing", "--checks", "all",

@@ -279,6 +279,15 @@ class ServeTest(CliTest):
             self.assertEqual(body["usage"]["completion_tokens"], 400)
             self.assertEqual(server.process.wait(20), 0)
 
+    def test_a_request_has_a_deadline_of_its_own(self):
+        body = {"prompt": "x", "max_tokens": 2000, "ignore_eos": True, "timeout_s": 0.05}
+        with ServedProgram() as server:
+            status, said = server.ask("POST", "/v1/completions", body)
+            self.assertEqual((status, said["error"]["type"]), (504, "TimeoutError"))
+            status, said = server.ask("POST", "/v1/completions", body | {"stream": True})
+            self.assertTrue(status == 504 or '"TimeoutError"' in said, said)  # before or after the first piece
+            self.assertEqual(server.ask("POST", "/v1/completions", body | {"max_tokens": 1, "timeout_s": 60})[0], 200)
+
     def test_log_lines_are_json_and_have_prompts_only_if_asked(self):
         body = {"prompt": "SECRETWORD\n", "max_tokens": 1}
         for options in ([], ["--log-prompts"]):
