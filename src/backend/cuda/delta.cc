@@ -25,27 +25,33 @@ void add_to(const CudaContext& context, CudaStream& stream, const CudaVariantPla
     buffers.y[i] = f32(targets[i].y);
     buffers.y_stride[i] = targets[i].y.cols();
   }
-  launch_call(call, buffers, launch_of(context, stream, plan, x.cols()));
+  launch_call(call, buffers, launch_of(context, stream, plan));
   for (const PromptGroup& group : call.prompts)
     multiply_prompt(context, stream, group, plan.order(), buffers, x.cols());
 }
 
 }  // namespace
 
-DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
-                      int64_t n_in) {
-  // Up to so many rows launches cost more than quantizing the same numbers in many warps. Tuned on
-  // an H100, Llama-2-7B's shapes.
+DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan) {
+  // Up to so many rows launches cost more than staging the inputs of several tokens.
   constexpr int64_t kFewRows = 8;
-  const bool few = plan.n_rows() <= kFewRows && plan.token_tiles() == 1;
+  const int token_tiles = (plan.segment_tokens() + kMaxTokens - 1) / kMaxTokens;
+  DeltaForm form = DeltaForm::kPrepared;
+  if (!context.deterministic) {
+    if (plan.segment_tokens() == 1) {
+      form = DeltaForm::kOneToken;
+    } else if (plan.n_rows() <= kFewRows) {
+      form = DeltaForm::kFewTokens;
+    }
+  }
   return {.stream = stream.get(),
           .n_sms = context.n_sms,
-          .token_tiles = plan.token_tiles(),
+          .token_tiles = token_tiles,
           // On an H200 1 to 9 % less time up to 64 variants; more tokens of one: not measured.
-          .overlaps = context.overlaps && plan.token_tiles() <= 2,
-          .prepares = !few || n_in % kTileCols != 0,
+          .overlaps = context.overlaps && token_tiles <= 2,
+          .form = form,
           .deterministic = context.deterministic,
-          .stages = few ? 3 : 2};
+          .blocks_per_sm = form != DeltaForm::kPrepared && plan.n_rows() <= kFewRows ? 1 : 0};
 }
 
 void launch_call(const CudaVariantPlan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
@@ -57,9 +63,10 @@ void launch_call(const CudaVariantPlan::Call& call, DeltaBuffers buffers, const 
   launch(Plan::kVectorInputs, launch_inputs, true);
   launch(Plan::kVectors, launch_vectors);
   launch(Plan::kPlain, launch_plain, false);
-  if (how.prepares) launch(Plan::kInputs, launch_inputs, false);
+  const bool prepares = how.form == DeltaForm::kPrepared;
+  if (prepares) launch(Plan::kInputs, launch_inputs, false);
   launch(Plan::kShrink, launch_shrink);
-  if (how.prepares) launch(Plan::kExpand, launch_components);
+  if (prepares) launch(Plan::kExpand, launch_components);
   // One after another if the order of additions to y matters.
   for (int tier = 0; tier < (how.deterministic ? kTierLaunches : 1); ++tier) {
     buffers.tier = how.deterministic ? tier : -1;
@@ -83,8 +90,8 @@ void embed_deltas(const CudaContext& context, CudaStream& stream, const CudaVari
   DELTACOME_CHECK(plan.n_rows() == y.rows());
   const WorkList<EmbeddingSegment>* list = plan.embedding(slot, stream);
   if (list == nullptr) return;
-  DELTACOME_CUDA_CHECK(launch_embedding(list, ids, plan.rows(), y.cols(), f32(y),
-                                        launch_of(context, stream, plan, y.cols())));
+  DELTACOME_CUDA_CHECK(
+      launch_embedding(list, ids, plan.rows(), y.cols(), f32(y), launch_of(context, stream, plan)));
 }
 
 }  // namespace deltacome::cuda

@@ -18,8 +18,7 @@ void add_deltas(const CudaContext& context, CudaStream& stream, const CudaVarian
                 const Tensor& x, std::span<const LinearTarget> targets);
 
 /// How the calls of a plan are launched, and the launches of one call.
-DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
-                      int64_t n_in);
+DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan);
 void launch_call(const CudaVariantPlan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how);
 
 /// y[i] += delta row ids[i] of row i's variant, or = the row that replaces the base's or that only

@@ -64,11 +64,16 @@ class TableBytes {
   std::vector<std::byte> bytes_;
 };
 
+/// What `m` is of a segment: its row blocks, its results (target -1: z), and one part.
+void start_segment(const PackedMatrix& m, int target, DeltaSegment& s);
+SegmentPart part_of(const PackedMatrix& m);
+
 /// What the tensors of some slots need, for all variants of a plan.
 struct CallContents {
   HostList<InputJob> inputs, vector_inputs;
   HostList<ComponentJob> components;
-  HostList<DeltaSegment> shrink, vectors, expand;
+  HostList<InputSegment> shrink, vectors;
+  HostList<ComponentSegment> expand;
   HostList<PlainSegment> plain, plain_expand;
   int64_t n_inputs = 0, n_scales = 0, n_z = 0;
   int32_t tier_items[kTierLaunches + 1] = {};
@@ -77,7 +82,7 @@ struct CallContents {
   unsigned kinds() const;
 };
 CallContents contents_of(std::span<const CudaVariantPlan::Group> groups,
-                         std::span<const int32_t> order, int token_tiles,
+                         std::span<const int32_t> order, int segment_tokens,
                          std::span<const int> slots, int64_t n_in);
 
 }  // namespace deltacome::cuda

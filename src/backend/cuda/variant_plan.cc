@@ -9,8 +9,9 @@
 namespace deltacome::cuda {
 namespace {
 
-int tiles_for(int64_t most_tokens) {  // of a variant
-  return most_tokens <= kMaxTokens ? 1 : most_tokens <= 2 * kMaxTokens ? 2 : 4;
+int segment_tokens_for(int64_t most_tokens) {  // of a variant
+  if (most_tokens <= 1) return 1;
+  return kMaxTokens * (most_tokens <= kMaxTokens ? 1 : most_tokens <= 2 * kMaxTokens ? 2 : 4);
 }
 
 }  // namespace
@@ -21,14 +22,14 @@ CudaVariantPlan::CudaVariantPlan(const CudaContext& context,
   assign(segments, stream);
 }
 
-int CudaVariantPlan::token_tiles_of(std::span<const VariantSegment> segments) {
+int CudaVariantPlan::segment_tokens_of(std::span<const VariantSegment> segments) {
   std::map<const DeviceVariant*, int64_t> rows;
   int64_t most = 0;
   for (const VariantSegment& segment : segments) {
     if (segment.variant == nullptr) continue;
     most = std::max(most, rows[segment.variant.get()] += segment.n_rows);
   }
-  return tiles_for(most);
+  return segment_tokens_for(most);
 }
 
 void CudaVariantPlan::assign(std::span<const VariantSegment> segments, CudaStream& stream) {
@@ -75,13 +76,13 @@ void CudaVariantPlan::assign(std::span<const VariantSegment> segments, CudaStrea
       most = std::max(most, member.group.n_rows);
     groups_.push_back(std::move(member.group));
   }
-  const int tiles = tiles_for(most);
-  moved(assigned_ > 0 && tiles != token_tiles_);
+  const int tokens = segment_tokens_for(most);
+  moved(assigned_ > 0 && tokens != segment_tokens_);
   if (!has_deltas_ && std::ranges::any_of(groups_, [](const Group& g) { return g.variant; })) {
     moved(assigned_ > 0);  // the ops of a base alone leave deltas out
     has_deltas_ = true;
   }
-  token_tiles_ = tiles;
+  segment_tokens_ = tokens;
   ++assigned_;
   z_cleared_ = false;
   write_rows(stream);
@@ -129,7 +130,7 @@ const float* const* CudaVariantPlan::raw_rows(int slot) const noexcept {
 
 void CudaVariantPlan::update(const std::vector<int>& slots, Known& known,
                              CudaStream& stream) const {
-  CallContents contents = contents_of(groups_, order_, token_tiles_, slots, known.n_in);
+  CallContents contents = contents_of(groups_, order_, segment_tokens_, slots, known.n_in);
   DELTACOME_CHECK(contents.n_z <= INT32_MAX);
   TableBytes bytes;
   const int64_t head = bytes.reserve<DeltaCall>();
