@@ -183,7 +183,10 @@ class Builder {
           s.z_stride = to_int(stride);
           s.tier = static_cast<int>(&tier - t.tiers.data());
           s.groups = 0;
-          s.bits = lies_together ? 2 : s.bits;
+          if (lies_together) {
+            s.bits = 2;
+            s.n_blocks = to_int(blocks_of(tier.u.rows, 2));
+          }
         }
         add_part(group, tier.u, z, at, s);
         if (!lies_together) add_by_tokens(group, own, out_.expand);
@@ -287,6 +290,7 @@ void start_segment(const PackedMatrix& m, int target, DeltaSegment& s) {
   s.stride = to_int(m.stride);
   s.groups = to_int(groups_of(m.cols));
   s.bits = m.bits;
+  s.n_blocks = to_int(blocks_of(m.rows, m.bits));
 }
 
 SegmentPart part_of(const PackedMatrix& m) {

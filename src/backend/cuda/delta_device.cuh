@@ -99,21 +99,20 @@ struct Cursor {
   int block = 0, n_blocks = 0;
   int group = 0, groups = 0;  // of all parts
 
-  __device__ void enter(const WorkList<Segment>& list, int at_item, int unit) {
-    item = at_item;
-    segment = list.items + item;
+  __device__ void enter(const Segment* to, int its_item, int unit) {
+    segment = to;
+    item = its_item;
     groups = segment->groups;
-    const int rows = block_rows(segment->bits);
-    n_blocks = (segment->rows + rows - 1) / rows;
+    n_blocks = segment->n_blocks;
     block = unit / groups;
     group = unit % groups;
   }
   /// By n groups, at most to the end of the row block; `last`: there are no more.
-  __device__ void advance(const WorkList<Segment>& list, int n, bool last) {
+  __device__ void advance(int n, bool last) {
     group += n;
     if (group < groups) return;
     group = 0;
-    if (++block == n_blocks && !last) enter(list, item + 1, 0);
+    if (++block == n_blocks && !last) enter(segment + 1, item + 1, 0);
   }
 };
 
@@ -150,8 +149,7 @@ struct CopyCursor {
     scales = static_cast<const uint32_t*>(now.scales);
     if (scales == nullptr) return;
     // 64 rows have their scales together.
-    const int bits = segment->bits;
-    const int chunk = bits == 1 ? 2 * block : block * 2 / bits;
+    const int chunk = 2 * block >> (31 - __clz(segment->bits));
     scales += int64_t{chunk} * groups * 32;
   }
   __device__ int n_tiles() const { return min(kGroupTiles, tiles); }
@@ -166,8 +164,7 @@ struct CopyCursor {
       if (++block == n_blocks) {
         ++segment;
         block = 0;
-        const int rows = block_rows(segment->bits);
-        n_blocks = (segment->rows + rows - 1) / rows;
+        n_blocks = segment->n_blocks;
       }
       codes = static_cast<const uint4*>(segment->codes) + int64_t{block} * segment->stride * 32;
     }
@@ -187,7 +184,6 @@ template <class Segment, int kStages, bool kScales, bool kReadOnce>
 struct GroupStream {
   static constexpr int kSlot = slot_size(kScales);
   uint4* ring;  // [kStages][kSlot] of the warp
-  const WorkList<Segment>* list;
   Cursor<Segment> now;
   CopyCursor<Segment> ahead;
   int left = 0;        // groups to multiply
@@ -196,12 +192,11 @@ struct GroupStream {
   uint64_t policy;
 
   /// Units [begin, end) of the list.
-  __device__ void start(const WorkList<Segment>& of, int begin, int end, uint4* shared) {
-    list = &of;
+  __device__ void start(const WorkList<Segment>& list, int begin, int end, uint4* shared) {
     ring = shared;
     policy = cache_policy<kReadOnce>();
-    const int item = item_of(of, begin);
-    now.enter(of, item, begin - of.starts[item]);
+    const int item = item_of(list, begin);
+    now.enter(list.items + item, item, begin - list.starts[item]);
     ahead.enter(now);
     left = left_ahead = end - begin;
 #pragma unroll
@@ -242,7 +237,7 @@ struct GroupStream {
   /// Past n groups of a row block that were taken.
   __device__ void advance(int n) {
     left -= n;
-    now.advance(*list, n, left == 0);
+    now.advance(n, left == 0);
   }
 };
 

@@ -155,11 +155,12 @@ struct DeltaSegment {
   int32_t first_row = 0;    // the same of the batch
   int32_t n_tokens = 0;
   int32_t rows = 0;
-  int32_t stride = 0;  // tiles from one row block to the next
-  int32_t groups = 0;  // of a row block, of all parts
-  int32_t bits = 0;    // by which row blocks have their rows: block_rows()
-  int32_t dim = 0;     // of vector codes
-  int32_t tier = 0;    // of U
+  int32_t n_blocks = 0;  // row blocks
+  int32_t stride = 0;    // tiles from one row block to the next
+  int32_t groups = 0;    // of a row block, of all parts
+  int32_t bits = 0;      // by which row blocks have their rows: block_rows()
+  int32_t dim = 0;       // of vector codes
+  int32_t tier = 0;      // of U
   int32_t n_parts = 1;
   int32_t same_input = 0;  // as the item before has
 };

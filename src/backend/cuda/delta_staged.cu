@@ -252,17 +252,6 @@ __device__ void multiply_one(const uint4* group, bool has_scales, int quarter, f
   }
 }
 
-/// Where a warp finds the inputs of its row block.
-template <int kTokens>
-struct Inputs {
-  const Staged<kTokens>* staged;
-  const Span* span;
-  __device__ int entry(int group) const {
-    const int i = group - span->first;
-    return span->base + (i < 0 ? i + span->groups : i) * (kTokens == 1 ? 1 : span->n_tokens);
-  }
-};
-
 /// Groups [first, last) of a part of the row block that the stream is at. `before`: groups of the
 /// parts before. Sums are those of one token's lanes, or of slots.
 template <bool kExpand, int kBits, bool kSmall, int kTokens, class Stream, class Sums>
@@ -273,28 +262,32 @@ __device__ void multiply_part(const DeltaBuffers& buffers, const SegmentPart& pa
   const int block = stream.now.block, warp = static_cast<int>(threadIdx.x / 32);
   const int n_tokens = kTokens == 1 ? 1 : segment.n_tokens;
   const int quarter = kBits <= 2 || kSmall ? 0 : block % (kBits / 2);
+  // In registers: what is in memory is read again after each asynchronous copy.
+  const bool has_scales = part.scales != nullptr;
+  const float center = part.center;
   const bool row_gains = has_row_gains<kExpand>(segment, part);
-  const Inputs<kTokens> inputs{&staged, &span};
+  const int entry_of_first = span.base, span_first = span.first, span_groups = span.groups;
   for (int group = first; group < last; ++group) {
     const uint4(*entries)[kEntryWords] = staged.own[warp];
     const float2* scale_sums = staged.own_scale_sums[warp];
     if (row_gains) {
       __syncwarp();  // the group before has been read
-      const int gain_block = block * block_rows(segment.bits) / part.gain_rows;
+      const int gain_block = block * (kSmall ? kScaleRows : block_rows(kBits)) / part.gain_rows;
       for (int t = 0; t < n_tokens; ++t) {
         quantize_group(input_of<kExpand>(buffers, segment, part, group, t, gain_block), part.factor,
                        staged.own[warp][t], &staged.own_scale_sums[warp][t]);
       }
       __syncwarp();
     } else {
-      const int entry = inputs.entry(before + group);
+      const int i = before + group - span_first;
+      const int entry = entry_of_first + (i < 0 ? i + span_groups : i) * n_tokens;
       entries = staged.entries + entry;
       scale_sums = staged.scale_sums + entry;
     }
     const uint4* codes = stream.take();
     if constexpr (kTokens == 1) {
-      multiply_one<kBits, kSmall>(codes, part.scales != nullptr, quarter, part.center, entries[0],
-                                  scale_sums[0], sum);
+      multiply_one<kBits, kSmall>(codes, has_scales, quarter, center, entries[0], scale_sums[0],
+                                  sum);
     } else {
       const int lane = static_cast<int>(threadIdx.x % 32), token = lane / 4;
       GroupInput<1> input;
@@ -311,8 +304,7 @@ __device__ void multiply_part(const DeltaBuffers& buffers, const SegmentPart& pa
         const int t = 2 * (lane % 4) + c;
         input.scale_sum[0][c] = t < n_tokens ? scale_sums[t] : float2{};
       }
-      multiply_group<kBits, kSmall, 1>(codes, part.scales != nullptr, quarter, part.center, input,
-                                       sum);
+      multiply_group<kBits, kSmall, 1>(codes, has_scales, quarter, center, input, sum);
     }
   }
 }

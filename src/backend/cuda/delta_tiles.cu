@@ -45,10 +45,13 @@ __device__ void multiply_part(const DeltaBuffers& buffers, const SegmentPart& pa
   const DeltaSegment& segment = *stream.now.segment;
   const int block = stream.now.block, n_tokens = segment.n_tokens;
   const int quarter = kBits <= 2 || kSmall ? 0 : block % (kBits / 2);
-  const int gain_block = block * block_rows(segment.bits) / part.gain_rows;
+  const int gain_block = block * (kSmall ? kScaleRows : block_rows(kBits)) / part.gain_rows;
   const int8_t* x = buffers.inputs + part.in + gain_block * part.in_block;
   const float2* x_scales = reinterpret_cast<const float2*>(buffers.input_scales) + part.in_scales +
                            gain_block * part.scales_block;
+  // In registers: what is in memory is read again after each asynchronous copy.
+  const bool has_scales = part.scales != nullptr;
+  const float center = part.center;
   GroupInput<kTokenTiles> input, next;
   if (kAhead) load_prepared(part, n_tokens, x, x_scales, first, input);
   for (int group = first; group < last; ++group) {
@@ -56,8 +59,7 @@ __device__ void multiply_part(const DeltaBuffers& buffers, const SegmentPart& pa
       load_prepared(part, n_tokens, x, x_scales, group, input);  // codes are on their way
     const uint4* codes = stream.take();
     if (kAhead && group + 1 < last) load_prepared(part, n_tokens, x, x_scales, group + 1, next);
-    multiply_group<kBits, kSmall, kTokenTiles>(codes, part.scales != nullptr, quarter, part.center,
-                                               input, sum);
+    multiply_group<kBits, kSmall, kTokenTiles>(codes, has_scales, quarter, center, input, sum);
     if (kAhead) input = next;
   }
 }
