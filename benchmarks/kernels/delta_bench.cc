@@ -330,7 +330,8 @@ class Bench {
     cuda::DeltaLaunch how = cuda::launch_of(context_, *stream_, plan);
     if (form.change) form.change(how);
     call.kinds &= form.parts;
-    cuda::launch_call(call, buffers, how);
+    cuda::launch_of_x(call, buffers, how);
+    cuda::launch_of_y(call, buffers, how);
     for (const cuda::PromptGroup& group : call.prompts)
       cuda::multiply_prompt(context_, *stream_, group, plan.order(), buffers, shape.n_in);
   }

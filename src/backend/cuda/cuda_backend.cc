@@ -138,9 +138,16 @@ class CudaBackend final : public Backend {
     if (x.rows() == 0 || targets.empty()) return;
     const CudaVariantPlan& variants = cuda_plan(plan);
     DELTACOME_CHECK(variants.n_rows() == x.rows());
-    linear_.run(on(stream), x, targets);
-    if (!variants.base_only()) add_deltas(context_, on(stream), variants, x, targets);
-    add_biases(on(stream), variants, targets);
+    CudaStream& queue = on(stream);
+    if (variants.base_only()) {
+      linear_.run(queue, x, targets);
+    } else {
+      DeltaSum deltas(context_, queue, variants, x, targets);
+      const bool has_inputs = deltas.start();
+      linear_.run(queue, x, targets, has_inputs);
+      deltas.finish();
+    }
+    add_biases(queue, variants, targets);
   }
   std::unique_ptr<AttentionPlan> plan_attention(std::span<const SequenceChunk> chunks) override {
     return std::make_unique<CudaAttentionPlan>(context_, chunks);

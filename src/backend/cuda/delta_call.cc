@@ -313,6 +313,8 @@ unsigned CallContents::kinds() const {
   if (!inputs.items.empty()) kinds |= Plan::kInputs;
   if (!vector_inputs.items.empty()) kinds |= Plan::kVectorInputs;
   if (!shrink.items.empty()) kinds |= Plan::kShrink;
+  if (std::ranges::any_of(shrink.items, [](const DeltaSegment& s) { return s.target >= 0; }))
+    kinds |= Plan::kDense;
   if (!vectors.items.empty()) kinds |= Plan::kVectors;
   if (!expand.items.empty()) kinds |= Plan::kExpand;
   if (!plain.items.empty()) kinds |= Plan::kPlain;

@@ -398,7 +398,7 @@ __global__ void __launch_bounds__(32 * kWarps, 2)
   const int end = share_of(list.units, int64_t{blockIdx.x} + 1, gridDim.x);
   const int first = unit + share_of(end - unit, warp, kWarps);
   const int last = unit + share_of(end - unit, warp + 1, kWarps);
-  release_dependents();
+  if (kExpand) release_dependents();
   Stream stream;
   if (first < last)
     stream.start(list, first, last,
@@ -407,7 +407,10 @@ __global__ void __launch_bounds__(32 * kWarps, 2)
   while (unit < end) {
     if (warp == 0) plan<kTokens>(list, unit, end, staged);
     __syncthreads();
-    if (!waited) wait_for_inputs();
+    if (!waited) {
+      wait_for_inputs();
+      if (!kExpand) release_dependents();  // they may count on x
+    }
     waited = true;
     stage<kExpand, kTokens>(list, buffers, staged);
     __syncthreads();
@@ -434,6 +437,7 @@ __global__ void __launch_bounds__(32 * kWarps, 2)
     if (unit < end) __syncthreads();  // before other inputs are staged
   }
   if (!waited) wait_for_inputs();
+  if (!waited && !kExpand) release_dependents();
   if (kExpand) clear_next_z(buffers);
 }
 

@@ -44,7 +44,8 @@ class CudaVariantPlan final : public VariantPlan {
     kVectors = 8,
     kExpand = 16,
     kPlain = 32,
-    kPlainExpand = 64
+    kPlainExpand = 64,
+    kDense = 128  // among kShrink
   };
   /// A call of add_deltas() for certain slots.
   struct Call {
