@@ -130,7 +130,8 @@ class CudaBackend final : public Backend {
                                           .n_rows = x.rows(),
                                           .per_row = x.cols() / d,
                                           .d = d,
-                                          .eps = eps},
+                                          .eps = eps,
+                                          .overlaps = context_.overlaps},
                                          on(stream).get()));
   }
   void linear(Stream& stream, const VariantPlan& plan, const Tensor& x,
@@ -169,12 +170,12 @@ class CudaBackend final : public Backend {
   }
   void silu_mul(Stream& stream, const Tensor& gate, const Tensor& up, const Tensor& out) override {
     DELTACOME_CHECK(gate.size() == up.size() && gate.size() == out.size());
-    DELTACOME_CUDA_CHECK(
-        launch_silu_mul(f32(gate), f32(up), f32(out), out.size(), on(stream).get()));
+    DELTACOME_CUDA_CHECK(launch_silu_mul(f32(gate), f32(up), f32(out), out.size(),
+                                         context_.overlaps, on(stream).get()));
   }
   void add(Stream& stream, const Tensor& x, const Tensor& y) override {
     DELTACOME_CHECK(x.size() == y.size());
-    DELTACOME_CUDA_CHECK(launch_add(f32(x), f32(y), y.size(), on(stream).get()));
+    DELTACOME_CUDA_CHECK(launch_add(f32(x), f32(y), y.size(), context_.overlaps, on(stream).get()));
   }
   void gather_rows(Stream& stream, const Tensor& x, std::span<const int32_t> rows,
                    const Tensor& y) override {
