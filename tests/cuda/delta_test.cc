@@ -219,7 +219,7 @@ TEST_F(DeltaTest, MoreTiersThanShareRowBlocks) {
   TierFormat by_component = tier(20, 2, 3);
   by_component.u = {3, 1, 128};
   for (const int64_t n : {1, 2, 9}) {
-    check({{low_rank(150, 200,
+    check({{low_rank(250, 240,
                      {tier(2, 8, 8), tier(21, 3, 3), by_component, tier(40, 2, 2), tier(9, 2, 4),
                       tier(50, 1, 2), tier(40, 2, 8)})},
            {{0, n}}},

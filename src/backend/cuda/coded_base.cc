@@ -2,6 +2,7 @@
 #include "backend/cuda/coded_base.h"
 
 #include <limits>
+#include <numeric>
 
 #include "backend/cuda/delta_call.h"
 #include "backend/cuda/delta_decode.h"
@@ -131,23 +132,18 @@ const CodedBase::Table& CodedBase::table(CudaStream& stream, int64_t n_rows, int
       segments.add(s, blocks_of(s.rows, s.bits) * s.groups);
     }
   }
+  std::vector<int32_t> identity(static_cast<size_t>(n_rows));
+  std::iota(identity.begin(), identity.end(), 0);
   TableBytes bytes;
-  const int64_t head = bytes.reserve<DeltaCall>();
-  HostList<int32_t> identity;
-  for (int64_t r = 0; r < n_rows; ++r) identity.add(static_cast<int32_t>(r), 1);
-  DeltaCall call;
-  call.inputs = bytes.append(inputs);
-  call.shrink = bytes.append(segments);
-  WorkList<int32_t> rows = bytes.append(identity);
   Table made;
+  bytes.append(inputs, static_cast<int32_t>(inputs.items.size()), made.call.inputs);
+  bytes.append(segments, static_cast<int32_t>(segments.items.size()), made.call.shrink);
+  made.rows = bytes.append(std::span<const int32_t>(identity));
   made.memory = std::make_unique<CudaStorage>(
       context_.memory, static_cast<int64_t>(bytes.bytes().size()), Purpose::kWeights);
-  TableBytes::move_to(made.memory->data(), call.inputs);
-  TableBytes::move_to(made.memory->data(), call.shrink);
-  TableBytes::move_to(made.memory->data(), rows);
-  bytes.put(head, call);
-  made.call = reinterpret_cast<const DeltaCall*>(made.memory->data() + head);
-  made.rows = rows.items;
+  TableBytes::move_to(made.memory->data(), made.call.inputs);
+  TableBytes::move_to(made.memory->data(), made.call.shrink);
+  TableBytes::move_to(made.memory->data(), made.rows);
   stream.upload(bytes.bytes(), made.memory->data());
   return tables_.emplace(std::move(key), std::move(made)).first->second;
 }

@@ -99,6 +99,7 @@ DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const Cuda
           .overlaps = context.overlaps && token_tiles <= 2,
           .form = form,
           .deterministic = context.deterministic,
+          .stages = plan.n_rows() <= kFewRows ? 4 : 3,
           .blocks_per_sm = form != DeltaForm::kPrepared && plan.n_rows() <= kFewRows ? 1 : 0};
 }
 
@@ -134,8 +135,8 @@ void embed_deltas(const CudaContext& context, CudaStream& stream, const CudaVari
   DELTACOME_CHECK(plan.n_rows() == y.rows());
   const WorkList<EmbeddingSegment>* list = plan.embedding(slot, stream);
   if (list == nullptr) return;
-  DELTACOME_CUDA_CHECK(
-      launch_embedding(list, ids, plan.rows(), y.cols(), f32(y), launch_of(context, stream, plan)));
+  DELTACOME_CUDA_CHECK(launch_embedding(*list, ids, plan.rows(), y.cols(), f32(y),
+                                        launch_of(context, stream, plan)));
 }
 
 }  // namespace deltacome::cuda

@@ -63,9 +63,22 @@ __device__ inline void multiply_add(int (&c)[4], uint32_t a0, uint32_t a1, uint3
   }
 }
 
+/// A list as kernels walk it.
+template <class Item>
+struct Work {
+  const Item* items;
+  const int32_t* starts;
+  int n, units;
+};
+template <class Item>
+__device__ inline Work<Item> open(const WorkList<Item>& list) {
+  const WorkHead head = *list.head;
+  return {list.items, reinterpret_cast<const int32_t*>(list.head + 1), head.n, head.units};
+}
+
 /// The item of a list that `unit` belongs to. All lanes of a warp together.
 template <class Item>
-__device__ inline int item_of(const WorkList<Item>& list, int unit) {
+__device__ inline int item_of(const Work<Item>& list, int unit) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   int low = 0, high = list.n;  // starts[low] <= unit < starts[high]
   while (high - low > 1) {
@@ -77,18 +90,30 @@ __device__ inline int item_of(const WorkList<Item>& list, int unit) {
   return low;
 }
 
+/// The same for a unit of `item` or later.
+template <class Item>
+__device__ inline int item_from(const Work<Item>& list, int item, int unit) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  while (true) {
+    const int i = item + 1 + lane;
+    const int n = __popc(__ballot_sync(~0u, i < list.n && list.starts[i] <= unit));
+    item += n;
+    if (n < 32) return item;
+  }
+}
+
 /// What of a call is multiplied: U, or V and dense deltas.
 template <bool kExpand>
 struct ListOf;
 template <>
 struct ListOf<false> {
   using Segment = InputSegment;
-  __device__ static WorkList<Segment> of(const DeltaCall& call) { return call.shrink; }
+  __device__ static const WorkList<Segment>& of(const DeltaCall& call) { return call.shrink; }
 };
 template <>
 struct ListOf<true> {
   using Segment = ComponentSegment;
-  __device__ static WorkList<Segment> of(const DeltaCall& call) { return call.expand; }
+  __device__ static const WorkList<Segment>& of(const DeltaCall& call) { return call.expand; }
 };
 
 /// Where in a list of segments a warp is: at a group of a row block.
@@ -146,6 +171,10 @@ struct CopyCursor {
     const SegmentPart& now = segment->parts[part];
     tiles = now.tiles;
     groups = now.groups;
+    if (now.gain_rows < segment->rows && threadIdx.x % 32 * 32 < now.cols) {
+      const int gain_block = block * block_rows(segment->bits) / now.gain_rows;
+      prefetch(now.gains + int64_t{gain_block} * now.cols + threadIdx.x % 32 * 32);
+    }
     scales = static_cast<const uint32_t*>(now.scales);
     if (scales == nullptr) return;
     // 64 rows have their scales together.
@@ -191,11 +220,13 @@ struct GroupStream {
   int slot = 0, slot_ahead = 0;
   uint64_t policy;
 
-  /// Units [begin, end) of the list.
-  __device__ void start(const WorkList<Segment>& list, int begin, int end, uint4* shared) {
+  /// Units [begin, end) of the list, of which the first is of `item`.
+  __device__ void start(const Work<Segment>& list, int item, int begin, int end, uint4* shared) {
     ring = shared;
     policy = cache_policy<kReadOnce>();
-    const int item = item_of(list, begin);
+    // All that is read of the segment, at once.
+    if (threadIdx.x % 32 <= sizeof(Segment) / 128)
+      prefetch(reinterpret_cast<const char*>(list.items + item) + threadIdx.x % 32 * 128);
     now.enter(list.items + item, item, begin - list.starts[item]);
     ahead.enter(now);
     left = left_ahead = end - begin;
@@ -258,7 +289,7 @@ __device__ inline int share_of(int units, int64_t part, int64_t n_parts) {
 /// The first unit from `unit` on that begins a row block, if those are not shared. All lanes of a
 /// warp together.
 template <class Segment>
-__device__ inline int block_from(const WorkList<Segment>& list, int unit, bool whole_blocks) {
+__device__ inline int block_from(const Work<Segment>& list, int unit, bool whole_blocks) {
   if (!whole_blocks || unit == list.units) return unit;
   const int item = item_of(list, unit), groups = list.items[item].groups;
   return unit + (groups - (unit - list.starts[item]) % groups) % groups;

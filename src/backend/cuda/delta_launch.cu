@@ -29,8 +29,8 @@ cudaError_t most_blocks(const void* kernel, int threads, size_t shared_bytes, in
 
 }  // namespace
 
-cudaError_t launch_persistent(void (*kernel)(const DeltaCall*, DeltaBuffers), int threads,
-                              size_t shared_bytes, const DeltaCall* call,
+cudaError_t launch_persistent(void (*kernel)(DeltaCall, DeltaBuffers), int threads,
+                              size_t shared_bytes, const DeltaCall& call,
                               const DeltaBuffers& buffers, const DeltaLaunch& how,
                               int blocks_per_sm) {
   int blocks = 0;

@@ -204,17 +204,21 @@ struct EmbeddingSegment {
   float center = 0, factor = 1;
 };
 
-/// `n` items, of which item i begins at unit starts[i] of `units`; starts has n + 1 elements.
-template <class Item>
-struct WorkList {
-  const Item* items = nullptr;
-  const int32_t* starts = nullptr;
+/// What there is of a list: item i begins at unit starts[i] of `units`. `starts` [n + 1] follow.
+struct WorkHead {
   int32_t n = 0;
   int32_t units = 0;
 };
+/// Where a list is in device memory. That is part of a launch, which a captured graph keeps: other
+/// variants are written to the same places, as long as there is room for `capacity` items.
+template <class Item>
+struct WorkList {
+  const Item* items = nullptr;
+  const WorkHead* head = nullptr;
+  int32_t capacity = 0;
+};
 
-/// What one call of add_deltas() multiplies. In device memory, at an address that a captured graph
-/// keeps when the plan is assigned other variants.
+/// What one call of add_deltas() multiplies.
 struct DeltaCall {
   WorkList<InputJob> inputs;            // of shrink; unit: a job
   WorkList<InputJob> vector_inputs;     // of vectors
@@ -224,9 +228,9 @@ struct DeltaCall {
   WorkList<ComponentSegment> expand;    // U
   WorkList<PlainSegment> plain;         // of x; unit: a row
   WorkList<PlainSegment> plain_expand;  // U of z; unit: 32 columns
-  /// Items of expand that are the first tiers of their matrices, the second ones, and so on: tier t
-  /// is [tier_items[t], tier_items[t + 1]).
-  int32_t tier_items[kTierLaunches + 1] = {};
+  /// [kTierLaunches + 1] in device memory: items of expand that are the first tiers of their
+  /// matrices, the second ones, and so on; tier t is [tier_items[t], tier_items[t + 1]).
+  const int32_t* tier_items = nullptr;
 };
 
 /// Pointers of a launch that are not the variants'.

@@ -6,8 +6,7 @@ namespace deltacome::cuda {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr int kStages = 3;
-constexpr int kEntries = 256;  // groups of inputs of a token that a block of threads holds
+constexpr int kEntries = 192;  // groups of inputs of a token that a block of threads holds
 constexpr int kMaxSpans = 16;
 constexpr int kBatch = 4;                     // groups that a warp loads at once to stage them
 constexpr int kEntryWords = kGroupCols / 16;  // of 16 bytes
@@ -20,8 +19,8 @@ struct Span {
   int n_tokens;
 };
 
-/// A group of a token: bytes in the order in which lanes j read them, [j][tile][8 columns]; the
-/// scale and the sum of the bytes.
+/// A group of a token: bytes in the order in which lanes j read them, [j][tile][8 columns], and the
+/// scale and the sum of the bytes; or, of a small part with gains of row blocks, 32 floats.
 template <int kTokens>
 struct Staged {
   uint4 entries[kEntries][kEntryWords];
@@ -36,10 +35,12 @@ DELTACOME_HOST_DEVICE constexpr int staged_size() {
   return static_cast<int>((sizeof(Staged<kTokens>) + 15) / 16);
 }
 
-/// What a block of threads stages next for units from `unit` on: as many as have room. By one warp.
+/// What a block of threads stages next for units from `unit` on, of `item` or later: as many as
+/// have room. By one warp.
 template <int kTokens, class Segment>
-__device__ void plan(const WorkList<Segment>& list, int unit, int end, Staged<kTokens>& staged) {
-  int item = item_of(list, unit);
+__device__ void plan(const Work<Segment>& list, int item, int unit, int end,
+                     Staged<kTokens>& staged) {
+  item = item_from(list, item, unit);
   if (threadIdx.x % 32 != 0) return;
   int n = 0, used = 0;
   for (; unit < end; ++item) {
@@ -74,37 +75,53 @@ __device__ void plan(const WorkList<Segment>& list, int unit, int end, Staged<kT
   staged.until = unit;
 }
 
-/// Four columns of a group of the input of a token, with gains; zeros behind the last column.
+/// Where four columns of a group of the input of a token are, of which `n` are there.
+struct Source {
+  const float* from;
+  const float* gains;  // of these columns, or null
+  int n;
+  bool aligned;
+};
 template <bool kExpand>
-__device__ float4 input_of(const DeltaBuffers& buffers, const DeltaSegment& segment,
-                           const SegmentPart& part, int group, int token, int gain_block) {
+__device__ Source source_of(const DeltaBuffers& buffers, const DeltaSegment& segment,
+                            const SegmentPart& part, int group, int token, int gain_block) {
   const int col = kGroupCols * group + 4 * static_cast<int>(threadIdx.x % 32);
-  const float* gains = part.gains;
+  Source source{nullptr, part.gains, min(4, part.cols - col), true};
   if (kExpand) {  // whole tiles
-    if (col >= part.cols) return float4{};
-    const float* z = buffers.z + segment.z + int64_t{token} * segment.z_stride + part.z + col;
-    const float4 v = __ldcg(reinterpret_cast<const float4*>(z));
-    if (gains == nullptr) return v;
-    const float4 by =
-        *reinterpret_cast<const float4*>(gains + int64_t{gain_block} * part.cols + col);
-    return {v.x * by.x, v.y * by.y, v.z * by.z, v.w * by.w};
+    source.from = buffers.z + segment.z + int64_t{token} * segment.z_stride + part.z + col;
+    if (source.gains != nullptr) source.gains += int64_t{gain_block} * part.cols + col;
+  } else {
+    const int row = token == 0 ? segment.first_row : buffers.rows[segment.first_token + token];
+    source.from = buffers.x + row * buffers.x_stride + col;
+    if (source.gains != nullptr) source.gains += col;
+    source.aligned = part.cols % 4 == 0 && buffers.x_stride % 4 == 0;
   }
-  const int row = token == 0 ? segment.first_row : buffers.rows[segment.first_token + token];
-  const float* x = buffers.x + row * buffers.x_stride + col;
-  if (part.cols % 4 == 0 && buffers.x_stride % 4 == 0) {
-    if (col >= part.cols) return float4{};
-    const float4 v = __ldcg(reinterpret_cast<const float4*>(x));
-    if (gains == nullptr) return v;
-    const float4 by = *reinterpret_cast<const float4*>(gains + col);
-    return {v.x * by.x, v.y * by.y, v.z * by.z, v.w * by.w};
+  return source;
+}
+/// What is there, zeros behind it.
+__device__ float4 load(const Source& source) {
+  float v[4] = {};
+  if (source.n == 4 && source.aligned) {
+    const float4 all = __ldcg(reinterpret_cast<const float4*>(source.from));
+    if (source.gains == nullptr) return all;
+    const float4 by = *reinterpret_cast<const float4*>(source.gains);
+    return {all.x * by.x, all.y * by.y, all.z * by.z, all.w * by.w};
   }
-  float v[4];
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
-    v[e] = col + e < part.cols ? __ldcg(x + e) : 0.0f;
-    if (gains != nullptr && col + e < part.cols) v[e] *= gains[col + e];
+    if (e >= source.n) continue;
+    v[e] = __ldcg(source.from + e);
+    if (source.gains != nullptr) v[e] *= source.gains[e];
   }
   return {v[0], v[1], v[2], v[3]};
+}
+
+/// The same of what is in shared memory.
+__device__ float4 load_shared(const Source& source) {
+  if (source.n <= 0) return float4{};
+  const float4 v = *reinterpret_cast<const float4*>(source.from);
+  const float4 by = *reinterpret_cast<const float4*>(source.gains);
+  return {v.x * by.x, v.y * by.y, v.z * by.z, v.w * by.w};
 }
 
 /// One group as bytes, by a warp that has four columns a lane.
@@ -139,19 +156,25 @@ __device__ bool has_row_gains(const DeltaSegment& segment, const SegmentPart& pa
   return kExpand && part.gain_rows < segment.rows;
 }
 
-/// All that was planned, by all warps.
+/// Whether the inputs of a small part fit an entry as they are.
+__device__ bool is_small(const SegmentPart& part) {
+  return part.cols <= kTileCols;
+}
+
+/// All that was planned, by all warps. `waits`: the inputs are there only after wait_for_inputs().
 template <bool kExpand, int kTokens, class Segment>
-__device__ void stage(const WorkList<Segment>& list, const DeltaBuffers& buffers,
+__device__ void stage(const Work<Segment>& list, const DeltaBuffers& buffers, bool waits,
                       Staged<kTokens>& staged) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
   int k = 0;
   for (int first = static_cast<int>(threadIdx.x / 32); first < staged.n_entries;
        first += kWarps * kBatch) {
-    float4 v[kBatch];
-    float factor[kBatch];
+    Source source[kBatch];
+    float factor[kBatch];  // negative: floats are kept
 #pragma unroll
     for (int u = 0; u < kBatch; ++u) {
       const int entry = first + kWarps * u;
-      v[u] = float4{};
+      source[u] = {nullptr, nullptr, 0, true};
       factor[u] = 0;
       if (entry >= staged.n_entries) continue;
       while (k + 1 < staged.n_spans && staged.spans[k + 1].base <= entry) ++k;
@@ -162,16 +185,30 @@ __device__ void stage(const WorkList<Segment>& list, const DeltaBuffers& buffers
       const int token = kTokens == 1 ? 0 : (entry - span.base) % span.n_tokens;
       const SegmentPart& part = part_at(segment, group);
       factor[u] = part.factor;
-      if (!has_row_gains<kExpand>(segment, part))
-        v[u] = input_of<kExpand>(buffers, segment, part, group, token, 0);
+      const bool row_gains = has_row_gains<kExpand>(segment, part);
+      if (row_gains && !is_small(part)) continue;  // later, by who needs them
+      source[u] = source_of<kExpand>(buffers, segment, part, group, token, 0);
+      if (!row_gains) continue;
+      source[u].gains = nullptr;
+      factor[u] = -1;
     }
+    if (waits) wait_for_inputs();
+    waits = false;
+    float4 v[kBatch];
+#pragma unroll
+    for (int u = 0; u < kBatch; ++u) v[u] = load(source[u]);
 #pragma unroll
     for (int u = 0; u < kBatch; ++u) {
       const int entry = first + kWarps * u;
-      if (entry < staged.n_entries)
+      if (entry >= staged.n_entries) continue;
+      if (kExpand && factor[u] < 0) {
+        if (lane < kEntryWords) reinterpret_cast<float4*>(staged.entries[entry])[lane] = v[u];
+      } else {
         quantize_group(v[u], factor[u], staged.entries[entry], &staged.scale_sums[entry]);
+      }
     }
   }
+  if (waits) wait_for_inputs();  // before results are added, too
 }
 
 /// c = magic + a b.
@@ -268,21 +305,25 @@ __device__ void multiply_part(const DeltaBuffers& buffers, const SegmentPart& pa
   const bool row_gains = has_row_gains<kExpand>(segment, part);
   const int entry_of_first = span.base, span_first = span.first, span_groups = span.groups;
   for (int group = first; group < last; ++group) {
-    const uint4(*entries)[kEntryWords] = staged.own[warp];
-    const float2* scale_sums = staged.own_scale_sums[warp];
+    const int i = before + group - span_first;
+    const int entry = entry_of_first + (i < 0 ? i + span_groups : i) * n_tokens;
+    const uint4(*entries)[kEntryWords] = staged.entries + entry;
+    const float2* scale_sums = staged.scale_sums + entry;
     if (row_gains) {
       __syncwarp();  // the group before has been read
       const int gain_block = block * (kSmall ? kScaleRows : block_rows(kBits)) / part.gain_rows;
       for (int t = 0; t < n_tokens; ++t) {
-        quantize_group(input_of<kExpand>(buffers, segment, part, group, t, gain_block), part.factor,
+        Source source = source_of<kExpand>(buffers, segment, part, group, t, gain_block);
+        if (is_small(part)) {
+          source.from = reinterpret_cast<const float*>(staged.entries[entry + t]) +
+                        4 * (threadIdx.x % kEntryWords);
+        }
+        quantize_group(is_small(part) ? load_shared(source) : load(source), part.factor,
                        staged.own[warp][t], &staged.own_scale_sums[warp][t]);
       }
       __syncwarp();
-    } else {
-      const int i = before + group - span_first;
-      const int entry = entry_of_first + (i < 0 ? i + span_groups : i) * n_tokens;
-      entries = staged.entries + entry;
-      scale_sums = staged.scale_sums + entry;
+      entries = staged.own[warp];
+      scale_sums = staged.own_scale_sums[warp];
     }
     const uint4* codes = stream.take();
     if constexpr (kTokens == 1) {
@@ -379,40 +420,62 @@ __device__ void multiply_block(const DeltaBuffers& buffers, int most, Stream& st
   stream.advance(n);
 }
 
+/// The item of the first unit of a block of threads, and that unit: the block's share of a list,
+/// whose length and starts are read at once. All threads together.
+template <class Segment>
+__device__ int first_item(const WorkList<Segment>& where, Work<Segment>& list, int& begin,
+                          int& end) {
+  constexpr int kLoads = 4, kThreads = 32 * kWarps;
+  const int thread = static_cast<int>(threadIdx.x);
+  const auto* starts = reinterpret_cast<const int32_t*>(where.head + 1);
+  int start[kLoads];
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i)
+    start[i] = thread + kThreads * i < where.capacity ? starts[thread + kThreads * i] : 0;
+  list = open(where);
+  begin = share_of(list.units, blockIdx.x, gridDim.x);
+  end = share_of(list.units, int64_t{blockIdx.x} + 1, gridDim.x);
+  int n = 0;  // items that begin at `begin` or before
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i) {
+    if (kThreads * i < list.n)
+      n += __syncthreads_count(thread + kThreads * i < list.n && start[i] <= begin);
+  }
+  return n - 1;  // or before, of a longer list
+}
+
 /// Packed codes times inputs that the block of threads quantizes: a persistent grid; every block
 /// has an equal, contiguous share of the groups of all segments, every warp of it an equal,
 /// contiguous share of those, and adds its partial sums to the results. Codes are on their way to a
 /// warp before its inputs are there.
 /// Grid: any, block (32 * kWarps), shared memory Staged and kWarps streams.
-template <bool kExpand, int kTokens>
+template <bool kExpand, int kTokens, int kStages>
 __global__ void __launch_bounds__(32 * kWarps, 2)
-    staged_kernel(const DeltaCall* __restrict__ call,
+    staged_kernel(const __grid_constant__ DeltaCall call,
                   const __grid_constant__ DeltaBuffers buffers) {
   extern __shared__ uint4 shared[];
   using Segment = typename ListOf<kExpand>::Segment;
   using Stream = GroupStream<Segment, kStages, true, true>;
   auto& staged = *reinterpret_cast<Staged<kTokens>*>(shared);
-  const WorkList<Segment> list = ListOf<kExpand>::of(*call);
   const int warp = static_cast<int>(threadIdx.x / 32);
-  int unit = share_of(list.units, blockIdx.x, gridDim.x);
-  const int end = share_of(list.units, int64_t{blockIdx.x} + 1, gridDim.x);
+  if (kExpand) release_dependents();
+  Work<Segment> list;
+  int unit, end;
+  const int item = first_item(ListOf<kExpand>::of(call), list, unit, end);
   const int first = unit + share_of(end - unit, warp, kWarps);
   const int last = unit + share_of(end - unit, warp + 1, kWarps);
-  if (kExpand) release_dependents();
   Stream stream;
-  if (first < last)
-    stream.start(list, first, last,
+  if (first < last) {
+    stream.start(list, item_from(list, item, first), first, last,
                  shared + staged_size<kTokens>() + warp * (kStages * Stream::kSlot));
-  bool waited = false;
+  }
+  bool waits = true;
   while (unit < end) {
-    if (warp == 0) plan<kTokens>(list, unit, end, staged);
+    if (warp == 0) plan<kTokens>(list, item, unit, end, staged);
     __syncthreads();
-    if (!waited) {
-      wait_for_inputs();
-      if (!kExpand) release_dependents();  // they may count on x
-    }
-    waited = true;
-    stage<kExpand, kTokens>(list, buffers, staged);
+    stage<kExpand, kTokens>(list, buffers, waits, staged);
+    if (waits && !kExpand) release_dependents();  // they may count on x
+    waits = false;
     __syncthreads();
     unit = staged.until;
     int k = 0;
@@ -436,33 +499,34 @@ __global__ void __launch_bounds__(32 * kWarps, 2)
     }
     if (unit < end) __syncthreads();  // before other inputs are staged
   }
-  if (!waited) wait_for_inputs();
-  if (!waited && !kExpand) release_dependents();
+  if (waits) wait_for_inputs();
+  if (waits && !kExpand) release_dependents();
   if (kExpand) clear_next_z(buffers);
 }
 
-template <bool kExpand, int kTokens>
-cudaError_t launch(const DeltaCall* call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
+template <bool kExpand, int kTokens, int kStages>
+cudaError_t launch(const DeltaCall& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
   constexpr size_t kShared =
       size_t{16} * (staged_size<kTokens>() + kWarps * kStages * slot_size(true));
-  return launch_persistent(staged_kernel<kExpand, kTokens>, 32 * kWarps, kShared, call, buffers,
-                           how, how.blocks_per_sm);
+  return launch_persistent(staged_kernel<kExpand, kTokens, kStages>, 32 * kWarps, kShared, call,
+                           buffers, how, how.blocks_per_sm);
 }
 
 template <bool kExpand>
-cudaError_t launch(const DeltaCall* call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  return how.form == DeltaForm::kOneToken ? launch<kExpand, 1>(call, buffers, how)
-                                          : launch<kExpand, kMaxTokens>(call, buffers, how);
+cudaError_t launch(const DeltaCall& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
+  if (how.form != DeltaForm::kOneToken) return launch<kExpand, kMaxTokens, 3>(call, buffers, how);
+  return how.stages > 3 ? launch<kExpand, 1, 4>(call, buffers, how)
+                        : launch<kExpand, 1, 3>(call, buffers, how);
 }
 
 }  // namespace
 
-cudaError_t launch_staged_shrink(const DeltaCall* call, const DeltaBuffers& buffers,
+cudaError_t launch_staged_shrink(const DeltaCall& call, const DeltaBuffers& buffers,
                                  const DeltaLaunch& how) {
   return launch<false>(call, buffers, how);
 }
 
-cudaError_t launch_staged_expand(const DeltaCall* call, const DeltaBuffers& buffers,
+cudaError_t launch_staged_expand(const DeltaCall& call, const DeltaBuffers& buffers,
                                  const DeltaLaunch& how) {
   return launch<true>(call, buffers, how);
 }

@@ -117,18 +117,19 @@ template <int kTokenTiles, bool kExpand>
 __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1   ? 4
                                                : kTokenTiles == 2 ? 3
                                                                   : 2)
-    tiles_kernel(const DeltaCall* __restrict__ call, const __grid_constant__ DeltaBuffers buffers) {
+    tiles_kernel(const __grid_constant__ DeltaCall call,
+                 const __grid_constant__ DeltaBuffers buffers) {
   extern __shared__ uint4 shared[];
   using Segment = typename ListOf<kExpand>::Segment;
   // Segments of a long prompt read the same codes: those stay in the L2 cache.
   using Stream = GroupStream<Segment, stages<kTokenTiles>(), true, kTokenTiles <= 2>;
-  const WorkList<Segment> list = ListOf<kExpand>::of(*call);
+  const Work<Segment> list = open(ListOf<kExpand>::of(call));
   const int warp = static_cast<int>(threadIdx.x / 32);
   const int64_t index = int64_t{blockIdx.x} * kWarps + warp, n_warps = int64_t{gridDim.x} * kWarps;
   int first = 0, last = list.units;
   if (kExpand && buffers.tier >= 0) {
-    first = list.starts[call->tier_items[buffers.tier]];
-    last = list.starts[call->tier_items[buffers.tier + 1]];
+    first = list.starts[call.tier_items[buffers.tier]];
+    last = list.starts[call.tier_items[buffers.tier + 1]];
   }
   const bool whole = buffers.whole_blocks;
   const int begin = block_from(list, first + share_of(last - first, index, n_warps), whole);
@@ -136,7 +137,8 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1   ? 4
   release_dependents();
   Stream stream;
   if (begin < end)
-    stream.start(list, begin, end, shared + warp * (stages<kTokenTiles>() * Stream::kSlot));
+    stream.start(list, item_of(list, begin), begin, end,
+                 shared + warp * (stages<kTokenTiles>() * Stream::kSlot));
   wait_for_inputs();
   if (kExpand) clear_next_z(buffers);
   if (begin == end) return;
@@ -158,14 +160,14 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1   ? 4
 }
 
 template <int kTokenTiles, bool kExpand>
-cudaError_t launch(const DeltaCall* call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
+cudaError_t launch(const DeltaCall& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
   return launch_persistent(tiles_kernel<kTokenTiles, kExpand>, 32 * kWarps,
                            kWarps * stages<kTokenTiles>() * slot_size(true) * 16, call, buffers,
                            how);
 }
 
 template <bool kExpand>
-cudaError_t launch_tiles(const DeltaCall* call, const DeltaBuffers& buffers,
+cudaError_t launch_tiles(const DeltaCall& call, const DeltaBuffers& buffers,
                          const DeltaLaunch& how) {
   if (how.token_tiles > 2) return launch<4, kExpand>(call, buffers, how);
   if (how.token_tiles > 1) return launch<2, kExpand>(call, buffers, how);
@@ -174,13 +176,13 @@ cudaError_t launch_tiles(const DeltaCall* call, const DeltaBuffers& buffers,
 
 }  // namespace
 
-cudaError_t launch_shrink(const DeltaCall* call, const DeltaBuffers& buffers,
+cudaError_t launch_shrink(const DeltaCall& call, const DeltaBuffers& buffers,
                           const DeltaLaunch& how) {
   return how.form == DeltaForm::kPrepared ? launch_tiles<false>(call, buffers, how)
                                           : launch_staged_shrink(call, buffers, how);
 }
 
-cudaError_t launch_expand(const DeltaCall* call, const DeltaBuffers& buffers,
+cudaError_t launch_expand(const DeltaCall& call, const DeltaBuffers& buffers,
                           const DeltaLaunch& how) {
   return how.form == DeltaForm::kPrepared ? launch_tiles<true>(call, buffers, how)
                                           : launch_staged_expand(call, buffers, how);

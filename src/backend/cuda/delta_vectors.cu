@@ -158,10 +158,10 @@ __device__ void copy_book(const void* from, int dim, uint4* to) {
 /// each segment's part. Grid: any, block (32 * kWarps), shared memory kBookBytes + the streams'.
 template <int kTokenTiles>
 __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1 ? 2 : 1)
-    vectors_kernel(const DeltaCall* __restrict__ call,
+    vectors_kernel(const __grid_constant__ DeltaCall call,
                    const __grid_constant__ DeltaBuffers buffers) {
   extern __shared__ uint4 shared[];
-  const WorkList<InputSegment> list = call->vectors;
+  const Work<InputSegment> list = open(call.vectors);
   const int warp = static_cast<int>(threadIdx.x / 32);
   int unit = share_of(list.units, blockIdx.x, gridDim.x);
   const int end = share_of(list.units, int64_t{blockIdx.x} + 1, gridDim.x);
@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1 ? 2 : 1)
     const int begin = block_from(list, unit + share_of(until - unit, warp, kWarps), whole);
     const int stop = block_from(list, unit + share_of(until - unit, warp + 1, kWarps), whole);
     uint4* ring = shared + kBookBytes / 16 + warp * (kStages * kGroupTiles * 32);
-    if (begin < stop) stream.start(list, begin, stop, ring);
+    if (begin < stop) stream.start(list, item_of(list, begin), begin, stop, ring);
     if (!waited) wait_for_inputs();
     waited = true;
     while (stream.left > 0) {
@@ -219,14 +219,14 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1 ? 2 : 1)
 }
 
 template <int kTokenTiles>
-cudaError_t launch(const DeltaCall* call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
+cudaError_t launch(const DeltaCall& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
   constexpr size_t kShared = kBookBytes + kWarps * kStages * kGroupTiles * 512;
   return launch_persistent(vectors_kernel<kTokenTiles>, 32 * kWarps, kShared, call, buffers, how);
 }
 
 }  // namespace
 
-cudaError_t launch_vectors(const DeltaCall* call, const DeltaBuffers& buffers,
+cudaError_t launch_vectors(const DeltaCall& call, const DeltaBuffers& buffers,
                            const DeltaLaunch& how) {
   switch (how.token_tiles) {
     case 1:

@@ -49,7 +49,7 @@ class CudaVariantPlan final : public VariantPlan {
   };
   /// A call of add_deltas() for certain slots.
   struct Call {
-    const DeltaCall* table = nullptr;
+    DeltaCall table;
     unsigned kinds = 0;
     int64_t n_inputs = 0, n_scales = 0, n_z = 0;  // bytes, pairs, floats
     std::span<const PromptGroup> prompts;         // until the next call of these slots
@@ -86,7 +86,7 @@ class CudaVariantPlan final : public VariantPlan {
   /// Tables of the slots' tensors; n_in is the inputs' width. Written on `stream` if they are not
   /// there.
   Call call(std::span<const int> slots, int64_t n_in, CudaStream& stream) const;
-  /// Rows of embeddings with a delta; null if there are none.
+  /// Rows of embeddings with a delta; null if there are none. Until the next call.
   const WorkList<EmbeddingSegment>* embedding(int slot, CudaStream& stream) const;
   /// Ids that the variant of a row has in the table of a slot, whose base has `n_base`.
   int64_t n_ids(int slot, int64_t row, int64_t n_base) const;
@@ -104,6 +104,7 @@ class CudaVariantPlan final : public VariantPlan {
   };
   struct KnownEmbedding {
     DeviceTable table;
+    WorkList<EmbeddingSegment> list;
     bool empty = true;
     uint64_t assigned = 0;
   };
