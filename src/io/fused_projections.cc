@@ -22,10 +22,6 @@ const std::array<Fusion, 2> kFusions{
       {"self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"}},
      {"mlp.gate_up_proj.weight", {"mlp.gate_proj.weight", "mlp.up_proj.weight"}}}};
 
-bool has_fused_projections(const ModelConfig& config) {
-  return config.model_type == "phi3";
-}
-
 int64_t rows_of(const std::map<std::string, const ExpectedTensor*>& expected,
                 const std::string& name, const std::string& fused, const std::string& where) {
   const auto found = expected.find(name);
@@ -35,6 +31,20 @@ int64_t rows_of(const std::map<std::string, const ExpectedTensor*>& expected,
 }
 
 }  // namespace
+
+bool has_fused_projections(const ModelConfig& config) {
+  return config.model_type == "phi3";
+}
+
+std::vector<std::string> fused_parts(const std::string& name) {
+  std::vector<std::string> out;
+  for (const Fusion& fusion : kFusions) {
+    if (!name.ends_with(fusion.whole)) continue;
+    for (const std::string_view part : fusion.parts)
+      out.push_back(name.substr(0, name.size() - fusion.whole.size()) + std::string(part));
+  }
+  return out;
+}
 
 void split_fused_projections(std::map<std::string, HostTensor>& tensors,
                              const std::filesystem::path& directory) {
@@ -68,26 +78,24 @@ void split_fused_projections(std::map<std::string, HostTensor>& tensors,
            "tensor are not read in low precision",
            where, quote(name), dtype_name(tensor.dtype));
     }
-    const std::string layer = name.substr(0, name.size() - fusion->whole.size());
+    const std::vector<std::string> parts = fused_parts(name);
     int64_t rows = 0;
-    for (const std::string_view part : fusion->parts)
-      rows += rows_of(expected, layer + std::string(part), name, where);
+    for (const std::string& part : parts) rows += rows_of(expected, part, name, where);
     if (tensor.shape.size() != 2 || tensor.rows() != rows) {
       fail(ErrorCode::kMismatch, "{}: tensor {} has shape {}, expected {} rows by its config.json",
            where, quote(name), to_string(tensor.shape), rows);
     }
     const auto row_bytes = static_cast<size_t>(tensor.cols() * dtype_bytes(tensor.dtype));
     size_t first = 0;
-    for (const std::string_view part : fusion->parts) {
-      const std::string part_name = layer + std::string(part);
+    for (const std::string& part : parts) {
       HostTensor view = tensor;
-      view.shape[0] = expected.at(part_name)->shape.front();
+      view.shape[0] = expected.at(part)->shape.front();
       const size_t n_bytes = static_cast<size_t>(view.shape[0]) * row_bytes;
       view.bytes = tensor.bytes.subspan(first, n_bytes);
       first += n_bytes;
-      if (!out.emplace(part_name, std::move(view)).second || tensors.contains(part_name)) {
+      if (!out.emplace(part, std::move(view)).second || tensors.contains(part)) {
         fail(ErrorCode::kCorrupt, "{}: tensor {} is there alone and as a part of {}", where,
-             quote(part_name), quote(name));
+             quote(part), quote(name));
       }
     }
   }

@@ -19,6 +19,12 @@ namespace deltacome {
 void split_fused_projections(std::map<std::string, HostTensor>& tensors,
                              const std::filesystem::path& directory);
 
+/// Whether checkpoints of the architecture hold such tensors.
+bool has_fused_projections(const ModelConfig& config);
+
+/// The names of the tensors whose rows a fused one holds, in their order; empty for other names.
+std::vector<std::string> fused_parts(const std::string& name);
+
 /// A tensor as a checkpoint of the architecture stores it: expected_tensors()[i] for all i of
 /// `parts`, one after another by rows.
 struct StoredTensor {

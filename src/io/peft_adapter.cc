@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "io/fused_projections.h"
 #include "io/json.h"
 #include "io/peft_config.h"
 #include "io/peft_tensors.h"
@@ -192,6 +193,11 @@ ModelConfig PeftAdapter::model_config(const fs::path& base_directory,
                                       const ModelConfig& base) const {
   ModelConfig config = read_model_config(directory_, base_directory);
   check_same_architecture(base, config);
+  for (const LoraModule& module : modules_) {
+    if (fused_parts(module.name).empty() || has_fused_projections(base)) continue;
+    fail(ErrorCode::kMismatch, "{}: {} adapts several projections in one, which {} keeps apart",
+         file_.directory().string(), quote(module.prefix), base.architecture);
+  }
   for (const ExpectedTensor& tensor : expected_tensors(base)) {
     if (tensor.kind != ExpectedTensor::Kind::kEmbedding &&
         tensor.kind != ExpectedTensor::Kind::kHead)

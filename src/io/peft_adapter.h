@@ -59,7 +59,8 @@ class PeftAdapter {
   bool has_type(DType dtype) const noexcept;  // a weight of this type
 
   /// The adapter as coded tensors in the base's order: for each matrix one low-rank tier of fp16
-  /// V = A and U = B; tensors that are stored whole are kept so. Powers of two are moved between
+  /// V = A and U = B; tensors that are stored whole are kept so, and fused
+  /// projections (Phi-3) taken apart. Powers of two are moved between
   /// factors and s, so that values neither overflow nor lose bits to fp16's short exponent: BF16
   /// and F16 weights stay exact as long as the values of a component span fewer than 28 binary
   /// orders. Throws kMismatch for a module that is neither a projection nor the head of the base

@@ -315,6 +315,35 @@ TEST_F(PeftAdapterTest, TheHeadIsAdaptedAsAProjection) {
   EXPECT_EQ(open().encode(base_)[0].format.rank(), 2);
 }
 
+TEST_F(PeftAdapterTest, FusedProjectionsAreTakenApartByRows) {
+  const std::string layer = "model.layers.0.self_attn.";
+  base_[1].shape = {3, 4};
+  for (const char* name : {"k_proj.weight", "v_proj.weight"}) {
+    base_.push_back(
+        {.name = layer + name, .shape = {2, 4}, .kind = ExpectedTensor::Kind::kProjection});
+  }
+  for (Stored& s : tensors_) {
+    if (const size_t at = s.name.find(".q_proj."); at != std::string::npos)
+      s.name.replace(at, 8, ".qkv_proj.");
+  }
+  refused(ErrorCode::kMismatch, "lora_B.weight\" has shape [6, 2], expected [7, 2], the rows of");
+  tensors_[1].shape = {7, 2};
+  const std::vector<CodedTensor> coded = open().encode(base_);
+  ASSERT_EQ(coded.size(), 4u);  // q, down, k, v
+  const std::vector<float> a = tensors_[0].values(), b = tensors_[1].values();
+  const auto expect_row = [&](const CodedTensor& tensor, int64_t i, size_t row) {
+    const DecodedDelta decoded = decode_delta(tensor.format, tensor.blob);
+    for (size_t j = 0; j < 4; ++j) {
+      const double want = 2.0 * (b[2 * row] * a[j] + b[2 * row + 1] * a[4 + j]);
+      EXPECT_DOUBLE_EQ(element(decoded, 2, 4, i, static_cast<int64_t>(j)), want) << tensor.name;
+    }
+  };
+  expect_row(coded[0], 2, 2);
+  EXPECT_EQ(coded[2].name, layer + "k_proj.weight");
+  expect_row(coded[2], 0, 3);
+  expect_row(coded[3], 1, 6);
+}
+
 TEST_F(PeftAdapterTest, EmbeddingsThatWereResizedAreReadWithoutBeingNamed) {
   tensors_.push_back({.name = kEmbeddings, .shape = {11, 4}});
   EXPECT_EQ(open().encode(base_)[0].format.shape, (Shape{11, 4}));

@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 
+#include "io/fused_projections.h"
 #include "io/peft_adapter.h"
 #include "io/peft_tensors.h"
 #include "quant/codes.h"
@@ -84,6 +85,33 @@ CodedTensor encode_module(const LoraModule& module, const std::string& where) {
   return out;
 }
 
+/// A module of fused projections as modules of each, which share A; others as they are.
+std::vector<LoraModule> apart(const LoraModule& module, const std::vector<ExpectedTensor>& base,
+                              const std::string& where) {
+  const std::vector<std::string> parts = fused_parts(module.name);
+  if (parts.empty()) return {module};
+  std::vector<LoraModule> out;
+  const auto row_bytes = static_cast<size_t>(module.b.cols() * dtype_bytes(module.b.dtype));
+  int64_t rows = 0;
+  for (const std::string& part : parts) {
+    const auto own = std::ranges::find(base, part, &ExpectedTensor::name);
+    const int64_t n_rows = own == base.end() ? 0 : own->shape.front();
+    LoraModule& one = out.emplace_back(module);
+    one.name = part;
+    one.b.shape[0] = n_rows;
+    if (rows + n_rows <= module.b.rows()) {
+      one.b.bytes = module.b.bytes.subspan(static_cast<size_t>(rows) * row_bytes,
+                                           static_cast<size_t>(n_rows) * row_bytes);
+    }
+    rows += n_rows;
+  }
+  if (rows != module.b.rows()) {
+    fail_peft_shape(where, fmt::format("{}{}", module.prefix, kLoraB), module.b.shape,
+                    {rows, module.rank()}, ", the rows of the base's projections");
+  }
+  return out;
+}
+
 /// Checks a module against the base's tensor of its name; null if the base has no such projection.
 void check_fit(const LoraModule& module, const ExpectedTensor* base, const std::string& where) {
   const std::string name_of_a = fmt::format("{}{}", module.prefix, kLoraA);
@@ -146,9 +174,11 @@ void check_fit(const WholeTensor& whole, const ExpectedTensor* base, const std::
 
 std::vector<CodedTensor> PeftAdapter::encode(const std::vector<ExpectedTensor>& base) const {
   const std::string where = file_.directory().string();
-  std::map<std::string, const LoraModule*> modules;
+  std::map<std::string, LoraModule> modules;
   std::map<std::string, const WholeTensor*> wholes;
-  for (const LoraModule& module : modules_) modules[module.name] = &module;
+  for (const LoraModule& module : modules_) {
+    for (LoraModule& one : apart(module, base, where)) modules[one.name] = std::move(one);
+  }
   for (const WholeTensor& whole : wholes_) wholes[whole.name] = &whole;
   if (std::ranges::none_of(base, [](const ExpectedTensor& t) { return t.kind == Kind::kHead; }))
     check_tied(wholes, embeddings_alone_, where);
@@ -162,11 +192,11 @@ std::vector<CodedTensor> PeftAdapter::encode(const std::vector<ExpectedTensor>& 
     const auto it = modules.find(tensor.name);
     if (it == modules.end() || (tensor.kind != Kind::kProjection && tensor.kind != Kind::kHead))
       continue;
-    check_fit(*it->second, &tensor, where);
-    out.push_back(encode_module(*it->second, where));
+    check_fit(it->second, &tensor, where);
+    out.push_back(encode_module(it->second, where));
     modules.erase(it);
   }
-  if (!modules.empty()) check_fit(*modules.begin()->second, nullptr, where);
+  if (!modules.empty()) check_fit(modules.begin()->second, nullptr, where);
   if (!wholes.empty()) check_fit(*wholes.begin()->second, nullptr, where);
   return out;
 }

@@ -146,6 +146,31 @@ class Formats(CliTest):
         self.assertEqual(done.returncode, 1)
         self.assertIn("architecture is Phi3ForCausalLM", done.stderr)
 
+    def test_a_lora_of_fused_projections_is_one_of_each(self):
+        random = np.random.default_rng(8)
+        base, prefix = as_phi3(BASE, self.scratch / "phi3-lora-base"), "base_model.model.model.layers.0.self_attn."
+        a, b = (random.normal(0, 0.1, shape).astype(np.float32) for shape in ((2, 256), (768, 2)))
+        config = json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4})
+
+        def adapter(name, factors):
+            out = self.scratch / name
+            out.mkdir()
+            (out / "adapter_config.json").write_text(config)
+            write_safetensors(out / "adapter_model.safetensors", {
+                f"{prefix}{module}.lora_{which}.weight": ("F32", list(value.shape), value.tobytes())
+                for module, pair in factors.items() for which, value in zip("AB", pair)})
+            return out
+        fused = adapter("lora-fused", {"qkv_proj": (a, b)})
+        apart = adapter("lora-apart", {name: (a, b[256 * i:256 * (i + 1)])
+                                       for i, name in enumerate(("q_proj", "k_proj", "v_proj"))})
+        scores = [self.scores("--base", of, "--delta", delta, "--reference", BASE)
+                  for of, delta in ((base, fused), (BASE, apart))]
+        self.assertGreater(scores[0]["kl"], 0.001)
+        self.assertEqual(*({k: s[k] for k in ("nll", "kl", "top1")} for s in scores))
+        done = run("eval", "--base", BASE, "--delta", fused, "--data", DATA, "--limit", 1)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("which LlamaForCausalLM keeps apart", done.stderr)
+
     def test_a_bitdelta_diff_becomes_an_archive(self):
         finetuned, diff, expected = read_safetensors(FINETUNED / "model.safetensors")[0], {}, {}
         for name, tensor in self.tensors.items():
