@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LoRAX's Python client, unchanged. Skipped where it is not installed: pip install lorax-client, in an
-environment of its own (it holds back packages that others of requirements.txt need newer)"""
+"""LoRAX's Python client, unchanged. Skipped where it is not installed: pip install lorax-client -r
+tests/requirements.txt, in an environment of its own, as it holds back packages that others need newer"""
 
 import pathlib
 import sys
