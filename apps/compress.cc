@@ -228,8 +228,8 @@ void add_compress(CLI::App& program) {
                 "Chooses the calibration rows, and what dare drops; default 0")
       ->type_name("N")
       ->check(integer_in(0, std::numeric_limits<int64_t>::max()));
-  add_path(*c, "--held-out", o->held_out, "Rows {prompt, response} to measure KL and top-1 on",
-           "FILE");
+  add_path(*c, "--held-out", o->held_out,
+           "Rows {prompt, response} to measure KL and top-1 of the responses on", "FILE");
   c->add_flag("--resume", o->compress.resume,
               "Continue an interrupted run after its last finished layer");
   add_device_option(*c, o->compress.device);

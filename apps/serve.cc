@@ -197,6 +197,8 @@ void add_server_options(CLI::App& command, Options& o) {
       ->type_name("S")
       ->check(number_in(0, 1e6));
   command.add_flag("--log-json", o.server.log_json, "Log lines of JSON");
+  command.add_flag("--log-prompts", o.server.log_prompts,
+                   "The bodies of requests for answers in the log");
   command.add_flag("!--no-log-requests", o.server.log_requests, "No line for each request");
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The input is what a client sends, in pieces: the bodies of whole requests are read as
-// completions, as chats and as a keys file. Only ApiError and deltacome::Error may escape.
+// completions, as chats, in LoRAX's form and as a keys file. Only ApiError and deltacome::Error may
+// escape.
 
 #include <cstddef>
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include <string_view>
 
 #include "server/answer_request.h"
+#include "server/generate_request.h"
 #include "server/keys.h"
 #include "server/request_reader.h"
 
@@ -30,6 +32,7 @@ void read_body(std::string_view body) {
     const AnswerRequest chat = parse_chat(body);
     if (!Json::accept(chat.template_context)) std::abort();
   });
+  allow_errors([&] { parse_generate(body, GenerateRoute::kEither); });
   allow_errors([&] { Keys::parse(body, "fuzz"); });
 }
 

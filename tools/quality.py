@@ -3,11 +3,12 @@
 """Measures the tables of docs/quality.md on the test bed.
 
     tools/quality.py TESTBED --rows rows.jsonl [--plan methods|rank|tokens|minutes|codes] [--limit N]
-                             [--models small-math,tiny-chat] [--only LABELS] [--work DIR]
+                             [--models small-math,tiny-chat] [--only LABELS] [--work DIR] [--device cuda]
     tools/quality.py --table --rows rows.jsonl
 
 TESTBED holds models/, calib/ and eval/. Archives stay in the work directory, rows are added to the file: what
-is there already is not measured again.
+is there already is not measured again. On a GPU what calibrates and distils is compressed there, with as many steps as
+on two threads of a CPU.
 """
 import argparse
 import json
@@ -22,11 +23,18 @@ MODELS = {"small-math": "math", "small-code": "code", "small-chat": "chat", "tin
 GENERATED = ("math", "code")
 BUDGETS = {"small": (1.195, 0.65), "tiny": (1.25, 0.73)}  # bits per projection weight
 FAST = ["--method", "auto", "--profile", "fast"]
+# --distill of a GPU that gives the steps of a profile on two threads of a CPU (src/compress/options.cc).
+GPU_MINUTES = {"small": {"balanced": 0.0968, "best": 0.2418}, "tiny": {"balanced": 0.1989, "best": 0.4972}}
 
 
-def cases_of(plan, family):
+def cases_of(plan, family, device):
     """(label, bits, options of compress) of a plan."""
     full, half = BUDGETS[family]
+
+    def profile(name):
+        steps = ["--distill", GPU_MINUTES[family][name]] if device else []
+        return ["--profile", name, *steps]
+
     if plan == "rank":  # factors in 16 bits: rank r of n x n costs 32 r / n bits a weight
         return [(f"rank {share} n", 32 * share, ["--method", "lowrank"]) for share in (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)]
     if plan == "tokens":
@@ -36,10 +44,11 @@ def cases_of(plan, family):
     if plan == "codes":
         return [(f"{codes} codes", bits, [*FAST, "--codes", codes]) for bits in (full, half) for codes in ("lowrank", "whole", "auto")]
     return [("lowrank", full, ["--method", "lowrank"]), ("lowrank", half, ["--method", "lowrank"]),
-            ("bitdelta", 1.01, ["--method", "bitdelta", "--distill", 2]),
+            ("bitdelta", 1.01, ["--method", "bitdelta", "--distill", GPU_MINUTES[family]["balanced"] / 3 if device else 2]),
             ("come", full, ["--method", "come"]), ("come", half, ["--method", "come"]),
-            ("auto, fast", full, FAST), ("auto, fast", half, FAST), ("auto", full, []), ("auto", half, []),
-            ("auto, best", full, ["--profile", "best"]), ("auto, best", half, ["--profile", "best"])]
+            ("auto, fast", full, FAST), ("auto, fast", half, FAST),
+            ("auto, balanced", full, profile("balanced")), ("auto, balanced", half, profile("balanced")),
+            ("auto, best", full, profile("best")), ("auto, best", half, profile("best"))]
 
 
 def run(*arguments):
@@ -49,10 +58,10 @@ def run(*arguments):
     return done.stdout
 
 
-def score(bed, work, model, task, limit, threads, generate, *candidate):
-    family = model.split("-")[0]
-    command = [PROGRAM, "eval", "--base", bed / f"models/{family}-base", *candidate, "--reference", bed / f"models/{model}",
-               "--data", bed / f"eval/{task}.jsonl", "--limit", limit, "--threads", threads, "--json"]
+def score(args, bed, work, model, task, *candidate):
+    family, generate = model.split("-")[0], args.plan == "methods"
+    command = [args.program, "eval", "--base", bed / f"models/{family}-base", *candidate, "--reference", bed / f"models/{model}",
+               "--data", bed / f"eval/{task}.jsonl", "--limit", args.limit, "--threads", args.threads, "--json"]
     if not generate or task not in GENERATED:
         command.append("--no-generate")
     elif task == "code":
@@ -75,23 +84,24 @@ def measure(args):
         cases = []
         if args.plan == "methods":
             cases = [("base", 0, None, []), ("fine-tune", 16, None, ["--model", bed / f"models/{model}"])]
-        for method, bits, options in cases_of(args.plan, family):
+        for method, bits, options in cases_of(args.plan, family, args.device):
             if args.only and method not in args.only.split(";"):
                 continue
             out = work / f"{model}-{method}-{bits}".replace(" ", "-").replace(",", "")
             if (model, method, bits) not in done and not out.exists():
                 calib = [] if "lowrank" in options[:2] else ["--calib", bed / f"calib/{task}.jsonl"]
-                run(PROGRAM, "compress", "--base", base, "--finetuned", bed / f"models/{model}", "--out", out,
-                    "--bits", bits, "--threads", args.threads, *options, *calib)
+                device = ["--device", args.device] if args.device and options[1] not in ("come", "lowrank") else []
+                run(args.program, "compress", "--base", base, "--finetuned", bed / f"models/{model}", "--out", out,
+                    "--bits", bits, "--threads", args.threads, *options, *calib, *device)
             cases.append((method, bits, out, ["--delta", out]))
         for method, bits, archive, candidate in cases:
             if (model, method, bits) in done:
                 continue
             row = {"model": model, "method": method, "requested": bits}
             if archive:
-                info = json.loads(run(PROGRAM, "inspect", archive, "--json"))
+                info = json.loads(run(args.program, "inspect", archive, "--json"))
                 row |= {"bits": info["bits_per_weight"], "all_in_bytes": info["all_in_bytes"]}
-            row |= score(bed, work, model, task, args.limit, args.threads, args.plan == "methods", *candidate)
+            row |= score(args, bed, work, model, task, *candidate)
             with open(rows, "a") as file:
                 print(json.dumps(row), file=file)
 
@@ -115,6 +125,8 @@ def main():
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--only", help="labels of the plan, with ; between them")
     parser.add_argument("--threads", default="0")
+    parser.add_argument("--device", help="cuda: what calibrates and distils runs there")
+    parser.add_argument("--program", default=PROGRAM)
     parser.add_argument("--work", default=ROOT / "build/quality")
     parser.add_argument("--rows", required=True)
     parser.add_argument("--table", action="store_true")

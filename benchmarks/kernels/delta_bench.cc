@@ -3,7 +3,7 @@
 // CUDA graph over weights that are cold: layers of several variants, several times the L2 cache in
 // all. Prompts: many rows of one variant, by codes and decoded. Beside it, in the same run: the
 // read roof of the device, the base's projections and fp16 low-rank factors in cuBLAS. delta_bench
-// [--json FILE] [--quick]
+// [--json FILE] [--quick] [--decode: deltas of one row of each variant only]
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
 
@@ -297,30 +297,20 @@ class Bench {
   static std::vector<Form> forms_for(const std::string& kind, const CudaVariantPlan& plan) {
     using Launch = cuda::DeltaLaunch;
     std::vector<Form> forms = {{"", {}}};
-    const auto prepared = [](bool prepares, bool overlaps, int stages, int blocks) {
-      return [=](Launch& how) {
-        how.prepares = prepares;
-        how.overlaps = overlaps;
-        how.stages = stages;
-        how.blocks_per_sm = blocks;
-      };
-    };
     if (kind == "vector") {
       forms.push_back({"other overlap", [](Launch& how) { how.overlaps = !how.overlaps; }});
       forms.push_back({"inputs alone", {}, CudaVariantPlan::kVectorInputs});
       forms.push_back({"codes alone", {}, CudaVariantPlan::kVectors});
     }
-    if (kind != "come") return forms;
-    forms.push_back({"prepared, 2 stages", prepared(true, false, 2, 0)});
-    if (plan.token_tiles() > 1) return forms;
-    forms.push_back({"prepared, 3 stages", prepared(true, false, 3, 0)});
-    forms.push_back({"prepared, overlap", prepared(true, true, 2, 0)});
-    forms.push_back({"inside, 2 stages", prepared(false, false, 2, 0)});
-    forms.push_back({"inside, overlap", prepared(false, true, 2, 0)});
-    forms.push_back({"inside, overlap, 2 blocks", prepared(false, true, 3, 2)});
-    forms.push_back({"inside, overlap, 1 block", prepared(false, true, 3, 1)});
-    forms.push_back({"shrink alone", prepared(true, false, 2, 0), CudaVariantPlan::kShrink});
-    forms.push_back({"expand alone", prepared(true, false, 2, 0), CudaVariantPlan::kExpand});
+    if (kind != "come" && kind != "auto") return forms;
+    forms.push_back({"shrink alone", {}, CudaVariantPlan::kShrink});
+    forms.push_back({"expand alone", {}, CudaVariantPlan::kExpand});
+    if (plan.segment_tokens() > 1) return forms;
+    forms.push_back({"no overlap", [](Launch& how) { how.overlaps = false; }});
+    forms.push_back(
+        {"prepared inputs", [](Launch& how) { how.form = cuda::DeltaForm::kPrepared; }});
+    forms.push_back({"other blocks an SM",
+                     [](Launch& how) { how.blocks_per_sm = how.blocks_per_sm == 1 ? 0 : 1; }});
     return forms;
   }
 
@@ -337,10 +327,11 @@ class Bench {
       buffers.y[i] = f32(y) + static_cast<int64_t>(i) * n * kInner;
       buffers.y_stride[i] = shape.n_out;
     }
-    cuda::DeltaLaunch how = cuda::launch_of(context_, *stream_, plan, shape.n_in);
+    cuda::DeltaLaunch how = cuda::launch_of(context_, *stream_, plan);
     if (form.change) form.change(how);
     call.kinds &= form.parts;
-    cuda::launch_call(call, buffers, how);
+    cuda::launch_of_x(call, buffers, how);
+    cuda::launch_of_y(call, buffers, how);
     for (const cuda::PromptGroup& group : call.prompts)
       cuda::multiply_prompt(context_, *stream_, group, plan.order(), buffers, shape.n_in);
   }
@@ -467,18 +458,22 @@ class Bench {
 
 int run(int argc, char** argv) {
   std::string json = "delta_bench.json";
-  bool quick = false;
+  bool quick = false, decode = false;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--quick") == 0) quick = true;
+    if (std::strcmp(argv[i], "--decode") == 0) decode = true;
     if (std::strcmp(argv[i], "--json") == 0 && i + 1 < argc) json = argv[++i];
   }
   Bench bench(quick);
   bench.read_roof();
-  for (const int64_t n : {1, 8, 64}) bench.base(n);
-  for (const int64_t d : {1, 4, 16}) bench.factors(d);
+  if (!decode) {
+    for (const int64_t n : {1, 8, 64}) bench.base(n);
+    for (const int64_t d : {1, 4, 16}) bench.factors(d);
+  }
   for (const std::string kind : {"come", "vector", "auto"}) {
     for (const int64_t d : {1, 4, 16, 64}) {
       bench.deltas(kind, d, 1);
+      if (decode) continue;
       if (d == 1 || d == 4) bench.deltas(kind, d, 8);
       if (d == 1 || d == 4) bench.deltas(kind, d, 16);
     }
@@ -486,9 +481,11 @@ int run(int argc, char** argv) {
   for (const int64_t d : {1, 16}) bench.deltas("dense1", d, 1);
   for (const int64_t d : {1, 16}) bench.deltas("lora", d, 1);
   for (const std::string kind : {"come", "auto", "vector", "dense1"}) {
+    if (decode) break;
     for (const int64_t tokens : {48, 128, 512, 2048}) bench.prompts(kind, tokens);
   }
   for (const int64_t n : {128, 512, 2048}) {
+    if (decode) break;
     bench.base(n);
     bench.base_backend(n);
   }

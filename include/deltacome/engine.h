@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -58,6 +59,10 @@ struct VariantStatus {
   std::string last_error = {};                // of the last load that failed
 };
 
+/// Bounds (<=) by which EngineStats counts steps; more tokens come last.
+inline constexpr std::array<int64_t, 13> kStepTokenBounds = {1,   8,    16,   32,   64,   128,  256,
+                                                             512, 1024, 2048, 4096, 8192, 16384};
+
 /// Counters since the start, and the present state.
 struct EngineStats {
   int64_t running = 0, waiting = 0;  // sequences
@@ -65,6 +70,8 @@ struct EngineStats {
   int64_t kv_blocks = 0, kv_blocks_in_use = 0, kv_blocks_cached = 0;
   int64_t kv_block_tokens = 0;  // that a block holds
   int64_t kv_bytes = 0, variant_bytes = 0, base_bytes = 0;
+  std::array<int64_t, kStepTokenBounds.size() + 1> steps_by_tokens = {};  // of prompts and answers
+  int64_t step_tokens = 0;                                                // in all steps
   int64_t steps = 0, prompt_tokens = 0, output_tokens = 0, preemptions = 0;
   int64_t prefix_queries = 0, prefix_hits = 0;  // prompt tokens looked up, found
   int64_t finished_stop = 0, finished_length = 0, cancelled = 0, expired = 0, failed = 0;

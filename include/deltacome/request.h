@@ -97,6 +97,7 @@ struct TokenLogprob {
 /// Of one place in a text: the token that is there, and the likeliest ones.
 struct Logprobs {
   double chosen = 0;
+  int64_t rank = 1;                    // of it: 1 for the likeliest
   std::vector<TokenLogprob> top = {};  // likeliest first
 };
 

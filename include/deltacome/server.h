@@ -42,6 +42,7 @@ struct ServerOptions {
 
   bool log_json = false;  // a line of JSON for each request, else of text
   bool log_requests = true;
+  bool log_prompts = false;  // with it, the bodies of requests for answers
   std::string version = {};  // what /version says
 };
 

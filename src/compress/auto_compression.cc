@@ -85,43 +85,61 @@ std::map<std::string, CodedTensor> AutoCompression::run(double bits) {
 }
 
 /// Either family alone, and plans over both that their measured effects make; the best of them on
-/// held-back text.
+/// held-back text. Only the best so far and the one being measured are in memory.
 AutoCompression::Coded AutoCompression::best_of_families() {
-  const Plan tiers = plan_family("tiers", true), whole = plan_family("whole", false);
-  std::vector<Coded> tried = code({tiers, whole});
-  std::vector<double> kls{measure(tiers.label, tried[0]), measure(whole.label, tried[1])};
-  const auto tiers_weights = weigh(tiers, tried[0]), whole_weights = weigh(whole, tried[1]);
+  std::vector<Plan> plans{plan_family("tiers", true), plan_family("whole", false)};
+  std::vector<Coded> families = code(plans);
+  const double tiers_kl = measure(plans[0].label, families[0]);
+  double best_kl = measure(plans[1].label, families[1]);
+  const auto tiers_weights = weigh(plans[0], families[0]);
+  const auto whole_weights = weigh(plans[1], families[1]);
+  Coded best = std::move(families[tiers_kl <= best_kl ? 0 : 1]);
+  best_kl = std::min(tiers_kl, best_kl);
+  families.clear();
   for (const Mix& mix : kMixes) {
     for (MatrixCurve& curve : curves_) {
       const std::string kind = tensor_kind(curve.name);
       curve.low_rank_weight = tiers_weights.at(kind) * mix.tiers_weight;
       curve.whole_weight = whole_weights.at(kind);
     }
-    tried.push_back(code_new(plan(mix.label), tried));
-    kls.push_back(measure(mix.label, tried.back()));
+    Plan mixed = plan(mix.label);
+    Coded coded = take_coded(mixed, plans);
+    coded.merge(code({mixed})[0]);
+    plans.push_back(std::move(mixed));
+    const double kl = measure(mix.label, coded);
+    if (kl >= best_kl) continue;
+    best = std::move(coded);
+    best_kl = kl;
   }
-  const auto best = std::ranges::min_element(kls);
-  findings_.held_back_kl = *best;
-  return std::move(tried[static_cast<size_t>(best - kls.begin())]);
+  findings_.held_back_kl = best_kl;
+  return best;
 }
 
-/// Codes what no plan before has coded in the same format.
-AutoCompression::Coded AutoCompression::code_new(Plan plan, const std::vector<Coded>& tried) {
-  Coded coded;
-  for (auto it = plan.formats.begin(); it != plan.formats.end();) {
-    const auto known = std::ranges::find_if(tried, [&](const Coded& all) {
-      const auto found = all.find(it->first);
-      return found != all.end() && found->second.format == it->second;
-    });
-    if (known != tried.end()) {
-      coded[it->first] = known->at(it->first);
-      it = plan.formats.erase(it);
-    } else {
-      ++it;
+/// What earlier plans have coded in the same format, from the work directory; `plan` keeps the
+/// rest.
+AutoCompression::Coded AutoCompression::take_coded(Plan& plan, const std::vector<Plan>& earlier) {
+  Coded taken;
+  for (const Plan& other : earlier) {
+    std::set<int64_t> layers;
+    std::set<std::string> names;
+    for (const auto& [name, format] : other.formats) {
+      const auto wanted = plan.formats.find(name);
+      if (wanted == plan.formats.end() || wanted->second != format) continue;
+      layers.insert(tensor_of(name).layer);
+      names.insert(name);
+      plan.formats.erase(wanted);
+    }
+    for (const int64_t layer : layers) {
+      auto part = in_.work.read(layer_part(other.label, bits_, layer));
+      if (!part)
+        fail(ErrorCode::kIo, "{} of the unfinished archive has disappeared",
+             layer_part(other.label, bits_, layer));
+      for (CodedTensor& tensor : *part) {
+        if (names.contains(tensor.name)) taken[tensor.name] = std::move(tensor);
+      }
     }
   }
-  coded.merge(code({plan})[0]);
-  return coded;
+  return taken;
 }
 
 double AutoCompression::measure(const std::string& label, const Coded& coded) {

@@ -78,7 +78,7 @@ class AutoCompression {
   /// it.
   std::map<std::string, double> weigh(const Plan& plan, const Coded& coded);
   Coded best_of_families();
-  Coded code_new(Plan plan, const std::vector<Coded>& tried);
+  Coded take_coded(Plan& plan, const std::vector<Plan>& earlier);
   double measure(const std::string& label, const Coded& coded);
   double kl_of(const Coded& coded);
   double kl_of_kind(const Coded& coded, const std::string& kind);

@@ -64,6 +64,7 @@ class EngineLoop {
   void end(AnswerState& answer, FinishReason reason, TokenEvent event = {});
   void end_all(RequestState& request, FinishReason reason, const Error* error = nullptr);
   void end_for_memory(RequestState& request);
+  void count_step(std::span<const StepItem> items);
   void fail_step(std::span<const StepItem> items, const Error& error);
   void break_down(ErrorCode code, const char* what) noexcept;
   void emit(const RequestState& request, TokenEvent event);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // EngineLoop: one step, and the accounts of it. All on the engine thread.
+#include <algorithm>
 #include <new>
 
 #include "core/check.h"
@@ -33,7 +34,7 @@ bool EngineLoop::step() {
     fail_step(items, Error(ErrorCode::kOutOfMemory, "the machine has no memory for a step"));
     return true;
   }
-  ++counts_.steps;
+  count_step(items);
   scheduler_.computed(items);
   for (const StepToken& token : tokens) {
     if (token.answer->ended) continue;  // with another answer of its request
@@ -44,6 +45,15 @@ bool EngineLoop::step() {
     }
   }
   return true;
+}
+
+void EngineLoop::count_step(std::span<const StepItem> items) {
+  int64_t n_tokens = 0;
+  for (const StepItem& item : items) n_tokens += item.n_tokens;
+  const auto bound = std::ranges::lower_bound(kStepTokenBounds, n_tokens);
+  ++counts_.steps_by_tokens[static_cast<size_t>(bound - kStepTokenBounds.begin())];
+  counts_.step_tokens += n_tokens;
+  ++counts_.steps;
 }
 
 /// The answers of a step that could not be computed end; the others go on, unless the device is

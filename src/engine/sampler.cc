@@ -130,7 +130,10 @@ Logprobs logprobs_of(std::span<const float> logits, int32_t token, int n) {
   const auto logprob = [&](int32_t id) {
     return static_cast<double>(logits[static_cast<size_t>(id)]) - log_sum;
   };
-  Logprobs out{.chosen = logprob(token), .top = {}};
+  const float own = logits[static_cast<size_t>(token)];
+  Logprobs out{.chosen = logprob(token),
+               .rank = 1 + std::ranges::count_if(logits, [&](float logit) { return logit > own; }),
+               .top = {}};
   std::vector<int32_t> ids;
   for (size_t i = 0; n > 0 && i < logits.size(); ++i) {
     if (!std::isnan(logits[i])) ids.push_back(static_cast<int32_t>(i));

@@ -131,6 +131,8 @@ TEST(Sampler, LogprobsAreOfTheUnchangedDistribution) {
   const std::vector<float> logits = {std::log(1.f), std::log(4.f), std::log(2.f), std::log(1.f)};
   const Logprobs got = logprobs_of(logits, 3, 3);
   EXPECT_NEAR(got.chosen, std::log(1.0 / 8), 1e-6);
+  EXPECT_EQ(got.rank, 3);  // equals share the first place
+  EXPECT_EQ(logprobs_of(logits, 1, 0).rank, 1);
   ASSERT_EQ(got.top.size(), 3u);
   EXPECT_EQ(got.top[0].token, 1);
   EXPECT_EQ(got.top[1].token, 2);

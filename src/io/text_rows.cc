@@ -63,9 +63,12 @@ std::vector<TextRow> read_text_rows(const std::filesystem::path& path) {
     for_each_line(path, [&](std::string_view line, const std::string& where) {
       const json row = parse_json_object(line, where);
       const bool pair = !row.contains("text") && row.contains("prompt");
-      rows.push_back({pair ? text_field(row, "prompt", where) + text_field(row, "response", where)
-                           : text_field(row, "text", where),
-                      image_field(row, where)});
+      TextRow out{text_field(row, pair ? "prompt" : "text", where), image_field(row, where)};
+      if (pair) {
+        out.prompt_bytes = out.text.size();
+        out.text += text_field(row, "response", where);
+      }
+      rows.push_back(std::move(out));
       return true;
     });
   } else {

@@ -13,6 +13,7 @@ namespace deltacome {
 struct TextRow {
   std::string text;
   std::optional<std::string> image = {};  // a data URI, or a path from the file's directory
+  size_t prompt_bytes = 0;                // of text, if the row is a prompt and its response
   bool operator==(const TextRow&) const = default;
 };
 

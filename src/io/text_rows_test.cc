@@ -17,7 +17,8 @@ TEST(TextRows, ReadsJsonLinesAndPiecesOfPlainText) {
   EXPECT_EQ(read_text_rows(directory / "a.jsonl"), (std::vector<TextRow>{{"one"}, {"two\n"}}));
   write_file_atomically(directory / "pairs.jsonl",
                         "{\"prompt\": \"2 + 2 = \", \"response\": \"4\"}\n");
-  EXPECT_EQ(read_text_rows(directory / "pairs.jsonl"), (std::vector<TextRow>{{"2 + 2 = 4"}}));
+  EXPECT_EQ(read_text_rows(directory / "pairs.jsonl"),
+            (std::vector<TextRow>{{"2 + 2 = 4", {}, 8}}));
   write_file_atomically(directory / "pictures.jsonl",
                         "{\"text\": \"a\", \"image\": \"a.png\"}\n{\"text\": \"b\", "
                         "\"image\": null}\n");

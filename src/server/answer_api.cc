@@ -68,7 +68,10 @@ Tenants::Seat admit(ApiContext& context, const Call& call) {
   }
 }
 
+}  // namespace
+
 void answer(ApiContext& context, Call& call, AnswerRequest request) {
+  if (context.options.log_prompts) call.record->body = call.request.body;
   call.request.body = {};  // parsed: its memory goes before the answer comes
   ServedEngine& engine = context.engine;
   const std::string variant = context.names.variant_of(request.model);
@@ -97,23 +100,26 @@ void answer(ApiContext& context, Call& call, AnswerRequest request) {
       request.max_tokens.value_or(std::max<int64_t>(1, engine.max_context() - prompts[0].n_tokens));
   if (context.options.request_timeout.count() > 0)
     r.deadline = call.request.received + context.options.request_timeout;
+  if (request.timeout_s) {
+    const auto asked =
+        call.request.received + std::chrono::duration_cast<Clock::duration>(
+                                    std::chrono::duration<double>(*request.timeout_s));
+    r.deadline = r.deadline ? std::min(*r.deadline, asked) : asked;
+  }
 
   const AnswerHead head{
       .id = (request.chat ? "chatcmpl-" : "cmpl-") + request.id.value_or(call.request.id),
       .model = call.record->model,
       .created = std::time(nullptr),
-      .chat = request.chat};
+      .chat = request.chat && !request.generate};
   const Labels labels = {{"variant", head.model}};
-  const auto on_end = [&context, open, labels, record = call.record,
+  const auto on_end = [&context, open, record = call.record,
                        caller = call.caller](const Usage& usage) {
     record->prompt_tokens = usage.prompt_tokens;
     record->output_tokens = usage.output_tokens;
     context.tenants.charge(*caller, usage.prompt_tokens + usage.output_tokens, Clock::now());
-    Labels kind = labels;
-    kind.emplace_back("kind", "prompt");
-    context.metrics.variant_tokens.add(kind, static_cast<double>(usage.prompt_tokens));
-    kind.back().second = "generation";
-    context.metrics.variant_tokens.add(kind, static_cast<double>(usage.output_tokens));
+    context.metrics.count_tokens(record->model, caller->tenant, usage.prompt_tokens,
+                                 usage.output_tokens);
   };
   const auto run = std::make_shared<AnswerRun>(AnswerRunContext{engine, context.metrics, on_end},
                                                std::move(request), std::move(prompts), head,
@@ -126,6 +132,8 @@ void answer(ApiContext& context, Call& call, AnswerRequest request) {
   }
   context.metrics.variant_requests.add(labels);
 }
+
+namespace {
 
 /// vLLM's /tokenize: of a text, or of a conversation.
 void tokenize(ApiContext& context, Call& call) {

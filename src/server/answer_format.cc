@@ -14,13 +14,8 @@ Json bytes_of(const std::string& text) {
   return out;
 }
 
-/// JSON has no infinity: vLLM's stand-in.
-double finite(double logprob) {
-  return logprob > -9999.0 ? logprob : -9999.0;
-}
-
 Json chat_token(const std::string& text, double logprob) {
-  return {{"token", text}, {"logprob", finite(logprob)}, {"bytes", bytes_of(text)}};
+  return {{"token", text}, {"logprob", finite_logprob(logprob)}, {"bytes", bytes_of(text)}};
 }
 
 Json choice_json(bool chat, const FinishedAnswer& answer) {
@@ -38,10 +33,15 @@ Json choice_json(bool chat, const FinishedAnswer& answer) {
   out["logprobs"] = answer.logprobs ? logprobs_json(chat, *answer.logprobs, 0) : Json();
   out["finish_reason"] = answer.finish_reason;
   out["stop_reason"] = answer.stop_reason;
+  if (!chat && answer.prompt_logprobs) out["prompt_logprobs"] = *answer.prompt_logprobs;
   return out;
 }
 
 }  // namespace
+
+double finite_logprob(double logprob) noexcept {
+  return logprob > -9999.0 ? logprob : -9999.0;
+}
 
 int64_t n_characters(std::string_view text) {
   return std::count_if(text.begin(), text.end(),
@@ -95,8 +95,8 @@ Json logprobs_json(bool chat, const std::vector<ShownToken>& tokens, int64_t tex
     for (const ShownToken& token : tokens) {
       Json shown = chat_token(token.text, token.logprob.value_or(0));
       shown["top_logprobs"] = Json::array();
-      for (const auto& [text, logprob] : token.top)
-        shown["top_logprobs"].push_back(chat_token(text, logprob));
+      for (const TokenGuess& each : token.top)
+        shown["top_logprobs"].push_back(chat_token(each.text, each.logprob));
       content.push_back(std::move(shown));
     }
     return {{"content", std::move(content)}};
@@ -114,13 +114,29 @@ Json logprobs_json(bool chat, const std::vector<ShownToken>& tokens, int64_t tex
       out["top_logprobs"].push_back(nullptr);
       continue;
     }
-    out["token_logprobs"].push_back(finite(*token.logprob));
+    out["token_logprobs"].push_back(finite_logprob(*token.logprob));
     Json top = Json::object();
-    for (const auto& [text, logprob] : token.top)
-      if (!top.contains(text))
-        top[text] = finite(logprob);  // of those that look alike the likeliest
-    if (!top.contains(token.text)) top[token.text] = finite(*token.logprob);  // always named
+    for (const TokenGuess& each : token.top)  // of those that look alike the likeliest
+      if (!top.contains(each.text)) top[each.text] = finite_logprob(each.logprob);
+    if (!top.contains(token.text))
+      top[token.text] = finite_logprob(*token.logprob);  // always named
     out["top_logprobs"].push_back(std::move(top));
+  }
+  return out;
+}
+
+Json prompt_logprobs_json(const std::vector<PromptToken>& tokens) {
+  Json out = Json::array();
+  for (const PromptToken& token : tokens) {
+    Json place;
+    for (const TokenGuess& guess : token) {
+      const std::string id = std::to_string(guess.token);
+      if (place.contains(id)) continue;  // the token itself is among the likeliest
+      place[id] = {{"logprob", finite_logprob(guess.logprob)},
+                   {"rank", guess.rank},
+                   {"decoded_token", guess.text}};
+    }
+    out.push_back(std::move(place));
   }
   return out;
 }
@@ -129,14 +145,17 @@ Json response_json(const AnswerHead& head, const std::vector<FinishedAnswer>& an
                    const Usage& usage, const std::string& fingerprint) {
   Json choices = Json::array();
   for (const FinishedAnswer& answer : answers) choices.push_back(choice_json(head.chat, answer));
-  return {{"id", head.id},
-          {"object", head.chat ? "chat.completion" : "text_completion"},
-          {"created", head.created},
-          {"model", head.model},
-          {"choices", std::move(choices)},
-          {"usage", usage_json(usage)},
-          {"service_tier", nullptr},
-          {"system_fingerprint", fingerprint.empty() ? Json() : Json(fingerprint)}};
+  Json out = {{"id", head.id},
+              {"object", head.chat ? "chat.completion" : "text_completion"},
+              {"created", head.created},
+              {"model", head.model},
+              {"choices", std::move(choices)},
+              {"usage", usage_json(usage)},
+              {"service_tier", nullptr},
+              {"system_fingerprint", fingerprint.empty() ? Json() : Json(fingerprint)}};
+  if (head.chat && answers[0].prompt_logprobs)  // a chat has one prompt
+    out["prompt_logprobs"] = *answers[0].prompt_logprobs;
+  return out;
 }
 
 ChunkWriter::ChunkWriter(const AnswerHead& head, bool null_usage)

@@ -14,12 +14,25 @@
 
 namespace deltacome::server {
 
+/// A token that could be in a place.
+struct TokenGuess {
+  int32_t token = 0;
+  double logprob = 0;
+  int64_t rank = 1;  // 1 for the likeliest
+  std::string text = {};
+};
+
 /// A token with its log probability, and those of the likeliest in its place.
 struct ShownToken {
-  std::string text;
-  std::optional<double> logprob = {};                    // the first token of a text has none
-  std::vector<std::pair<std::string, double>> top = {};  // likeliest first
+  int32_t id = 0;
+  std::string text = {};
+  std::optional<double> logprob = {};  // the first token of a text has none
+  std::vector<TokenGuess> top = {};    // likeliest first
+  bool special = false;
 };
+
+/// Of a place in a prompt: the token itself, then the likeliest; none for the first.
+using PromptToken = std::vector<TokenGuess>;
 
 /// What a response says once.
 struct AnswerHead {
@@ -39,7 +52,8 @@ struct FinishedAnswer {
   std::vector<ToolCall> tool_calls = {};
   std::optional<std::vector<ShownToken>> logprobs = {};
   std::string finish_reason = {};
-  Json stop_reason = {};  // the stop text or the token id that ended it, or null
+  Json stop_reason = {};                     // the stop text or the token id that ended it, or null
+  std::optional<Json> prompt_logprobs = {};  // prompt_logprobs_json(), if they were asked for
 };
 
 Json usage_json(const Usage& usage);
@@ -52,7 +66,12 @@ Json response_json(const AnswerHead& head, const std::vector<FinishedAnswer>& an
 /// Log probabilities in the form of chats, {"content": [...]}, or of completions, where the first
 /// token stands at character `text_offset`.
 Json logprobs_json(bool chat, const std::vector<ShownToken>& tokens, int64_t text_offset);
+/// vLLM's form: for each token of a prompt but the first, {id: {"logprob", "rank",
+/// "decoded_token"}} of itself and the likeliest; null for the first.
+Json prompt_logprobs_json(const std::vector<PromptToken>& tokens);
 int64_t n_characters(std::string_view text);
+/// JSON has no infinity: vLLM's stand-in.
+double finite_logprob(double logprob) noexcept;
 
 /// A piece of a streamed answer.
 struct Chunk {

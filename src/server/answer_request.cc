@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <limits>
 
@@ -12,6 +13,7 @@
 namespace deltacome::server {
 namespace {
 
+constexpr double kMaxTimeoutS = 24 * 3600;
 constexpr int64_t kMaxInt = std::numeric_limits<int64_t>::max();
 
 void read_logit_bias(const Fields& fields, SamplingParams& out) {
@@ -76,11 +78,21 @@ void read_counts(const Fields& fields, AnswerRequest& out) {
   out.engine.n = out.best_of;
 }
 
+void read_prompt_logprobs(const Fields& fields, AnswerRequest& out) {
+  const auto k = fields.integer("prompt_logprobs", 0, 20);
+  if (!k) return;
+  if (out.stream)
+    throw ApiError(400, "`prompt_logprobs` are not available when `stream=True`.",
+                   "prompt_logprobs");
+  out.prompt_logprobs = static_cast<int>(*k);
+  out.engine.prompt_logprobs = out.prompt_logprobs;
+}
+
 void refuse_unsupported(const Fields& fields) {
   if (fields.boolean("use_beam_search").value_or(false))
     throw ApiError(400, "\"use_beam_search\" is not supported", "use_beam_search");
-  for (const char* name : {"prompt_logprobs", "prompt_embeds", "logits_processors",
-                           "kv_transfer_params", "mm_processor_kwargs"}) {
+  for (const char* name :
+       {"prompt_embeds", "logits_processors", "kv_transfer_params", "mm_processor_kwargs"}) {
     if (fields.has(name)) throw ApiError(400, fmt::format("\"{}\" is not supported", name), name);
   }
 }
@@ -93,8 +105,12 @@ void read_common(const Fields& fields, AnswerRequest& out) {
   read_sampling(fields, out.engine);
   read_stream(fields, out);
   read_counts(fields, out);
+  read_prompt_logprobs(fields, out);
   out.engine.constraint = read_constraint(fields);
   out.keep_prompt_tokens = fields.integer("truncate_prompt_tokens", 1, INT32_MAX);
+  out.timeout_s = fields.number("timeout_s");
+  if (out.timeout_s && !(*out.timeout_s > 0 && *out.timeout_s <= kMaxTimeoutS))
+    fields.fail("timeout_s", *fields.find("timeout_s"), "more than 0, at most a day");
   out.add_special_tokens = fields.boolean("add_special_tokens");
   out.id = fields.string("request_id");
   if (out.id && !is_request_id(*out.id))
@@ -153,7 +169,8 @@ AnswerRequest parse_completion(std::string_view body) {
                                out.prompts.size(), out.best_of, kMaxAnswersPerRequest),
                    "prompt");
   if (const auto k = fields.integer("logprobs", 0, 20)) out.engine.logprobs = static_cast<int>(*k);
-  if (out.echo) out.engine.prompt_logprobs = out.engine.logprobs;
+  if (out.echoes_logprobs())
+    out.engine.prompt_logprobs = std::max(*out.engine.logprobs, out.prompt_logprobs.value_or(0));
   if (!out.max_tokens) out.max_tokens = 16;
   return out;
 }

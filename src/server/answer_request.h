@@ -8,6 +8,7 @@
 
 #include "deltacome/request.h"
 #include "server/constraint_fields.h"
+#include "server/generate_format.h"
 
 namespace deltacome::server {
 
@@ -27,6 +28,10 @@ struct AnswerRequest {
   std::optional<std::string> id = {};
   std::optional<int64_t> keep_prompt_tokens = {};  // truncate_prompt_tokens: the last ones
   std::optional<bool> add_special_tokens = {};
+  std::optional<double> timeout_s = {};       // from its arrival; the server's own limit holds too
+  std::optional<int> prompt_logprobs = {};    // shown beside the answers
+  std::optional<GenerateForm> generate = {};  // a request of LoRAX's: the form of its answer
+  bool echoes_logprobs() const { return echo && engine.logprobs && !generate; }
 
   // Completions.
   using Prompt = std::variant<std::string, std::vector<int32_t>>;

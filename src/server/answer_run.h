@@ -11,6 +11,7 @@
 #include "server/http.h"
 #include "server/served_engine.h"
 #include "server/server_metrics.h"
+#include "server/token_texts.h"
 
 namespace deltacome::server {
 
@@ -18,7 +19,9 @@ namespace deltacome::server {
 struct PreparedPrompt {
   std::vector<int32_t> tokens;
   std::string text = {};               // what `echo` puts before the answer; empty without
-  std::vector<ShownToken> shown = {};  // the same with log probabilities, when they are known
+  bool known = false;                  // its log probabilities, if they were asked for
+  std::vector<ShownToken> shown = {};  // `text` with them
+  std::optional<Json> logprobs = {};   // what `prompt_logprobs` shows
   int64_t n_tokens = 0;
   std::optional<Constraint> constraint = {};  // that the form of its tools asks for
 };
@@ -37,20 +40,33 @@ class AnswerRun : public std::enable_shared_from_this<AnswerRun> {
  public:
   AnswerRun(AnswerRunContext context, AnswerRequest request, std::vector<PreparedPrompt> prompts,
             AnswerHead head, std::shared_ptr<ResponseStream> out, Clock::time_point received);
-  ~AnswerRun();
 
   /// From the thread that prepared it. Throws what submit() throws; nothing runs then.
   void start();
 
  private:
-  struct Choice;
+  struct Choice {
+    size_t prompt = 0;
+    int index = 0;  // in the response, if every answer is shown
+    std::string text = {};
+    std::vector<ShownToken> tokens = {};
+    double logprob_sum = 0;
+    int64_t n_tokens = 0;
+    bool begun = false, role_sent = false;
+    int64_t n_characters = 0;  // of a stream's tokens so far
+    Clock::time_point first_token = {}, last_token = {};
+    std::unique_ptr<ToolCallParser> tools = {};
+    TokenEvent last = {};  // the event that ended it
+  };
 
   void set_ids(std::vector<uint64_t> ids);
   void on_event(size_t prompt, const TokenEvent& event);
   void show_prompt(PreparedPrompt& prompt, const std::vector<Logprobs>& logprobs) const;
   void measure(Choice& choice, const TokenEvent& event);
-  ShownToken shown(int32_t token, double logprob, const std::vector<TokenLogprob>& top) const;
-  std::string token_text(int32_t token) const;
+  void stream_generate(Choice& choice, const TokenEvent& event);
+  ShownToken shown_token(const TokenEvent& event) const;
+  GenerateCounts generate_counts(const Choice& choice) const;
+  void begin_stream();
   void stream_event(Choice& choice, const TokenEvent& event);
   void finish();
   void send_response();
@@ -65,6 +81,7 @@ class AnswerRun : public std::enable_shared_from_this<AnswerRun> {
   AnswerRequest request_;
   std::vector<PreparedPrompt> prompts_;
   const AnswerHead head_;
+  const TokenTexts texts_;
   const ChunkWriter writer_;
   const std::shared_ptr<ResponseStream> out_;
   const Clock::time_point received_;

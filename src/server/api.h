@@ -7,6 +7,7 @@
 
 #include "deltacome/server.h"
 #include "server/allowed_paths.h"
+#include "server/answer_request.h"
 #include "server/router.h"
 #include "server/server_metrics.h"
 #include "server/tenants.h"
@@ -42,10 +43,13 @@ class OpenCount {
 };
 
 // Each gives the routes of one part of the API.
-std::vector<Route> answer_routes(ApiContext& context);   // completions, chats, tokenize
-std::vector<Route> variant_routes(ApiContext& context);  // load, unload, /v1/deltas
-std::vector<Route> info_routes(ApiContext& context);     // models, health, metrics, page, ...
+std::vector<Route> answer_routes(ApiContext& context);    // completions, chats, tokenize
+std::vector<Route> generate_routes(ApiContext& context);  // LoRAX's own paths
+std::vector<Route> variant_routes(ApiContext& context);   // load, unload, /v1/deltas
+std::vector<Route> info_routes(ApiContext& context);      // models, health, metrics, page, ...
 
+/// Admits and starts a request for answers. Throws what refuses it.
+void answer(ApiContext& context, Call& call, AnswerRequest request);
 /// Parses the body; an empty one is an empty object.
 Json body_of(const Call& call);
 void send_json(const Call& call, const Json& body, int status = 200);

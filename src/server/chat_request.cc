@@ -59,6 +59,7 @@ Json tool_calls_for_template(const Json& calls, const std::string& where) {
   Json out = calls;
   for (size_t i = 0; i < out.size(); ++i) {
     const Fields call(calls[i], fmt::format("{}[{}]", where, i));
+    (void)call.string("id");
     const Json* function = call.object("function");
     if (function == nullptr)
       throw ApiError(400,
@@ -95,6 +96,7 @@ Json read_messages(const Fields& fields, std::vector<std::string>& images) {
     const Fields message((*messages)[i], fmt::format("messages[{}]", i));
     Json copy = (*messages)[i];
     message.need_string("role");
+    for (const char* name : {"name", "tool_call_id"}) (void)message.string(name);
     const Json* content = message.find("content");
     const Json* calls = message.array("tool_calls");
     if (content == nullptr) {
@@ -187,6 +189,8 @@ AnswerRequest parse_chat(std::string_view body) {
   Json context = Json::object();
   if (const Json* more = fields.object("chat_template_kwargs")) context = *more;
   context["messages"] = read_messages(fields, out.engine.images);
+  if (out.prompt_logprobs && !out.engine.images.empty())
+    throw ApiError(400, "\"prompt_logprobs\" is not supported beside pictures", "prompt_logprobs");
   const Json* tools = fields.array("tools");
   if (tools != nullptr) out.tools = read_tools(*tools);
   read_tool_choice(fields, out);

@@ -6,9 +6,14 @@
 #include "server/embedded.h"
 
 #include <array>
+#include <fstream>
 
 namespace deltacome::server {
 namespace {
+
+constexpr const char* kTokenizerConfig = "tokenizer_config.json";
+constexpr const char* kChatTemplate = "chat_template.jinja";
+constexpr size_t kMaxConfigBytes = 4u << 20;
 
 void list_models(ApiContext& context, Call& call) {
   Json data = Json::array();
@@ -26,6 +31,54 @@ void show_model(ApiContext& context, Call& call) {
   for (const VariantStatus& status : context.engine.variants())
     if (status.name == variant) return send_json(call, context.names.card(status));
   VariantNames::fail_unknown(call.rest);
+}
+
+/// `model=NAME` of a query, or nothing.
+std::string model_of(const std::string& query) {
+  if (query.empty()) return "";
+  std::string name;
+  if (!query.starts_with("model=") || !percent_decode(query.substr(6), name))
+    throw ApiError(400, "the query is not known, expected model=NAME", "model");
+  return name;
+}
+
+std::string read_config(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text(kMaxConfigBytes, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file || file.bad() || !file.is_open())  // there may be more
+    throw ApiError(500, fmt::format("{} cannot be read, or has more than {} bytes",
+                                    path.filename().string(), kMaxConfigBytes));
+  text.resize(static_cast<size_t>(file.gcount()));
+  return text;
+}
+
+/// vLLM's /tokenizer_info: tokenizer_config.json, and the chat template if that is a file of its
+/// own.
+void tokenizer_info(ApiContext& context, Call& call) {
+  const std::string variant = context.names.variant_of(model_of(call.request.query));
+  check_may_use(call, context.names, variant);
+  std::filesystem::path directory;
+  context.names.with_variant(variant, [&] { directory = context.names.directory_of(variant); });
+  std::error_code ignored;
+  // Adapters may leave the tokenizer to their base.
+  if (!std::filesystem::exists(directory / kTokenizerConfig, ignored))
+    directory = context.names.directory_of("");
+  if (!std::filesystem::exists(directory / kTokenizerConfig, ignored))
+    throw ApiError(404, fmt::format("the model has no {}", kTokenizerConfig));
+  // Sorted, since there may be thousands of added tokens; what is deeper than any such file is left
+  // out, as printing recurses.
+  using SortedJson = nlohmann::json;
+  SortedJson info = SortedJson::parse(
+      read_config(directory / kTokenizerConfig),
+      [](int depth, SortedJson::parse_event_t, SortedJson&) { return depth <= 64; }, false);
+  if (!info.is_object())
+    throw ApiError(500, fmt::format("the model's {} is no JSON object", kTokenizerConfig));
+  if (!info.contains("tokenizer_class")) info["tokenizer_class"] = "PreTrainedTokenizerFast";
+  if (!info.contains("chat_template") &&
+      std::filesystem::exists(directory / kChatTemplate, ignored))
+    info["chat_template"] = read_config(directory / kChatTemplate);
+  call.out->send({.body = info.dump(-1, ' ', false, SortedJson::error_handler_t::replace)});
 }
 
 void health(ApiContext& context, Call& call) {
@@ -127,6 +180,7 @@ std::vector<Route> info_routes(ApiContext& context) {
   return {
       route("/v1/models", Access::kInference, true, list_models),
       route("/v1/models/*", Access::kInference, true, show_model),
+      route("/tokenizer_info", Access::kInference, true, tokenizer_info),
       route("/health", Access::kPublic, false, health),
       route("/ping", Access::kPublic, false, health),
       route("/version", Access::kPublic, false, version),

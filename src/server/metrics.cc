@@ -61,15 +61,24 @@ void MetricsText::sample(const Labels& labels, double value, std::string_view su
 
 void MetricsText::histogram(std::string_view name, std::string_view help, const Labels& labels,
                             const Histogram& values) {
+  std::vector<uint64_t> counts;
+  for (const auto& count : values.counts_) counts.push_back(count.load(std::memory_order_relaxed));
+  histogram(name, help, labels, values.bounds_, counts,
+            values.sum_.load(std::memory_order_relaxed));
+}
+
+void MetricsText::histogram(std::string_view name, std::string_view help, const Labels& labels,
+                            std::span<const double> bounds, std::span<const uint64_t> counts,
+                            double sum) {
   family(name, "histogram", help);
   uint64_t total = 0;
-  for (size_t i = 0; i <= values.bounds_.size(); ++i) {
-    total += values.counts_[i].load(std::memory_order_relaxed);
+  for (size_t i = 0; i <= bounds.size(); ++i) {
+    total += counts[i];
     Labels with_bound = labels;
-    with_bound.emplace_back("le", i < values.bounds_.size() ? number(values.bounds_[i]) : "+Inf");
+    with_bound.emplace_back("le", i < bounds.size() ? number(bounds[i]) : "+Inf");
     sample(with_bound, static_cast<double>(total), "_bucket");
   }
-  sample(labels, values.sum_.load(std::memory_order_relaxed), "_sum");
+  sample(labels, sum, "_sum");
   sample(labels, static_cast<double>(total), "_count");
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -36,6 +37,9 @@ class MetricsText {
   void sample(const Labels& labels, double value, std::string_view suffix = "");
   void histogram(std::string_view name, std::string_view help, const Labels& labels,
                  const Histogram& values);
+  /// counts [bounds.size() + 1] of values up to each bound and beyond the last.
+  void histogram(std::string_view name, std::string_view help, const Labels& labels,
+                 std::span<const double> bounds, std::span<const uint64_t> counts, double sum);
   std::string take() { return std::move(out_); }
 
  private:

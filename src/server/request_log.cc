@@ -29,19 +29,21 @@ std::string shown(const std::string& text) {
 std::string request_line(const RequestRecord& r, Clock::time_point now, bool json) {
   const double ms = std::chrono::duration<double, std::milli>(now - r.received).count();
   if (json) {
-    return to_text(Json{{"time", utc_now()},
-                        {"event", "request"},
-                        {"id", r.id},
-                        {"method", r.method},
-                        {"path", shown(r.path)},
-                        {"status", r.status},
-                        {"ms", std::round(ms * 1000) / 1000},
-                        {"remote", r.remote},
-                        {"tenant", r.tenant},
-                        {"model", r.model},
-                        {"prompt_tokens", r.prompt_tokens},
-                        {"output_tokens", r.output_tokens},
-                        {"client_gone", r.gone}});
+    Json line = {{"time", utc_now()},
+                 {"event", "request"},
+                 {"id", r.id},
+                 {"method", r.method},
+                 {"path", shown(r.path)},
+                 {"status", r.status},
+                 {"ms", std::round(ms * 1000) / 1000},
+                 {"remote", r.remote},
+                 {"tenant", r.tenant},
+                 {"model", r.model},
+                 {"prompt_tokens", r.prompt_tokens},
+                 {"output_tokens", r.output_tokens},
+                 {"client_gone", r.gone}};
+    if (!r.body.empty()) line["body"] = r.body;
+    return to_text(line);
   }
   std::string out = fmt::format("{} {} {} {:.1f} ms id={} from={}", r.method, shown(r.path),
                                 r.status, ms, r.id, r.remote);
@@ -50,6 +52,7 @@ std::string request_line(const RequestRecord& r, Clock::time_point now, bool jso
   if (r.prompt_tokens + r.output_tokens > 0)
     out += fmt::format(" tokens={}+{}", r.prompt_tokens, r.output_tokens);
   if (r.gone) out += " client-gone";
+  if (!r.body.empty()) out += " body=" + to_text(Json(r.body));  // on one line
   return out;
 }
 

@@ -111,7 +111,10 @@ TEST(CompletionBody, RefusalsNameTheField) {
       {R"({"prompt": "x", "stop": [1]})", "stop"},
       {R"({"prompt": "x", "logit_bias": {"a": 1}})", "logit_bias"},
       {R"({"prompt": "x", "logprobs": 21})", "logprobs"},
-      {R"({"prompt": "x", "prompt_logprobs": 1})", "prompt_logprobs"},
+      {R"({"prompt": "x", "prompt_logprobs": 21})", "prompt_logprobs"},
+      {R"({"prompt": "x", "timeout_s": 0})", "timeout_s"},
+      {R"({"prompt": "x", "timeout_s": 1e300})", "timeout_s"},
+      {R"({"prompt": "x", "prompt_logprobs": 1, "stream": true})", "prompt_logprobs"},
       {R"({"prompt": "x", "use_beam_search": true})", "use_beam_search"},
       {R"({"prompt": "x", "request_id": "a b"})", "request_id"},
   };
@@ -200,6 +203,8 @@ TEST(ChatBody, RefusalsNameTheField) {
   EXPECT_EQ(messages(R"([{"role": "assistant", "tool_calls": [
               {"function": {"name": "f", "arguments": "{"}}]}])"),
             "messages[0].tool_calls[0].function.arguments");
+  EXPECT_EQ(messages(R"([{"role": "tool", "content": "x", "tool_call_id": 3}])"),
+            "messages[0].tool_call_id");
   EXPECT_EQ(chat_error(R"("top_logprobs": 2)").param, "top_logprobs");
   EXPECT_EQ(chat_error(R"("tool_choice": "auto")").param, "tool_choice");
   EXPECT_EQ(chat_error(R"("tools": [{"function": {}}])").param, "tools[0].function.name");

@@ -11,10 +11,11 @@
 
 namespace deltacome::server {
 
-/// What the log tells of a request beside its path. No text of prompts or answers.
+/// What the log tells of a request beside its path. No text of answers.
 struct RequestRecord {
   std::string method = {}, path = {}, id = {}, remote = {}, tenant = {}, model = {};
   Clock::time_point received = {};
+  std::string body = {};  // of a request for answers, if --log-prompts asks for it
   int status = 0;
   int64_t prompt_tokens = 0, output_tokens = 0;
   bool gone = false;  // the client went before the end

@@ -72,6 +72,13 @@ void print_engine(const Writer& w, const EngineStats& s) {
   w.counter("deltacome:requests_failed_total", real(s.failed), "Answers ended by an error");
 }
 
+void print_steps(MetricsText& out, const Labels& model, const EngineStats& s) {
+  const std::vector<double> bounds(kStepTokenBounds.begin(), kStepTokenBounds.end());
+  const std::vector<uint64_t> counts(s.steps_by_tokens.begin(), s.steps_by_tokens.end());
+  out.histogram("vllm:iteration_tokens_total", "Tokens of prompts and answers in a step", model,
+                bounds, counts, static_cast<double>(s.step_tokens));
+}
+
 void print_cache(MetricsText& out, const EngineStats& s) {
   out.family("vllm:cache_config_info", "gauge", "The KV cache's blocks");
   const std::string n_blocks = std::to_string(s.kv_blocks);
@@ -131,6 +138,16 @@ ServerMetrics::ServerMetrics()
       params_max_tokens(count_bounds(200'000)),
       load_seconds(request_bounds()) {}
 
+void ServerMetrics::count_tokens(const std::string& variant, const std::string& tenant,
+                                 int64_t prompt, int64_t output) {
+  const auto count = [&](CounterFamily& family, const char* label, const std::string& value) {
+    family.add({{label, value}, {"kind", "prompt"}}, static_cast<double>(prompt));
+    family.add({{label, value}, {"kind", "generation"}}, static_cast<double>(output));
+  };
+  count(variant_tokens, "variant", variant);
+  if (!tenant.empty()) count(tenant_tokens, "tenant", tenant);
+}
+
 std::string ServerMetrics::print(const ServedEngine& engine, const std::string& base_name,
                                  const Gauges& gauges) const {
   MetricsText out;
@@ -139,6 +156,7 @@ std::string ServerMetrics::print(const ServedEngine& engine, const std::string& 
   const EngineStats stats = engine.stats();
   print_engine(writer, stats);
   print_cache(out, stats);
+  print_steps(out, model, stats);
   const auto histogram = [&](std::string_view name, const Histogram& values,
                              std::string_view help) { out.histogram(name, help, model, values); };
   histogram("vllm:time_to_first_token_seconds", time_to_first_token, "Arrival to the first token");
@@ -161,6 +179,7 @@ std::string ServerMetrics::print(const ServedEngine& engine, const std::string& 
   http_requests.print(out, "http_requests_total", "HTTP requests");
   variant_requests.print(out, "deltacome:variant_requests_total", "Requests of a variant");
   variant_tokens.print(out, "deltacome:variant_tokens_total", "Tokens of a variant");
+  tenant_tokens.print(out, "deltacome:tenant_tokens_total", "Tokens of a tenant's requests");
   refused.print(out, "deltacome:requests_refused_total", "Requests refused for lack of room");
   print_variants(out, model, engine.variants());
   const auto real = [](int64_t n) { return static_cast<double>(n); };

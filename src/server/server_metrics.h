@@ -21,7 +21,12 @@ class ServerMetrics {
   CounterFamily success;           // finished_reason
   CounterFamily variant_requests;  // variant
   CounterFamily variant_tokens;    // variant, kind
+  CounterFamily tenant_tokens;     // tenant, kind
   CounterFamily refused;           // reason: rate, concurrency, queue, draining
+
+  /// Of a request that has ended; `tenant` is empty without keys.
+  void count_tokens(const std::string& variant, const std::string& tenant, int64_t prompt,
+                    int64_t output);
 
   struct Gauges {
     int64_t connections = 0, slow_readers = 0, open_answers = 0;

@@ -59,7 +59,8 @@ Service::Service(ServedEngine& engine, const ServerOptions& options)
       names_(engine, base_name_of(options), options.base,
              [this](const std::string& name) { return directory_ && directory_->find(name); }),
       context_{.engine = engine, .options = options_, .names = names_, .allowed = allowed_},
-      router_(join(answer_routes(context_), variant_routes(context_), info_routes(context_))) {
+      router_(join(answer_routes(context_), generate_routes(context_), variant_routes(context_),
+                   info_routes(context_))) {
   context_.gauges = [this] {
     return ServerMetrics::Gauges{.connections = http_->n_connections(),
                                  .slow_readers = http_->n_slow_readers(),

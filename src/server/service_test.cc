@@ -127,6 +127,94 @@ TEST_F(ServiceTest, EchoesPromptsWithTheirLogProbabilities) {
   EXPECT_EQ(Json::parse(events[1])["choices"][0]["finish_reason"], "length");
 }
 
+TEST_F(ServiceTest, GivesLogProbabilitiesOfPromptsInVllmsForm) {
+  const Json body = body_of_response(
+      ask(http_post("/v1/completions",
+                    R"({"prompt": ["xyz", "u"], "max_tokens": 1, "prompt_logprobs": 1, "n": 2})")));
+  ASSERT_EQ(body["choices"].size(), 4u);
+  const Json want = Json::parse(
+      R"([null, {"121": {"logprob": -0.125, "rank": 2, "decoded_token": "y"},
+                 "65": {"logprob": -0.0625, "rank": 1, "decoded_token": "A"}},
+                {"122": {"logprob": -0.25, "rank": 2, "decoded_token": "z"},
+                 "65": {"logprob": -0.0625, "rank": 1, "decoded_token": "A"}}])");
+  for (const size_t i : {0u, 1u}) {
+    EXPECT_EQ(body["choices"][i]["prompt_logprobs"], want);
+    EXPECT_EQ(body["choices"][i]["text"], "a");
+  }
+  EXPECT_EQ(body["choices"][2]["prompt_logprobs"], Json::parse("[null]"));
+
+  // More of them than of those that echo shows.
+  const Json both = body_of_response(
+      ask(http_post("/v1/completions", R"({"prompt": "xy", "max_tokens": 1, "prompt_logprobs": 1,
+                                          "echo": true, "logprobs": 0})")));
+  EXPECT_EQ(both["choices"][0]["logprobs"]["top_logprobs"][1], Json({{"y", -0.125}}));
+  EXPECT_EQ(both["choices"][0]["prompt_logprobs"][1].size(), 2u);
+
+  const Json chat = body_of_response(
+      ask(http_post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "x"}],
+                                               "max_tokens": 1, "prompt_logprobs": 0})")));
+  EXPECT_EQ(chat["prompt_logprobs"].size(), chat["usage"]["prompt_tokens"]);
+  EXPECT_EQ(chat["prompt_logprobs"][0], Json());
+  EXPECT_EQ(chat["prompt_logprobs"][1].size(), 1u);
+}
+
+TEST_F(ServiceTest, AnswersInTheFormOfLorax) {
+  engine_.add_variant("math");
+  const std::string fields = R"("max_new_tokens": 2, "details": true, "decoder_input_details": true,
+                               "adapter_id": "math", "adapter_source": "local")";
+  const Json body = body_of_response(
+      ask(http_post("/generate", R"({"inputs": "xy", "parameters": {)" + fields + "}}")));
+  EXPECT_EQ(body["generated_text"], "ab");
+  EXPECT_EQ(engine_.last_request().variant, "math");
+  EXPECT_EQ(engine_.last_request().sampling.temperature,
+            0);  // greedy, unless it is asked to sample
+  const Json& details = body["details"];
+  EXPECT_EQ(details["finish_reason"], "length");
+  EXPECT_EQ(details["prompt_tokens"], 2);
+  EXPECT_EQ(details["generated_tokens"], 2);
+  EXPECT_EQ(details["prefill"], Json::parse(R"([{"id": 120, "text": "x", "logprob": null},
+                                                {"id": 121, "text": "y", "logprob": -0.125}])"));
+  ASSERT_EQ(details["tokens"].size(), 2u);
+  EXPECT_EQ(details["tokens"][1],
+            Json::parse(R"({"id": 98, "text": "b", "logprob": -0.25, "special": false})"));
+
+  const Json plain = body_of_response(ask(http_post(
+      "/", R"({"inputs": "xy", "parameters": {"max_new_tokens": 1, "return_full_text": true}})")));
+  EXPECT_EQ(plain, Json::parse(R"([{"generated_text": "xya"}])"));
+
+  Client client(service_->port());
+  client.write(http_post("/generate_stream",
+                         R"({"inputs": "x", "parameters": {"max_new_tokens": 2, "seed": 5}})"));
+  const std::vector<std::string> events = events_of(client.read_until("0\r\n\r\n"));
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_EQ(Json::parse(events[0])["token"]["text"], "a");
+  EXPECT_EQ(Json::parse(events[0])["generated_text"], Json());
+  const Json last = Json::parse(events[1]);
+  EXPECT_EQ(last["generated_text"], "ab");
+  EXPECT_EQ(last["details"], Json::parse(R"({"finish_reason": "length", "prompt_tokens": 1,
+                                            "generated_tokens": 2, "seed": 5})"));
+}
+
+TEST_F(ServiceTest, RefusesInTheFormOfLorax) {
+  const auto refused = [&](const std::string& parameters, const char* part, int status) {
+    const std::string response =
+        ask(http_post("/generate", R"({"inputs": "x", "parameters": {)" + parameters + "}}"));
+    EXPECT_TRUE(response.starts_with("HTTP/1.1 " + std::to_string(status))) << response;
+    const Json body = body_of_response(response);
+    EXPECT_EQ(body["error_type"], "validation");
+    EXPECT_NE(body["error"].get<std::string>().find(part), std::string::npos) << body;
+  };
+  refused(R"("max_new_tokens": 0)", "parameters.max_new_tokens", 422);
+  refused(R"("typical_p": 0.5)", "typical_p", 422);
+  refused(R"("merged_adapters": {})", "merged_adapters", 422);
+  refused(R"("adapter_id": "none")", "does not exist", 404);
+  engine_.fail_next(Error(ErrorCode::kOverloaded, "full"));
+  const std::string full = ask(http_post("/generate", R"({"inputs": "x"})"));
+  EXPECT_TRUE(full.starts_with("HTTP/1.1 429")) << full;
+  EXPECT_EQ(body_of_response(full)["error_type"], "overloaded");
+  EXPECT_NE(full.find("Retry-After: "), std::string::npos);
+}
+
 TEST_F(ServiceTest, OffsetsOfTokensAreInCharacters) {
   engine_.set_text("a");
   const Json body = body_of_response(

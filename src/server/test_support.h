@@ -220,7 +220,9 @@ class FakeEngine : public ServedEngine {
         }
         if (r.request.prompt_logprobs && r.n_tokens == 1 && choice == 0)
           for (size_t i = 1; i < r.request.prompt.size(); ++i)
-            e.prompt_logprobs.push_back({.chosen = -0.125 * static_cast<double>(i), .top = {}});
+            e.prompt_logprobs.push_back({.chosen = -0.125 * static_cast<double>(i),
+                                         .rank = 2,
+                                         .top = {{.token = 'A', .logprob = -0.0625}}});
         const bool whole =
             r.n_tokens == static_cast<int64_t>(text_.size()) && !r.request.ignore_eos;
         if (r.n_tokens >= r.request.max_tokens) e.finish = FinishReason::kLength;

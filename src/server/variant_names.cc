@@ -94,6 +94,13 @@ bool VariantNames::known(const std::string& variant) const {
                      [&](const VariantStatus& v) { return v.name == variant; });
 }
 
+std::filesystem::path VariantNames::directory_of(const std::string& variant) const {
+  if (variant.empty()) return base_;
+  for (const VariantStatus& status : engine_.variants())
+    if (status.name == variant) return status.path;
+  throw Error(ErrorCode::kNotFound, "unknown");
+}
+
 void VariantNames::fail_unknown(const std::string& model) {
   throw ApiError(404, fmt::format("The model `{}` does not exist.", model), "model");
 }

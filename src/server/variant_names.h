@@ -31,6 +31,9 @@ class VariantNames {
   void with_variant(const std::string& variant, const std::function<void()>& f);
   [[noreturn]] static void fail_unknown(const std::string& model);
 
+  /// Where a variant's files are; the base's for an empty name.
+  std::filesystem::path directory_of(const std::string& variant) const;
+
   /// Model cards. Reads archives' headers the first time.
   Json base_card() const;
   Json card(const VariantStatus& status);

@@ -189,6 +189,49 @@ TEST_F(DeltaTest, TenantMixes) {
   check({variants, {{-1, 3}}}, 193, 65);                                                  // base
 }
 
+TEST_F(DeltaTest, OneTokenOfEachOfManyVariants) {
+  Mix mix;
+  for (int v = 0; v < 40; ++v) {
+    switch (v % 5) {
+      case 0:
+        mix.variants.push_back(
+            low_rank(300, 193, {tier(2, 8, 8), tier(21, 3, 3), tier(140, 2, 2)}));
+        break;
+      case 1:
+        mix.variants.push_back(dense(300, 193, 1 << v % 4));
+        break;
+      case 2:
+        mix.variants.push_back(with_gains(
+            low_rank(300, 193, {{.rank = 150, .v = {2, 0, 0}, .u = {2, 0, 0}}}), true, true));
+        break;
+      case 3:
+        mix.variants.push_back(low_rank(300, 193, {tier(40, 4, 1), tier(33, 1, 4)}));
+        break;
+      default:
+        mix.variants.push_back(std::nullopt);
+    }
+    mix.segments.push_back({v, 1});
+  }
+  check(mix, 193, 300);
+}
+
+TEST_F(DeltaTest, MoreTiersThanShareRowBlocks) {
+  TierFormat by_component = tier(20, 2, 3);
+  by_component.u = {3, 1, 128};
+  for (const int64_t n : {1, 2, 9}) {
+    check({{low_rank(250, 240,
+                     {tier(2, 8, 8), tier(21, 3, 3), by_component, tier(40, 2, 2), tier(9, 2, 4),
+                      tier(50, 1, 2), tier(40, 2, 8)})},
+           {{0, n}}},
+          240, 250);
+  }
+}
+
+TEST_F(DeltaTest, MoreInputsThanABlockOfThreadsHolds) {
+  check({{dense(1760, 40000, 8)}, {{0, 1}}}, 40000, 1760);
+  check({{dense(224, 40000, 8)}, {{0, 8}}}, 40000, 224);
+}
+
 TEST_F(DeltaTest, ALayerOfARealModel) {
   // Shapes and tiers of q_proj of Llama-2-7B at one bit a weight, a part of its outputs.
   TierFormat three = tier(32, 3, 3), eight = tier(2, 8, 8);

@@ -119,7 +119,8 @@ TEST_F(StepRecorderTest, OneGraphServesPositionsAndVariants) {
   check({0, 0, 0}, {3, 20, 7});
   EXPECT_EQ(n_recorded(), 1);
   check({0, 0, 0}, {4, 21, 8});
-  check({1, 0, 0}, {4, 40, 9});  // a norm of its own: recorded again
+  check({1, 0, 0}, {4, 40, 9});    // a norm of its own: recorded again
+  check({-1, 1, -1}, {4, 40, 9});  // one row of each: other kernels
   const int64_t before = n_recorded();
   check({0, 1, 1}, {5, 41, 100});
   check({1, 1, 0}, {5, 41, 16});
@@ -134,6 +135,7 @@ TEST_F(StepRecorderTest, KindsOfDeltasThatAreNewAreRecorded) {
   check({0, -1, -1}, {3, 20, 7});
   check({0, 2, -1}, {3, 20, 7});
   check({3, 2, 0}, {3, 20, 7});
+  check({2, 2, 2}, {3, 20, 7});  // rows that share a variant: other kernels
   const int64_t before = n_recorded();
   EXPECT_GE(before, 3);
   check({2, 0, 3}, {4, 21, 8});

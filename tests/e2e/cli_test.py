@@ -109,7 +109,14 @@ class Archives(CliTest):
             self.assertGreater(kinds[kind]["rank"], 0)
             self.assertLess(kinds[kind]["relative_error"], 1)
         self.assertGreater(self.report["calibration"]["tokens"], 0)
-        self.assertGreater(self.report["held_out"]["kl"], 0)
+
+    def test_compress_measures_held_out_rows_as_eval_does(self):
+        scored = self.json("eval", "--base", BASE, "--delta", self.archive, "--reference", FINETUNED, "--data", self.data,
+                           "--no-generate")
+        held_out = self.report["held_out"]
+        self.assertEqual(held_out["tokens"], scored["tokens"])
+        self.assertAlmostEqual(held_out["kl"], scored["kl"], delta=1e-6)
+        self.assertAlmostEqual(held_out["top1"], scored["top1"], delta=1e-9)
 
     def test_inspect_json_has_the_promised_keys(self):
         info = self.json("inspect", self.archive)

@@ -116,6 +116,49 @@ class ServeTest(CliTest):
             _, metrics = server.ask("GET", "/metrics")
             self.assertIn('deltacome:variant_requests_total{variant="math"} 8', metrics)
             self.assertIn("vllm:time_to_first_token_seconds_count", metrics)
+            steps = re.search(r"deltacome:engine_steps_total.* (\d+)", metrics).group(1)
+            self.assertIn(f'vllm:iteration_tokens_total_count{{model_name="tiny-base",engine="0"}} {steps}',
+                          metrics)
+
+    def test_tokenizer_info_is_the_variants_own(self):
+        with ServedProgram("--delta", f"math={self.archive}") as server:
+            status, base = server.ask("GET", "/tokenizer_info")
+            self.assertEqual(status, 200)
+            self.assertEqual(base, json.loads((BASE / "tokenizer_config.json").read_text()))
+            config = self.archive / "tokenizer_config.json"
+            old = config.read_text()
+            try:
+                config.write_text(json.dumps({"model_max_length": 7}))
+                (self.archive / "chat_template.jinja").write_text("{{ messages }}")
+                status, own = server.ask("GET", "/tokenizer_info?model=math")
+                for broken in ("[" * 100_000, "[]", "{" + " " * (5 << 20) + "}"):
+                    config.write_text(broken)
+                    self.assertEqual(server.ask("GET", "/tokenizer_info?model=math")[0], 500)
+            finally:
+                config.write_text(old)
+                (self.archive / "chat_template.jinja").unlink()
+            self.assertEqual((status, own), (200, {
+                "model_max_length": 7, "tokenizer_class": "PreTrainedTokenizerFast",
+                "chat_template": "{{ messages }}"}))
+            self.assertEqual(server.ask("GET", "/tokenizer_info?model=none")[0], 404)
+            self.assertEqual(server.ask("GET", "/tokenizer_info?x=1")[0], 400)
+
+    def test_log_probabilities_of_a_prompt_agree_with_those_of_echo(self):
+        with ServedProgram("--delta", f"math={self.archive}") as server:
+            ask = {"model": "math", "prompt": PROMPT.format(12, 7), "max_tokens": 1, "temperature": 0}
+            _, echo = server.ask("POST", "/v1/completions", ask | {"echo": True, "logprobs": 2})
+            status, own = server.ask("POST", "/v1/completions", ask | {"prompt_logprobs": 2})
+            self.assertEqual(status, 200, own)
+            want = echo["choices"][0]["logprobs"]
+            got = own["choices"][0]["prompt_logprobs"]
+            self.assertIsNone(got[0])
+            for i, place in enumerate(got[1:], 1):
+                token = next(iter(place.values()))  # the prompt's own
+                self.assertAlmostEqual(token["logprob"], want["token_logprobs"][i], places=5)
+                self.assertEqual(token["decoded_token"], want["tokens"][i])
+                by_rank = sorted(place.values(), key=lambda each: each["rank"])
+                self.assertEqual([each["rank"] for each in by_rank][:2], [1, 2])
+                self.assertEqual(by_rank, sorted(place.values(), key=lambda each: -each["logprob"]))
 
     def test_streams_give_the_same_text(self):
         with ServedProgram("--delta", f"math={self.archive}") as server:
@@ -236,16 +279,30 @@ class ServeTest(CliTest):
             self.assertEqual(body["usage"]["completion_tokens"], 400)
             self.assertEqual(server.process.wait(20), 0)
 
-    def test_log_lines_are_json_and_have_no_prompts(self):
-        with ServedProgram("--log-json") as server:
-            server.ask("POST", "/v1/completions", {"prompt": "SECRETWORD", "max_tokens": 1})
-            server.process.send_signal(signal.SIGTERM)
-            server.process.wait(20)
-            rest = server.log()
-        self.assertNotIn("SECRETWORD", rest)
-        request = next(json.loads(line) for line in rest.splitlines() if '"request"' in line)
-        self.assertEqual((request["path"], request["status"], request["output_tokens"]),
-                         ("/v1/completions", 200, 1))
+    def test_a_request_has_a_deadline_of_its_own(self):
+        body = {"prompt": "x", "max_tokens": 2000, "ignore_eos": True, "timeout_s": 0.05}
+        with ServedProgram() as server:
+            status, said = server.ask("POST", "/v1/completions", body)
+            self.assertEqual((status, said["error"]["type"]), (504, "TimeoutError"))
+            status, said = server.ask("POST", "/v1/completions", body | {"stream": True})
+            self.assertTrue(status == 504 or '"TimeoutError"' in said, said)  # before or after the first piece
+            self.assertEqual(server.ask("POST", "/v1/completions", body | {"max_tokens": 1, "timeout_s": 60})[0], 200)
+
+    def test_log_lines_are_json_and_have_prompts_only_if_asked(self):
+        body = {"prompt": "SECRETWORD\n", "max_tokens": 1}
+        for options in ([], ["--log-prompts"]):
+            with ServedProgram("--log-json", *options) as server:
+                server.ask("POST", "/v1/completions", body)
+                server.process.send_signal(signal.SIGTERM)
+                server.process.wait(20)
+                rest = server.log()
+            request = next(json.loads(line) for line in rest.splitlines() if '"request"' in line)
+            self.assertEqual((request["path"], request["status"], request["output_tokens"]),
+                             ("/v1/completions", 200, 1))
+            if options:
+                self.assertEqual(json.loads(request["body"]), body)
+            else:
+                self.assertNotIn("SECRETWORD", rest)
 
     @unittest.skipIf(shutil.which("openssl") is None, "there is no openssl")
     def test_tls(self):

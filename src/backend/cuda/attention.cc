@@ -124,7 +124,8 @@ void CudaAttentionPlan::attention(CudaStream& stream, const Attention& args) con
     AttentionRows of_rows{.of = args,
                           .row_ids = table(stream, singles_at_),
                           .n = static_cast<int>(n),
-                          .n_splits = n_splits};
+                          .n_splits = n_splits,
+                          .overlaps = context_.overlaps};
     if (n_splits > 1) {
       const int64_t size = n * args.n_heads * n_splits * (args.head_dim + 2);
       if (partials_.empty() || partials_.size() < size)
@@ -150,8 +151,13 @@ void rope(CudaStream& stream, const CudaAttentionPlan& plan, const Tensor& x,
           const Tensor& inv_freq) {
   const int64_t half = inv_freq.size();
   DELTACOME_CHECK(x.rows() == plan.n_rows() && half > 0 && x.cols() % (2 * half) == 0);
-  DELTACOME_CUDA_CHECK(launch_rope(plan.rotations(stream, inv_freq), f32(x), x.rows(),
-                                   x.cols() / (2 * half), half, stream.get()));
+  DELTACOME_CUDA_CHECK(launch_rope({.table = plan.rotations(stream, inv_freq),
+                                    .x = f32(x),
+                                    .n_rows = x.rows(),
+                                    .n_heads = x.cols() / (2 * half),
+                                    .half = half,
+                                    .overlaps = plan.overlaps()},
+                                   stream.get()));
 }
 
 void store_kv(CudaStream& stream, const CudaAttentionPlan& plan, const Tensor& k, const Tensor& v,
@@ -171,7 +177,8 @@ void store_kv(CudaStream& stream, const CudaAttentionPlan& plan, const Tensor& k
                                         .k_cache = cache_of(k_cache),
                                         .v_cache = cache_of(v_cache),
                                         .n_heads = static_cast<int>(n_heads),
-                                        .head_dim = static_cast<int>(width / n_heads)},
+                                        .head_dim = static_cast<int>(width / n_heads),
+                                        .overlaps = plan.overlaps()},
                                        stream.get()));
 }
 

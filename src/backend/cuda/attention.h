@@ -29,6 +29,7 @@ class CudaAttentionPlan final : public AttentionPlan {
   int64_t n_rows() const noexcept { return n_rows_; }
   /// One more than the largest block that is named.
   int64_t n_blocks() const noexcept { return n_blocks_; }
+  bool overlaps() const noexcept { return context_.overlaps; }
   PagedRows rows(CudaStream& stream) const;
   /// cos, then sin of position * inv_freq: [n_rows, 2 * n_freq].
   const float* rotations(CudaStream& stream, const Tensor& inv_freq) const;

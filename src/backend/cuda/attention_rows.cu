@@ -65,6 +65,7 @@ __global__ void __launch_bounds__(32 * kWarps) rows_kernel(AttentionRows args, i
   __shared__ __align__(16) float mixed_s[kWarps][kHeads][kHeadDim];  // written in fours
   __shared__ bool last_s;
   release_dependents();
+  wait_for_inputs();
   const Attention& a = args.of;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int slot = lane % L::kLanes, group = lane / L::kLanes;
@@ -243,16 +244,17 @@ __global__ void __launch_bounds__(32 * kWarps) rows_kernel(AttentionRows args, i
 }
 
 template <class T, int kHeadDim>
-void launch_heads(const AttentionRows& args, cudaStream_t stream) {
+cudaError_t launch_heads(const AttentionRows& args, cudaStream_t stream) {
   const int per_kv = args.of.n_heads / args.of.n_kv_heads;
   const int heads = per_kv == 1 ? 1 : per_kv == 2 ? 2 : 4;
   const int passes = (per_kv + heads - 1) / heads;
   const dim3 grid(static_cast<unsigned>(args.n_splits),
                   static_cast<unsigned>(args.of.n_kv_heads * passes),
                   static_cast<unsigned>(args.n));
-  if (heads == 1) rows_kernel<T, kHeadDim, 1><<<grid, 32 * kWarps, 0, stream>>>(args, passes);
-  if (heads == 2) rows_kernel<T, kHeadDim, 2><<<grid, 32 * kWarps, 0, stream>>>(args, passes);
-  if (heads == 4) rows_kernel<T, kHeadDim, 4><<<grid, 32 * kWarps, 0, stream>>>(args, passes);
+  const auto kernel = heads == 1   ? rows_kernel<T, kHeadDim, 1>
+                      : heads == 2 ? rows_kernel<T, kHeadDim, 2>
+                                   : rows_kernel<T, kHeadDim, 4>;
+  return launch_early(args.overlaps, kernel, grid, 32 * kWarps, stream, args, passes);
 }
 
 }  // namespace
@@ -261,8 +263,7 @@ cudaError_t launch_attention_rows(const AttentionRows& args, cudaStream_t stream
   if (args.n == 0) return cudaSuccess;
   return for_cache(args.of.k.type, args.of.head_dim, [&](auto* element, auto head_dim) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(element)>>;
-    launch_heads<T, decltype(head_dim)::value>(args, stream);
-    return cudaGetLastError();
+    return launch_heads<T, decltype(head_dim)::value>(args, stream);
   });
 }
 

@@ -2,6 +2,7 @@
 #include "backend/cuda/coded_base.h"
 
 #include <limits>
+#include <numeric>
 
 #include "backend/cuda/delta_call.h"
 #include "backend/cuda/delta_decode.h"
@@ -15,30 +16,11 @@ namespace deltacome::cuda {
 namespace {
 
 constexpr int64_t kFewRows = 64;       // more are worth decoding weights for
-constexpr int64_t kFewInputs = 8;      // rows that each warp quantizes itself
 constexpr size_t kMostTables = 16384;  // that are kept
 constexpr int64_t kDecodedRows = 128;  // are decoded at a time, or a multiple of it
 
 int tiles_for(int64_t n_rows) {
   return n_rows <= kMaxTokens ? 1 : n_rows <= 2 * kMaxTokens ? 2 : 4;
-}
-
-DeltaSegment segment_of(const PackedMatrix& m, int target, int64_t n_in) {
-  DeltaSegment s;
-  s.codes = m.codes;
-  s.scales = m.scales;
-  s.row_factor = m.row_factor;
-  s.gain_rows = INT32_MAX;
-  s.in_stride = static_cast<int32_t>(ceil_to(n_in, kGroupCols));
-  s.scale_stride = static_cast<int32_t>(groups_of(n_in));
-  s.target = target;
-  s.rows = static_cast<int32_t>(m.rows);
-  s.tiles = static_cast<int32_t>(tiles_of(m.cols));
-  s.groups = static_cast<int32_t>(groups_of(m.cols));
-  s.bits = m.bits;
-  s.center = m.center;
-  s.factor = m.factor;
-  return s;
 }
 
 }  // namespace
@@ -58,6 +40,7 @@ Tensor make_coded(const CudaContext& context, CudaStream& stream, const HostTens
   m.cols = cols;
   m.bits = rows_scaled ? 8 : 4;
   m.center = code_center(m.bits);
+  m.stride = tiles_of(cols);
   const int64_t code_bytes = ceil_to(tile_bytes(rows, cols, m.bits), 256);
   const int64_t chunks = scale_chunks(rows, m.bits);
   const int64_t scale_bytes = rows_scaled ? rows * 4 : chunks * groups * kScaleRows * 2;
@@ -89,7 +72,7 @@ Tensor make_coded(const CudaContext& context, CudaStream& stream, const HostTens
   from.rows = rows;
   from.cols = cols;
   from.bits = 8;
-  DELTACOME_CUDA_CHECK(launch_pack_tiles(from, false, m.bits, 0, memory->data(), stream.get()));
+  DELTACOME_CUDA_CHECK(launch_pack_tiles(from, false, m, memory->data(), stream.get()));
   if (rows_scaled) {
     m.row_factor = args.row_scales;
   } else {
@@ -120,7 +103,7 @@ const CodedBase::Table& CodedBase::table(CudaStream& stream, int64_t n_rows, int
   if (found != tables_.end()) return found->second;
   if (tables_.size() >= kMostTables) tables_.clear();
 
-  HostList<DeltaSegment> segments;
+  HostList<InputSegment> segments;
   HostList<InputJob> inputs;
   InputJob job;
   job.cols = static_cast<int32_t>(n_in);
@@ -135,32 +118,32 @@ const CodedBase::Table& CodedBase::table(CudaStream& stream, int64_t n_rows, int
   }
   const int64_t at_once = int64_t{kMaxTokens} * tiles_for(n_rows);
   for (size_t t = 0; t < targets.size(); ++t) {
-    DeltaSegment s = segment_of(*coded(targets[t].weight), static_cast<int>(t), n_in);
+    InputSegment s;
+    start_segment(*coded(targets[t].weight), static_cast<int>(t), s);
+    s.parts[0] = part_of(*coded(targets[t].weight));
+    s.parts[0].in_stride = static_cast<int32_t>(ceil_to(n_in, kGroupCols));
+    s.parts[0].scale_stride = static_cast<int32_t>(groups_of(n_in));
     for (int64_t first = 0; first < n_rows; first += at_once) {
-      s.first_token = static_cast<int32_t>(first);
+      s.first_token = s.first_row = static_cast<int32_t>(first);
       s.n_tokens = static_cast<int32_t>(std::min(at_once, n_rows - first));
-      s.in = first * s.in_stride;
-      s.in_scales = first * s.scale_stride;
+      s.same_input = t > 0 && at_once >= n_rows ? 1 : 0;
+      s.parts[0].in = first * s.parts[0].in_stride;
+      s.parts[0].in_scales = first * s.parts[0].scale_stride;
       segments.add(s, blocks_of(s.rows, s.bits) * s.groups);
     }
   }
+  std::vector<int32_t> identity(static_cast<size_t>(n_rows));
+  std::iota(identity.begin(), identity.end(), 0);
   TableBytes bytes;
-  const int64_t head = bytes.reserve<DeltaCall>();
-  HostList<int32_t> identity;
-  for (int64_t r = 0; r < n_rows; ++r) identity.add(static_cast<int32_t>(r), 1);
-  DeltaCall call;
-  call.inputs = bytes.append(inputs);
-  call.shrink = bytes.append(segments);
-  WorkList<int32_t> rows = bytes.append(identity);
   Table made;
+  bytes.append(inputs, static_cast<int32_t>(inputs.items.size()), made.call.inputs);
+  bytes.append(segments, static_cast<int32_t>(segments.items.size()), made.call.shrink);
+  made.rows = bytes.append(std::span<const int32_t>(identity));
   made.memory = std::make_unique<CudaStorage>(
       context_.memory, static_cast<int64_t>(bytes.bytes().size()), Purpose::kWeights);
-  TableBytes::move_to(made.memory->data(), call.inputs);
-  TableBytes::move_to(made.memory->data(), call.shrink);
-  TableBytes::move_to(made.memory->data(), rows);
-  bytes.put(head, call);
-  made.call = reinterpret_cast<const DeltaCall*>(made.memory->data() + head);
-  made.rows = rows.items;
+  TableBytes::move_to(made.memory->data(), made.call.inputs);
+  TableBytes::move_to(made.memory->data(), made.call.shrink);
+  TableBytes::move_to(made.memory->data(), made.rows);
   stream.upload(bytes.bytes(), made.memory->data());
   return tables_.emplace(std::move(key), std::move(made)).first->second;
 }
@@ -173,9 +156,10 @@ void CodedBase::few_rows(CudaStream& stream, const Tensor& x,
                            .n_sms = context_.n_sms,
                            .token_tiles = tiles_for(n),
                            .overlaps = false,
-                           .prepares = n > kFewInputs || n_in % kTileCols != 0,
-                           .deterministic = context_.deterministic,
-                           .stages = n > kFewInputs ? 2 : 3};
+                           .form = context_.deterministic || n > kMaxTokens ? DeltaForm::kPrepared
+                                   : n == 1                                 ? DeltaForm::kOneToken
+                                                                            : DeltaForm::kFewTokens,
+                           .deterministic = context_.deterministic};
   DeltaBuffers buffers;
   const Tensor inputs = context_.allocate(DType::kU8, {n, ceil_to(n_in, kGroupCols)});
   const Tensor scales = context_.allocate(DType::kF32, {n, 2 * groups_of(n_in)});
@@ -194,7 +178,8 @@ void CodedBase::few_rows(CudaStream& stream, const Tensor& x,
                                            static_cast<size_t>(4 * targets[t].weight.rows()),
                                            static_cast<size_t>(n), stream.get()));
   }
-  if (how.prepares) DELTACOME_CUDA_CHECK(launch_inputs(table.call, buffers, false, how));
+  if (how.form == DeltaForm::kPrepared)
+    DELTACOME_CUDA_CHECK(launch_inputs(table.call, buffers, false, how));
   DELTACOME_CUDA_CHECK(launch_shrink(table.call, buffers, how));
 }
 

@@ -43,7 +43,7 @@ class CodedBase {
  private:
   struct Table {
     std::unique_ptr<CudaStorage> memory;
-    const DeltaCall* call = nullptr;
+    DeltaCall call;
     const int32_t* rows = nullptr;
   };
   void few_rows(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets);

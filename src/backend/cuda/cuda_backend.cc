@@ -130,7 +130,8 @@ class CudaBackend final : public Backend {
                                           .n_rows = x.rows(),
                                           .per_row = x.cols() / d,
                                           .d = d,
-                                          .eps = eps},
+                                          .eps = eps,
+                                          .overlaps = context_.overlaps},
                                          on(stream).get()));
   }
   void linear(Stream& stream, const VariantPlan& plan, const Tensor& x,
@@ -138,9 +139,16 @@ class CudaBackend final : public Backend {
     if (x.rows() == 0 || targets.empty()) return;
     const CudaVariantPlan& variants = cuda_plan(plan);
     DELTACOME_CHECK(variants.n_rows() == x.rows());
-    linear_.run(on(stream), x, targets);
-    if (!variants.base_only()) add_deltas(context_, on(stream), variants, x, targets);
-    add_biases(on(stream), variants, targets);
+    CudaStream& queue = on(stream);
+    if (variants.base_only()) {
+      linear_.run(queue, x, targets);
+    } else {
+      DeltaSum deltas(context_, queue, variants, x, targets);
+      const bool has_inputs = deltas.start();
+      linear_.run(queue, x, targets, has_inputs);
+      deltas.finish();
+    }
+    add_biases(queue, variants, targets);
   }
   std::unique_ptr<AttentionPlan> plan_attention(std::span<const SequenceChunk> chunks) override {
     return std::make_unique<CudaAttentionPlan>(context_, chunks);
@@ -162,12 +170,12 @@ class CudaBackend final : public Backend {
   }
   void silu_mul(Stream& stream, const Tensor& gate, const Tensor& up, const Tensor& out) override {
     DELTACOME_CHECK(gate.size() == up.size() && gate.size() == out.size());
-    DELTACOME_CUDA_CHECK(
-        launch_silu_mul(f32(gate), f32(up), f32(out), out.size(), on(stream).get()));
+    DELTACOME_CUDA_CHECK(launch_silu_mul(f32(gate), f32(up), f32(out), out.size(),
+                                         context_.overlaps, on(stream).get()));
   }
   void add(Stream& stream, const Tensor& x, const Tensor& y) override {
     DELTACOME_CHECK(x.size() == y.size());
-    DELTACOME_CUDA_CHECK(launch_add(f32(x), f32(y), y.size(), on(stream).get()));
+    DELTACOME_CUDA_CHECK(launch_add(f32(x), f32(y), y.size(), context_.overlaps, on(stream).get()));
   }
   void gather_rows(Stream& stream, const Tensor& x, std::span<const int32_t> rows,
                    const Tensor& y) override {

@@ -10,72 +10,124 @@
 namespace deltacome::cuda {
 namespace {
 
-void add_to(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
-            const Tensor& x, std::span<const LinearTarget> targets) {
-  using Plan = CudaVariantPlan;
-  std::vector<int> slots;
-  for (const LinearTarget& target : targets) slots.push_back(target.slot);
-  const Plan::Call call = plan.call(slots, x.cols(), stream);
-  if (call.kinds == 0 && call.prompts.empty()) return;
-  DeltaBuffers buffers = plan.buffers(call, stream);
-  buffers.x = f32(x);
-  buffers.x_stride = x.cols();
-  for (size_t i = 0; i < targets.size(); ++i) {
-    DELTACOME_CHECK(targets[i].y.rows() == x.rows());
-    buffers.y[i] = f32(targets[i].y);
-    buffers.y_stride[i] = targets[i].y.cols();
-  }
-  launch_call(call, buffers, launch_of(context, stream, plan, x.cols()));
-  for (const PromptGroup& group : call.prompts)
-    multiply_prompt(context, stream, group, plan.order(), buffers, x.cols());
+using Plan = CudaVariantPlan;
+
+/// Whether V is all that is multiplied with x as codes of tiles.
+bool needs_only_x(unsigned kinds) {
+  return (kinds & Plan::kShrink) != 0 && (kinds & Plan::kDense) == 0;
+}
+
+template <class Launcher, class... More>
+void launch_if(unsigned needed, const Plan::Call& call, const DeltaBuffers& buffers,
+               const DeltaLaunch& how, Launcher launcher, More... more) {
+  if ((call.kinds & needed) != 0) DELTACOME_CUDA_CHECK(launcher(call.table, buffers, more..., how));
+}
+
+void launch_shrinks(const Plan::Call& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
+  if (how.form == DeltaForm::kPrepared)
+    launch_if(Plan::kInputs, call, buffers, how, launch_inputs, false);
+  launch_if(Plan::kShrink, call, buffers, how, launch_shrink);
 }
 
 }  // namespace
 
-DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
-                      int64_t n_in) {
-  // Up to so many rows launches cost more than quantizing the same numbers in many warps. Tuned on
-  // an H100, Llama-2-7B's shapes.
-  constexpr int64_t kFewRows = 8;
-  const bool few = plan.n_rows() <= kFewRows && plan.token_tiles() == 1;
-  return {.stream = stream.get(),
-          .n_sms = context.n_sms,
-          .token_tiles = plan.token_tiles(),
-          // On an H200 1 to 9 % less time up to 64 variants; more tokens of one: not measured.
-          .overlaps = context.overlaps && plan.token_tiles() <= 2,
-          .prepares = !few || n_in % kTileCols != 0,
-          .deterministic = context.deterministic,
-          .stages = few ? 3 : 2};
+DeltaSum::DeltaSum(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
+                   const Tensor& x, std::span<const LinearTarget> targets)
+    : context_(context), stream_(stream), plan_(plan), x_(x), targets_(targets) {
+  DELTACOME_CHECK(plan.n_rows() == x.rows());
 }
 
-void launch_call(const CudaVariantPlan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
-  using Plan = CudaVariantPlan;
+DeltaSum::Part DeltaSum::part_of(std::span<const LinearTarget> targets) const {
+  std::vector<int> slots;
+  for (const LinearTarget& target : targets) slots.push_back(target.slot);
+  Part part{plan_.call(slots, x_.cols(), stream_), {}};
+  if (part.call.kinds == 0 && part.call.prompts.empty()) return part;
+  part.buffers = plan_.buffers(part.call, stream_);
+  part.buffers.x = f32(x_);
+  part.buffers.x_stride = x_.cols();
+  for (size_t i = 0; i < targets.size(); ++i) {
+    DELTACOME_CHECK(targets[i].y.rows() == x_.rows());
+    part.buffers.y[i] = f32(targets[i].y);
+    part.buffers.y_stride[i] = targets[i].y.cols();
+  }
+  return part;
+}
+
+bool DeltaSum::start() {
+  // z of a call is zeroed by the call before, so that only one can be on its way.
+  if (targets_.size() > kMaxTargets) return false;
+  started_ = part_of(targets_);
+  const DeltaLaunch how = launch_of(context_, stream_, plan_);
+  launch_of_x(started_->call, started_->buffers, how);
+  return how.form != DeltaForm::kPrepared && needs_only_x(started_->call.kinds);
+}
+
+void DeltaSum::finish() {
+  const DeltaLaunch how = launch_of(context_, stream_, plan_);
+  for (size_t first = 0; first < targets_.size(); first += kMaxTargets) {
+    Part part;
+    if (started_) {
+      part = *started_;
+    } else {
+      part =
+          part_of(targets_.subspan(first, std::min<size_t>(targets_.size() - first, kMaxTargets)));
+      launch_of_x(part.call, part.buffers, how);
+    }
+    launch_of_y(part.call, part.buffers, how);
+    for (const PromptGroup& group : part.call.prompts)
+      multiply_prompt(context_, stream_, group, plan_.order(), part.buffers, x_.cols());
+  }
+  started_.reset();
+}
+
+DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan) {
+  // Up to so many rows launches cost more than staging the inputs of several tokens.
+  constexpr int64_t kFewRows = 8;
+  const int token_tiles = (plan.segment_tokens() + kMaxTokens - 1) / kMaxTokens;
+  DeltaForm form = DeltaForm::kPrepared;
+  if (!context.deterministic) {
+    if (plan.segment_tokens() == 1) {
+      form = DeltaForm::kOneToken;
+    } else if (plan.n_rows() <= kFewRows) {
+      form = DeltaForm::kFewTokens;
+    }
+  }
+  return {.stream = stream.get(),
+          .n_sms = context.n_sms,
+          .token_tiles = token_tiles,
+          // On an H200 1 to 9 % less time up to 64 variants; more tokens of one: not measured.
+          .overlaps = context.overlaps && token_tiles <= 2,
+          .form = form,
+          .deterministic = context.deterministic,
+          .stages = plan.n_rows() <= kFewRows ? 4 : 3,
+          .blocks_per_sm = form != DeltaForm::kPrepared && plan.n_rows() <= kFewRows ? 1 : 0};
+}
+
+void launch_of_x(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
+  if (!needs_only_x(call.kinds)) return;
   buffers.whole_blocks = how.deterministic;
-  const auto launch = [&](unsigned kind, auto launcher, auto... more) {
-    if (call.kinds & kind) DELTACOME_CUDA_CHECK(launcher(call.table, buffers, more..., how));
-  };
-  launch(Plan::kVectorInputs, launch_inputs, true);
-  launch(Plan::kVectors, launch_vectors);
-  launch(Plan::kPlain, launch_plain, false);
-  if (how.prepares) launch(Plan::kInputs, launch_inputs, false);
-  launch(Plan::kShrink, launch_shrink);
-  if (how.prepares) launch(Plan::kExpand, launch_components);
+  launch_shrinks(call, buffers, how);
+}
+
+void launch_of_y(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
+  buffers.whole_blocks = how.deterministic;
+  launch_if(Plan::kVectorInputs, call, buffers, how, launch_inputs, true);
+  launch_if(Plan::kVectors, call, buffers, how, launch_vectors);
+  launch_if(Plan::kPlain, call, buffers, how, launch_plain, false);
+  if (!needs_only_x(call.kinds)) launch_shrinks(call, buffers, how);
+  if (how.form == DeltaForm::kPrepared)
+    launch_if(Plan::kExpand, call, buffers, how, launch_components);
   // One after another if the order of additions to y matters.
   for (int tier = 0; tier < (how.deterministic ? kTierLaunches : 1); ++tier) {
     buffers.tier = how.deterministic ? tier : -1;
-    launch(Plan::kExpand, launch_expand);
-    launch(Plan::kPlainExpand, launch_plain, true);
+    launch_if(Plan::kExpand, call, buffers, how, launch_expand);
+    launch_if(Plan::kPlainExpand, call, buffers, how, launch_plain, true);
   }
 }
 
 void add_deltas(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
                 const Tensor& x, std::span<const LinearTarget> targets) {
-  DELTACOME_CHECK(plan.n_rows() == x.rows());
-  while (!targets.empty()) {
-    const size_t n = std::min<size_t>(targets.size(), kMaxTargets);
-    add_to(context, stream, plan, x, targets.first(n));
-    targets = targets.subspan(n);
-  }
+  DeltaSum(context, stream, plan, x, targets).finish();
 }
 
 void embed_deltas(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
@@ -83,8 +135,8 @@ void embed_deltas(const CudaContext& context, CudaStream& stream, const CudaVari
   DELTACOME_CHECK(plan.n_rows() == y.rows());
   const WorkList<EmbeddingSegment>* list = plan.embedding(slot, stream);
   if (list == nullptr) return;
-  DELTACOME_CUDA_CHECK(launch_embedding(list, ids, plan.rows(), y.cols(), f32(y),
-                                        launch_of(context, stream, plan, y.cols())));
+  DELTACOME_CUDA_CHECK(launch_embedding(*list, ids, plan.rows(), y.cols(), f32(y),
+                                        launch_of(context, stream, plan)));
 }
 
 }  // namespace deltacome::cuda

@@ -35,8 +35,9 @@ struct Form {
 static_assert(kTierLaunches == kMaxTiers && kGroupCols == kActivationGroup &&
               kVectorCodes == kEntryGroup);
 
-void sort_by(HostList<DeltaSegment>& list, int32_t DeltaSegment::*key) {
-  std::ranges::stable_sort(list.items, {}, key);
+template <class Segment>
+void sort_by(HostList<Segment>& list, int32_t DeltaSegment::*key) {
+  std::ranges::stable_sort(list.items, {}, [&](const DeltaSegment& s) { return s.*key; });
   for (size_t i = 0; i < list.items.size(); ++i) {
     const DeltaSegment& s = list.items[i];
     list.starts[i + 1] = list.starts[i] + to_int(blocks_of(s.rows, s.bits) * s.groups);
@@ -45,8 +46,8 @@ void sort_by(HostList<DeltaSegment>& list, int32_t DeltaSegment::*key) {
 
 class Builder {
  public:
-  Builder(std::span<const int32_t> order, int token_tiles, int64_t n_in)
-      : order_(order), tokens_(kMaxTokens * token_tiles), n_in_(n_in) {}
+  Builder(std::span<const int32_t> order, int segment_tokens, int64_t n_in)
+      : order_(order), tokens_(segment_tokens), n_in_(n_in) {}
 
   void add(const Group& group, int target, const CudaTensor& t) {
     DELTACOME_CHECK(t.format.n_in() == n_in_);
@@ -116,57 +117,47 @@ class Builder {
     return form;
   }
 
-  static DeltaSegment segment_of(const PackedMatrix& m, int target) {
-    DeltaSegment s;
-    s.codes = m.codes;
-    s.scales = m.scales;
-    s.row_factor = m.row_factor;
-    s.gains = m.gains;
-    s.book = m.book;
-    s.target = target;
-    s.rows = to_int(m.rows);
-    s.tiles = to_int(tiles_of(m.cols));
-    s.groups = to_int(groups_of(m.cols));
-    s.digits = m.digits;
-    if (m.digits > 0) s.tiles = m.digits;
-    s.bits = m.bits;
-    s.gain_rows = to_int(m.gain_rows);
-    s.center = m.center;
-    s.factor = m.factor;
-    return s;
-  }
-
   /// For each launch's worth of tokens of the group: segment `s`, whose pointers are of the first.
-  void add_by_tokens(const Group& group, DeltaSegment s, HostList<DeltaSegment>& list) const {
+  template <class Segment>
+  void add_by_tokens(const Group& group, const Segment& s, HostList<Segment>& list) const {
     const int64_t units = blocks_of(s.rows, s.bits) * s.groups;
     for (int64_t t = 0; t < group.n_rows; t += tokens_) {
-      DeltaSegment part = s;
+      Segment part = s;
       part.first_token = to_int(group.first + t);
+      part.first_row = order_[static_cast<size_t>(part.first_token)];
       part.n_tokens = to_int(std::min(tokens_, group.n_rows - t));
-      part.in += t * s.in_stride;
-      part.in_scales += t * s.scale_stride;
       part.z += t * s.z_stride;
+      for (SegmentPart& p : part.parts) {
+        p.in += t * p.in_stride;
+        p.in_scales += t * p.scale_stride;
+      }
       list.add(part, units);
     }
   }
 
   /// Of prepared inputs. target -1: to z from `out` on.
   void add_packed(const Group& group, int target, const PackedMatrix& m, const Form& form,
-                  HostList<DeltaSegment>& list, int dim = 0, int64_t out = 0,
+                  HostList<InputSegment>& list, int dim = 0, int64_t out = 0,
                   int64_t out_stride = 0) const {
-    DeltaSegment s = segment_of(m, target);
-    s.gains = form.of->col_gain;  // for those that read x itself
-    s.gain_rows = INT32_MAX;
-    s.in = form.in;
-    s.in_stride = to_int(form.stride);
-    s.in_scales = form.scales;
-    s.scale_stride = to_int(form.groups);
+    InputSegment s;
+    start_segment(m, target, s);
     s.z = out;
     s.z_stride = to_int(out_stride);
     s.dim = dim;
+    SegmentPart& part = s.parts[0];
+    part = part_of(m);
+    part.gains = form.of->col_gain;  // for those that read x itself
+    part.in = form.in;
+    part.in_stride = to_int(form.stride);
+    part.in_scales = form.scales;
+    part.scale_stride = to_int(form.groups);
     if (dim != 0) {
-      s.groups = to_int(form.groups);
-      s.tiles = kGroupTiles * s.groups;
+      s.groups = part.groups = to_int(form.groups);
+      s.stride = part.tiles = kGroupTiles * s.groups;
+    }
+    if (!list.items.empty() && group.n_rows <= tokens_) {
+      const InputSegment& last = list.items.back();
+      s.same_input = last.first_token == group.first && last.parts[0].in == part.in ? 1 : 0;
     }
     add_by_tokens(group, s, list);
   }
@@ -174,44 +165,70 @@ class Builder {
   void add_tiers(const Group& group, int target, const CudaTensor& t) {
     int64_t stride = 0;  // z of a token: tiers one after another, each in whole tiles
     for (const auto& tier : t.tiers) stride += ceil_to(tier.rank, kTileCols);
-    int64_t z = out_.n_z;
+    const int64_t z = out_.n_z;
     out_.n_z += group.n_rows * stride;
+    ComponentSegment shared;  // of the tiers whose row blocks lie together
+    shared.n_parts = 0;
+    int64_t at = 0;  // of the tier's components
     for (const auto& tier : t.tiers) {
-      add_packed(group, -1, tier.v, form_of(group, t, 0), out_.shrink, 0, z, stride);
-      add_expand(group, target, tier.u, static_cast<int>(&tier - t.tiers.data()), z, stride);
-      z += ceil_to(tier.rank, kTileCols);
+      add_packed(group, -1, tier.v, form_of(group, t, 0), out_.shrink, 0, z + at, stride);
+      const bool lies_together = tier.u.bits == 2 || tier.u.together > 1;
+      if (tier.u.rows > 0 && tier.rank > 0) {
+        ComponentSegment own;
+        ComponentSegment& s = lies_together ? shared : own;
+        if (!lies_together || shared.n_parts == 0) {
+          start_segment(tier.u, target, s);
+          s.n_parts = 0;
+          s.z = z;
+          s.z_stride = to_int(stride);
+          s.tier = static_cast<int>(&tier - t.tiers.data());
+          s.groups = 0;
+          if (lies_together) {
+            s.bits = 2;
+            s.n_blocks = to_int(blocks_of(tier.u.rows, 2));
+          }
+        }
+        add_part(group, tier.u, z, at, s);
+        if (!lies_together) add_by_tokens(group, own, out_.expand);
+        if (shared.n_parts == kMaxParts) {
+          add_by_tokens(group, shared, out_.expand);
+          shared.n_parts = 0;
+        }
+      }
+      at += ceil_to(tier.rank, kTileCols);
     }
+    if (shared.n_parts > 0) add_by_tokens(group, shared, out_.expand);
   }
 
-  /// y += U z, z prepared or as it is.
-  void add_expand(const Group& group, int target, const PackedMatrix& u, int tier, int64_t z,
-                  int64_t z_stride) {
+  /// U of one tier, whose components begin at z + first, and its prepared inputs.
+  void add_part(const Group& group, const PackedMatrix& u, int64_t z, int64_t first,
+                ComponentSegment& s) {
     const int64_t tiles = tiles_of(u.cols), groups = groups_of(u.cols), n = group.n_rows;
     const int64_t blocks = u.gains == nullptr ? 1 : (u.rows + u.gain_rows - 1) / u.gain_rows;
-    DeltaSegment s = segment_of(u, target);
-    s.tier = tier;
-    s.z = z;
-    s.z_stride = to_int(z_stride);
-    s.in = out_.n_inputs;
-    s.in_stride = to_int(tiles * kTileCols);
-    s.in_block = n * s.in_stride;
-    s.in_scales = out_.n_scales;
-    s.scale_stride = to_int(groups);
-    s.scales_block = n * groups;
+    SegmentPart& part = s.parts[s.n_parts++];
+    part = part_of(u);
+    s.groups += part.groups;
+    part.z = to_int(first);
+    part.cols = to_int(tiles * kTileCols);
+    part.in = out_.n_inputs;
+    part.in_stride = to_int(tiles * kTileCols);
+    part.in_block = n * part.in_stride;
+    part.in_scales = out_.n_scales;
+    part.scale_stride = to_int(groups);
+    part.scales_block = n * groups;
     ComponentJob job;
     job.gains = u.gains;
-    job.z = z;
+    job.z = z + first;
     job.z_stride = s.z_stride;
-    job.out = s.in;
-    job.scales = s.in_scales;
+    job.out = part.in;
+    job.scales = part.in_scales;
     job.n_tokens = to_int(n);
     job.gain_blocks = to_int(blocks);
     job.tiles = to_int(tiles);
     job.groups = to_int(groups);
     out_.components.add(job, blocks * n * groups);
-    out_.n_inputs += blocks * s.in_block;
-    out_.n_scales += blocks * s.scales_block;
-    add_by_tokens(group, s, out_.expand);
+    out_.n_inputs += blocks * part.in_block;
+    out_.n_scales += blocks * part.scales_block;
   }
 
   void add_plain_tiers(const Group& group, int target, const CudaTensor& t) {
@@ -264,12 +281,40 @@ class Builder {
 
 }  // namespace
 
+void start_segment(const PackedMatrix& m, int target, DeltaSegment& s) {
+  s.codes = m.codes;
+  s.row_factor = m.row_factor;
+  s.book = m.book;
+  s.target = target;
+  s.rows = to_int(m.rows);
+  s.stride = to_int(m.stride);
+  s.groups = to_int(groups_of(m.cols));
+  s.bits = m.bits;
+  s.n_blocks = to_int(blocks_of(m.rows, m.bits));
+}
+
+SegmentPart part_of(const PackedMatrix& m) {
+  SegmentPart part;
+  part.scales = m.scales;
+  part.cols = to_int(m.cols);
+  part.tiles = to_int(tiles_of(m.cols) * m.together);
+  part.groups = to_int(groups_of(m.cols));
+  part.bits = m.bits;
+  part.gains = m.gains;
+  if (m.gains != nullptr) part.gain_rows = to_int(m.gain_rows);
+  part.center = m.center;
+  part.factor = m.factor;
+  return part;
+}
+
 unsigned CallContents::kinds() const {
   using Plan = CudaVariantPlan;
   unsigned kinds = 0;
   if (!inputs.items.empty()) kinds |= Plan::kInputs;
   if (!vector_inputs.items.empty()) kinds |= Plan::kVectorInputs;
   if (!shrink.items.empty()) kinds |= Plan::kShrink;
+  if (std::ranges::any_of(shrink.items, [](const DeltaSegment& s) { return s.target >= 0; }))
+    kinds |= Plan::kDense;
   if (!vectors.items.empty()) kinds |= Plan::kVectors;
   if (!expand.items.empty()) kinds |= Plan::kExpand;
   if (!plain.items.empty()) kinds |= Plan::kPlain;
@@ -278,8 +323,8 @@ unsigned CallContents::kinds() const {
 }
 
 CallContents contents_of(std::span<const Group> groups, std::span<const int32_t> order,
-                         int token_tiles, std::span<const int> slots, int64_t n_in) {
-  Builder builder(order, token_tiles, n_in);
+                         int segment_tokens, std::span<const int> slots, int64_t n_in) {
+  Builder builder(order, segment_tokens, n_in);
   for (const Group& group : groups) {
     for (size_t i = 0; i < slots.size(); ++i) {
       const CudaTensor* tensor = group.find(slots[i]);

@@ -32,29 +32,24 @@ __device__ float factor_of(const PackedMatrix& m, int64_t row, int64_t group, in
   return factor;
 }
 
-/// One group of one row block, by a warp. Codes of digits come together in the words of the first
-/// tile.
+/// One group of one row block, by a warp.
 template <int kBits>
 __device__ void decode_group(const DecodeJob& job, int64_t block, int64_t group) {
   const PackedMatrix& m = job.matrix;
   const int lane = static_cast<int>(threadIdx.x % 32);
-  const int64_t groups = m.digits > 0 ? 1 : groups_of(m.cols);
-  const int64_t tiles = m.digits > 0 ? m.digits : tiles_of(m.cols);
-  const auto* codes =
-      static_cast<const uint4*>(m.codes) + (block * tiles + kGroupTiles * group) * 32 + lane;
-  const int n_loads =
-      m.digits > 0 ? m.digits
-                   : static_cast<int>(min(int64_t{kGroupTiles}, tiles - kGroupTiles * group));
+  const int64_t groups = groups_of(m.cols), tiles = tiles_of(m.cols);
+  const auto* codes = static_cast<const uint4*>(m.codes) +
+                      tile_position(m, tiles, block, kGroupTiles * group) * 32 + lane;
+  const int n_tiles = static_cast<int>(min(int64_t{kGroupTiles}, tiles - kGroupTiles * group));
   uint32_t words[kGroupTiles][4];
 #pragma unroll
   for (int i = 0; i < kGroupTiles; ++i) {
-    const uint4 w = i < n_loads ? __ldcs(codes + 32 * i) : uint4{0, 0, 0, 0};
+    const uint4 w = i < n_tiles ? __ldcs(codes + 32 * i) : uint4{0, 0, 0, 0};
     words[i][0] = w.x;
     words[i][1] = w.y;
     words[i][2] = w.z;
     words[i][3] = w.w;
   }
-  const int n_tiles = m.digits > 0 ? 1 : n_loads;
 #pragma unroll
   for (int field = 0; field < 8 / kBits; ++field) {
 #pragma unroll
@@ -74,12 +69,7 @@ __device__ void decode_group(const DecodeJob& job, int64_t block, int64_t group)
 #pragma unroll
         for (int p = 0; p < 2; ++p) {
           constexpr uint32_t kMask = ((1u << kBits) - 1) * 0x01010101u;
-          uint32_t bytes = words[i][h + 2 * p] >> (kBits * field) & kMask;
-          if (kBits == 2 && m.digits > 0) {
-#pragma unroll
-            for (int d = 1; d < kGroupTiles; ++d)
-              bytes |= (words[d][h + 2 * p] >> (kBits * field) & kMask) << (2 * d);
-          }
+          const uint32_t bytes = words[i][h + 2 * p] >> (kBits * field) & kMask;
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             // A code is the low bits of a large float: no conversion is needed.
@@ -130,7 +120,7 @@ __global__ void __launch_bounds__(32 * kWarps)
     const int64_t groups = job.cols / 8;
     return decode_stored(job, at / groups, at % groups);
   }
-  const int64_t groups = m.digits > 0 ? 1 : groups_of(m.cols);
+  const int64_t groups = groups_of(m.cols);
   const int64_t block = job.first / block_rows(m.bits) + at / groups, group = at % groups;
   switch (m.bits) {
     case 1:
@@ -149,7 +139,7 @@ int64_t units_of(const DecodeJob& job) {
   if (job.matrix.codes == nullptr) return (job.n + 31) / 32 * (job.cols / 8);
   const int rows = block_rows(job.matrix.bits);
   const int64_t last = (job.first + job.n + rows - 1) / rows;
-  return (last - job.first / rows) * (job.matrix.digits > 0 ? 1 : groups_of(job.matrix.cols));
+  return (last - job.first / rows) * groups_of(job.matrix.cols);
 }
 
 template <int kDim>

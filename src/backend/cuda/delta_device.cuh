@@ -35,6 +35,12 @@ __device__ inline void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+/// The same of 4 bytes, which others will read as well.
+__device__ inline void copy4(uint32_t* shared, const uint32_t* global) {
+  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(global) : "memory");
+}
+
 /// Into the first-level cache, for a later read.
 __device__ inline void prefetch(const void* p) {
   asm volatile("prefetch.global.L1 [%0];" ::"l"(p));
@@ -57,9 +63,22 @@ __device__ inline void multiply_add(int (&c)[4], uint32_t a0, uint32_t a1, uint3
   }
 }
 
+/// A list as kernels walk it.
+template <class Item>
+struct Work {
+  const Item* items;
+  const int32_t* starts;
+  int n, units;
+};
+template <class Item>
+__device__ inline Work<Item> open(const WorkList<Item>& list) {
+  const WorkHead head = *list.head;
+  return {list.items, reinterpret_cast<const int32_t*>(list.head + 1), head.n, head.units};
+}
+
 /// The item of a list that `unit` belongs to. All lanes of a warp together.
 template <class Item>
-__device__ inline int item_of(const WorkList<Item>& list, int unit) {
+__device__ inline int item_of(const Work<Item>& list, int unit) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   int low = 0, high = list.n;  // starts[low] <= unit < starts[high]
   while (high - low > 1) {
@@ -71,75 +90,165 @@ __device__ inline int item_of(const WorkList<Item>& list, int unit) {
   return low;
 }
 
-/// Where in a list of segments a warp is.
-struct Cursor {
-  const DeltaSegment* segment = nullptr;
-  const uint4* codes = nullptr;   // of the next group
-  const uint4* scales = nullptr;  // of the segment, or null
-  int tiles = 0, groups = 0, bits = 0;
-  int block = 0, n_blocks = 0, group = 0;
+/// The same for a unit of `item` or later.
+template <class Item>
+__device__ inline int item_from(const Work<Item>& list, int item, int unit) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  while (true) {
+    const int i = item + 1 + lane;
+    const int n = __popc(__ballot_sync(~0u, i < list.n && list.starts[i] <= unit));
+    item += n;
+    if (n < 32) return item;
+  }
+}
 
-  __device__ void enter(const DeltaSegment* to, int unit) {
+/// What of a call is multiplied: U, or V and dense deltas.
+template <bool kExpand>
+struct ListOf;
+template <>
+struct ListOf<false> {
+  using Segment = InputSegment;
+  __device__ static const WorkList<Segment>& of(const DeltaCall& call) { return call.shrink; }
+};
+template <>
+struct ListOf<true> {
+  using Segment = ComponentSegment;
+  __device__ static const WorkList<Segment>& of(const DeltaCall& call) { return call.expand; }
+};
+
+/// Where in a list of segments a warp is: at a group of a row block.
+template <class Segment>
+struct Cursor {
+  const Segment* segment = nullptr;
+  int item = 0;
+  int block = 0, n_blocks = 0;
+  int group = 0, groups = 0;  // of all parts
+
+  __device__ void enter(const Segment* to, int its_item, int unit) {
     segment = to;
-    tiles = to->tiles;
-    groups = to->groups;
-    bits = to->bits;
-    n_blocks = (to->rows + block_rows(bits) - 1) / block_rows(bits);
+    item = its_item;
+    groups = segment->groups;
+    n_blocks = segment->n_blocks;
     block = unit / groups;
     group = unit % groups;
-    scales = static_cast<const uint4*>(to->scales);
-    codes = static_cast<const uint4*>(to->codes) +
-            (static_cast<int64_t>(block) * tiles + kGroupTiles * group) * 32;
   }
-  __device__ int n_tiles() const { return min(kGroupTiles, tiles - kGroupTiles * group); }
-  /// To the next group; `last` if there is none.
-  __device__ void advance(bool last) {
-    codes += n_tiles() * 32;
-    if (++group < groups) return;
+  /// By n groups, at most to the end of the row block; `last`: there are no more.
+  __device__ void advance(int n, bool last) {
+    group += n;
+    if (group < groups) return;
     group = 0;
-    if (++block == n_blocks && !last) enter(segment + 1, 0);
+    if (++block == n_blocks && !last) enter(segment + 1, item + 1, 0);
   }
 };
 
+/// The same for copies, which follow the tiles as they lie in memory.
+template <class Segment>
+struct CopyCursor {
+  const Segment* segment = nullptr;
+  const uint4* codes = nullptr;         // of the next group
+  const uint32_t* scales = nullptr;     // of the next group, or null: 32 words
+  int part = 0, tiles = 0, groups = 0;  // of this part of the row block that are left
+  int block = 0, n_blocks = 0;
+
+  __device__ void enter(const Cursor<Segment>& at) {
+    segment = at.segment;
+    block = at.block;
+    n_blocks = at.n_blocks;
+    codes = static_cast<const uint4*>(segment->codes) + int64_t{block} * segment->stride * 32;
+    part = 0;
+    int group = at.group;
+    while (group >= segment->parts[part].groups) {
+      codes += segment->parts[part].tiles * 32;
+      group -= segment->parts[part++].groups;
+    }
+    enter_part();
+    codes += kGroupTiles * 32 * group;
+    tiles -= kGroupTiles * group;
+    groups -= group;
+    if (scales != nullptr) scales += 32 * group;
+  }
+  __device__ void enter_part() {
+    const SegmentPart& now = segment->parts[part];
+    tiles = now.tiles;
+    groups = now.groups;
+    if (now.gain_rows < segment->rows && threadIdx.x % 32 * 32 < now.cols) {
+      const int gain_block = block * block_rows(segment->bits) / now.gain_rows;
+      prefetch(now.gains + int64_t{gain_block} * now.cols + threadIdx.x % 32 * 32);
+    }
+    scales = static_cast<const uint32_t*>(now.scales);
+    if (scales == nullptr) return;
+    // 64 rows have their scales together.
+    const int chunk = 2 * block >> (31 - __clz(segment->bits));
+    scales += int64_t{chunk} * groups * 32;
+  }
+  __device__ int n_tiles() const { return min(kGroupTiles, tiles); }
+  __device__ void advance(bool last) {
+    const int n = n_tiles();
+    codes += n * 32;
+    tiles -= n;
+    if (scales != nullptr) scales += 32;
+    if (--groups > 0 || last) return;
+    if (++part == segment->n_parts) {
+      part = 0;
+      if (++block == n_blocks) {
+        ++segment;
+        block = 0;
+        n_blocks = segment->n_blocks;
+      }
+      codes = static_cast<const uint4*>(segment->codes) + int64_t{block} * segment->stride * 32;
+    }
+    enter_part();
+  }
+};
+
+/// 16-byte pieces of a group of tiles in shared memory: codes, and scales of 128 rows.
+constexpr int kScaleSlot = kGroupTiles * 32;
+DELTACOME_HOST_DEVICE constexpr int slot_size(bool has_scales) {
+  return kGroupTiles * 32 + (has_scales ? 16 : 0);
+}
+
 /// A warp's stream of groups: copies run kStages - 1 groups ahead of the products. Every lane reads
-/// what it copied itself, so nothing is synchronized.
-template <int kStages, int kLoads, bool kReadOnce>
+/// the codes that it copied itself; scales are of all lanes.
+template <class Segment, int kStages, bool kScales, bool kReadOnce>
 struct GroupStream {
-  uint4* ring;  // [kStages][kLoads][32] of the warp, at this lane
-  Cursor now, ahead;
+  static constexpr int kSlot = slot_size(kScales);
+  uint4* ring;  // [kStages][kSlot] of the warp
+  Cursor<Segment> now;
+  CopyCursor<Segment> ahead;
   int left = 0;        // groups to multiply
   int left_ahead = 0;  // groups to copy
   int slot = 0, slot_ahead = 0;
   uint64_t policy;
 
-  /// Units [begin, end) of the list.
-  __device__ void start(const WorkList<DeltaSegment>& list, int begin, int end, uint4* shared) {
-    ring = shared + threadIdx.x % 32;
+  /// Units [begin, end) of the list, of which the first is of `item`.
+  __device__ void start(const Work<Segment>& list, int item, int begin, int end, uint4* shared) {
+    ring = shared;
     policy = cache_policy<kReadOnce>();
-    const int item = item_of(list, begin);
-    now.enter(list.items + item, begin - list.starts[item]);
-    ahead = now;
+    // All that is read of the segment, at once.
+    if (threadIdx.x % 32 <= sizeof(Segment) / 128)
+      prefetch(reinterpret_cast<const char*>(list.items + item) + threadIdx.x % 32 * 128);
+    now.enter(list.items + item, item, begin - list.starts[item]);
+    ahead.enter(now);
     left = left_ahead = end - begin;
 #pragma unroll
     for (int i = 0; i < kStages - 1; ++i) copy_next();
   }
   __device__ void copy_next() {
     if (left_ahead > 0) {
-      uint4* to = ring + slot_ahead * (kLoads * 32);
-      const uint4* from = ahead.codes + threadIdx.x % 32;
+      const int lane = static_cast<int>(threadIdx.x % 32);
+      uint4* to = ring + slot_ahead * kSlot;
+      const uint4* from = ahead.codes + lane;
       const int n = ahead.n_tiles();
 #pragma unroll
       for (int i = 0; i < kGroupTiles; ++i) {
-        if (i < n) copy16(to + 32 * i, from + 32 * i, policy);
+        if (i < n) copy16(to + 32 * i + lane, from + 32 * i, policy);
       }
-      if (kLoads > kGroupTiles && ahead.scales != nullptr) {
-        // 8 scales of the rows of this lane; row blocks of 128 rows have two such pieces.
-        const int chunk = ahead.bits == 1 ? 2 * ahead.block : ahead.block * 2 / (ahead.bits);
-        const uint4* scales = ahead.scales +
-                              (static_cast<int64_t>(chunk) * ahead.groups + ahead.group) * 8 +
-                              threadIdx.x % 32 / 4;
-        copy16(to + 32 * kGroupTiles, scales, policy);
-        if (ahead.bits == 1) copy16(to + 32 * (kLoads - 1), scales + ahead.groups * 8, policy);
+      if (kScales && ahead.scales != nullptr) {
+        auto* scales = reinterpret_cast<uint32_t*>(to + kScaleSlot) + lane;
+        copy4(scales, ahead.scales + lane);
+        // Row blocks of 128 rows have two such pieces.
+        if (ahead.segment->bits == 1)
+          copy4(scales + 32, ahead.scales + lane + 32 * ahead.segment->parts[0].groups);
       }
       ahead.advance(--left_ahead == 0);
     }
@@ -148,14 +257,18 @@ struct GroupStream {
   }
   /// The codes and scales of `now`, after the copy of another group has begun.
   __device__ const uint4* take() {
+    if (kScales) __syncwarp();  // scales of the group before have been read
     copy_next();
     wait_copies<kStages - 1>();
-    const uint4* at = ring + slot * (kLoads * 32);
+    if (kScales) __syncwarp();
+    const uint4* at = ring + slot * kSlot;
     slot = slot + 1 == kStages ? 0 : slot + 1;
     return at;
   }
-  __device__ void advance() {
-    now.advance(--left == 0);
+  /// Past n groups of a row block that were taken.
+  __device__ void advance(int n) {
+    left -= n;
+    now.advance(n, left == 0);
   }
 };
 
@@ -175,7 +288,8 @@ __device__ inline int share_of(int units, int64_t part, int64_t n_parts) {
 
 /// The first unit from `unit` on that begins a row block, if those are not shared. All lanes of a
 /// warp together.
-__device__ inline int block_from(const WorkList<DeltaSegment>& list, int unit, bool whole_blocks) {
+template <class Segment>
+__device__ inline int block_from(const Work<Segment>& list, int unit, bool whole_blocks) {
   if (!whole_blocks || unit == list.units) return unit;
   const int item = item_of(list, unit), groups = list.items[item].groups;
   return unit + (groups - (unit - list.starts[item]) % groups) % groups;

@@ -30,10 +30,9 @@ __device__ float tile_element(const EmbeddingSegment& s, int64_t row, int64_t co
 /// Rows of an embedding get their variant's delta. Grid: any, block (kThreads); a block of threads
 /// takes rows in turn.
 __global__ void __launch_bounds__(kThreads)
-    embedding_kernel(const WorkList<EmbeddingSegment>* __restrict__ of,
-                     const int32_t* __restrict__ ids, const int32_t* __restrict__ rows,
-                     int64_t cols, float* __restrict__ y) {
-  const WorkList<EmbeddingSegment> list = *of;
+    embedding_kernel(const WorkList<EmbeddingSegment> of, const int32_t* __restrict__ ids,
+                     const int32_t* __restrict__ rows, int64_t cols, float* __restrict__ y) {
+  const Work<EmbeddingSegment> list = open(of);
   for (int unit = static_cast<int>(blockIdx.x); unit < list.units;
        unit += static_cast<int>(gridDim.x)) {
     const int item = item_of(list, unit);
@@ -55,7 +54,7 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-cudaError_t launch_embedding(const WorkList<EmbeddingSegment>* list, const int32_t* ids,
+cudaError_t launch_embedding(const WorkList<EmbeddingSegment>& list, const int32_t* ids,
                              const int32_t* rows, int64_t cols, float* y, const DeltaLaunch& how) {
   embedding_kernel<<<static_cast<unsigned>(4 * how.n_sms), kThreads, 0, how.stream>>>(
       list, ids, rows, cols, y);

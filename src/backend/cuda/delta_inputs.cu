@@ -39,10 +39,10 @@ __device__ void quantize_group(const float* v, int group, float levels, int8_t* 
 /// block of threads prepares chunks of whole groups and whole rotation blocks.
 template <bool kVectors>
 __global__ void __launch_bounds__(kThreads)
-    inputs_kernel(const DeltaCall* __restrict__ call,
+    inputs_kernel(const __grid_constant__ DeltaCall call,
                   const __grid_constant__ DeltaBuffers buffers) {
   __shared__ float v[kMaxChunk];
-  const WorkList<InputJob> list = kVectors ? call->vector_inputs : call->inputs;
+  const Work<InputJob> list = kVectors ? open(call.vector_inputs) : open(call.inputs);
   release_dependents();
   wait_for_inputs();
   const int parts = min(kChunkGrid, static_cast<int>(gridDim.x));
@@ -72,9 +72,9 @@ __global__ void __launch_bounds__(kThreads)
 
 /// z as U multiplies it. Grid: any, block (kThreads); a warp takes units in turn.
 __global__ void __launch_bounds__(kThreads)
-    components_kernel(const DeltaCall* __restrict__ call,
+    components_kernel(const __grid_constant__ DeltaCall call,
                       const __grid_constant__ DeltaBuffers buffers) {
-  const WorkList<ComponentJob> list = call->components;
+  const Work<ComponentJob> list = open(call.components);
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int n_warps = static_cast<int>(gridDim.x) * (kThreads / 32);
   release_dependents();
@@ -119,12 +119,12 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-cudaError_t launch_components(const DeltaCall* call, const DeltaBuffers& buffers,
+cudaError_t launch_components(const DeltaCall& call, const DeltaBuffers& buffers,
                               const DeltaLaunch& how) {
   return launch_persistent(components_kernel, kThreads, 0, call, buffers, how);
 }
 
-cudaError_t launch_inputs(const DeltaCall* call, const DeltaBuffers& buffers, bool vectors,
+cudaError_t launch_inputs(const DeltaCall& call, const DeltaBuffers& buffers, bool vectors,
                           const DeltaLaunch& how) {
   return launch_persistent(vectors ? inputs_kernel<true> : inputs_kernel<false>, kThreads, 0, call,
                            buffers, how);

@@ -8,7 +8,7 @@ namespace deltacome::cuda {
 namespace {
 
 /// Blocks of a kernel that an SM of the current device runs at once; asks for its shared memory.
-cudaError_t blocks_per_sm(const void* kernel, int threads, size_t shared_bytes, int* blocks) {
+cudaError_t most_blocks(const void* kernel, int threads, size_t shared_bytes, int* blocks) {
   static std::mutex mutex;
   static std::map<std::pair<int, const void*>, int> known;
   int device = 0;
@@ -29,16 +29,17 @@ cudaError_t blocks_per_sm(const void* kernel, int threads, size_t shared_bytes, 
 
 }  // namespace
 
-cudaError_t launch_persistent(void (*kernel)(const DeltaCall*, DeltaBuffers), int threads,
-                              size_t shared_bytes, const DeltaCall* call,
-                              const DeltaBuffers& buffers, const DeltaLaunch& how) {
+cudaError_t launch_persistent(void (*kernel)(DeltaCall, DeltaBuffers), int threads,
+                              size_t shared_bytes, const DeltaCall& call,
+                              const DeltaBuffers& buffers, const DeltaLaunch& how,
+                              int blocks_per_sm) {
   int blocks = 0;
   if (const cudaError_t status =
-          blocks_per_sm(reinterpret_cast<const void*>(kernel), threads, shared_bytes, &blocks);
+          most_blocks(reinterpret_cast<const void*>(kernel), threads, shared_bytes, &blocks);
       status != cudaSuccess) {
     return status;
   }
-  if (how.blocks_per_sm > 0 && how.blocks_per_sm < blocks) blocks = how.blocks_per_sm;
+  if (blocks_per_sm > 0 && blocks_per_sm < blocks) blocks = blocks_per_sm;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;

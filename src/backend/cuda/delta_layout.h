@@ -23,8 +23,9 @@ namespace deltacome::cuda {
 // of a row block follow each other by column, row blocks by row. Four tiles are a group of 128
 // columns, which share a scale of the input and, if the format has them, an fp16 scale a row.
 //
-// Digits: arrays of 3, 4 and 8 bits with at most 32 columns (small tiers of U) as 2-bit tiles: tile
-// d of a row block holds digit d (of base 4) of every code, so that one group has all of them.
+// U: tiers whose codes have 2 bits, and small ones (at most 32 columns of 4 or 8 bits), share
+// blocks of 64 rows: in each, the tiles of one tier follow those of the tier before, of a small one
+// the tiles of its 2 or 4 row blocks. So one warp sums all tiers of an output.
 //
 // Vector codes: blocks of 32 rows by 64 codes, 2,048 bytes: see pack_vector().
 
@@ -37,6 +38,7 @@ constexpr int kVectorRows = 32;                      // rows of a block of vecto
 constexpr int kVectorCodes = 64;                     // codes of a row in a block, = kEntryGroup
 constexpr int kMaxTargets = 4;                       // of one launch
 constexpr int kTierLaunches = 8;                     // = kMaxTiers of quant/format.h
+constexpr int kMaxParts = 4;                         // tiers that share row blocks
 constexpr int kMaxTokens = 8;                        // columns of one product of the tensor cores
 
 DELTACOME_HOST_DEVICE constexpr int64_t ceil_to(int64_t n, int64_t step) {
@@ -79,11 +81,17 @@ struct PackedMatrix {
   const void* book = nullptr;    // of vector codes
   int64_t rows = 0, cols = 0;
   int64_t gain_rows = 0;
-  int bits = 0;    // of tiles; 0: vector codes
-  int digits = 0;  // of a code, if it is stored so
+  int64_t stride = 0;  // tiles from one run of row blocks to the next
+  int together = 1;    // row blocks of a run
+  int bits = 0;        // of tiles; 0: vector codes
   float center = 0;
   float factor = 1;
 };
+/// Position of a tile of a row block, whose row blocks have `tiles`, behind `codes`.
+DELTACOME_HOST_DEVICE inline int64_t tile_position(const PackedMatrix& m, int64_t tiles,
+                                                   int64_t block, int64_t tile) {
+  return block / m.together * m.stride + block % m.together * tiles + tile;
+}
 
 /// A row of the input to prepare: x[row] * gains, rotated, as int8 with a scale for each `group`.
 struct InputJob {
@@ -114,35 +122,55 @@ struct ComponentJob {
   int32_t groups = 0;
 };
 
-/// One coded matrix times the tokens of one variant, at most kMaxTokens * tiles of the launch.
-struct DeltaSegment {
-  const void* codes = nullptr;
+/// What a segment multiplies for each of its row blocks: of U one part a tier, else one in all.
+struct SegmentPart {
   const void* scales = nullptr;  // fp16 [64-row chunks][groups][64 in scale_position()] or null
-  const float* row_factor = nullptr;  // [rows] or null
-  const float* gains = nullptr;       // of inputs, [ceil(rows / gain_rows)][padded cols] or null
-  const void* book = nullptr;         // entries [256][entry_words()] of vector codes
+  const float* gains = nullptr;  // of inputs, [ceil(rows / gain_rows)][padded cols] or null
   // Prepared inputs of the first token, and what is between those of tokens and of blocks of
   // gain_rows rows: bytes, and pairs of scales.
   int64_t in = 0, in_block = 0;
   int64_t in_scales = 0, scales_block = 0;
   int32_t in_stride = 0;
   int32_t scale_stride = 0;
+  int32_t z = 0;  // of U: first component, behind the segment's
+  int32_t cols = 0;
+  int32_t tiles = 0;   // of a row block of the segment; vector codes: 4 a block
+  int32_t groups = 0;  // of a row block: what a warp takes at a time
+  int32_t bits = 0;    // of a code; 0: vector codes
+  int32_t gain_rows = INT32_MAX;
+  float center = 0;  // (2^stored bits - 1) / 2
+  float factor = 1;  // of all rows
+};
+
+/// Coded matrices times the tokens of one variant, at most kMaxTokens * tiles of the launch.
+struct DeltaSegment {
+  const void* codes = nullptr;
+  const float* row_factor = nullptr;  // [rows] or null
+  const void* book = nullptr;         // entries [256][entry_words()] of vector codes
   // z: of U what it reads, of V what it writes (target -1). Floats.
   int64_t z = 0;
   int32_t z_stride = 0;
   int32_t target = -1;      // y of the launch, -1: z
   int32_t first_token = 0;  // among the plan's rows
+  int32_t first_row = 0;    // the same of the batch
   int32_t n_tokens = 0;
   int32_t rows = 0;
-  int32_t tiles = 0;   // 32-column tiles of a row block; vector codes: 4 a block
-  int32_t groups = 0;  // of a row block: what a warp takes at a time
-  int32_t bits = 0;    // of a code in device memory; 0: vector codes
-  int32_t digits = 0;  // 2-bit digits of a code; 0: codes are whole
-  int32_t dim = 0;     // of vector codes
-  int32_t tier = 0;    // of U
-  int32_t gain_rows = 0;
-  float center = 0;  // (2^stored bits - 1) / 2
-  float factor = 1;  // of all rows
+  int32_t n_blocks = 0;  // row blocks
+  int32_t stride = 0;    // tiles from one row block to the next
+  int32_t groups = 0;    // of a row block, of all parts
+  int32_t bits = 0;      // by which row blocks have their rows: block_rows()
+  int32_t dim = 0;       // of vector codes
+  int32_t tier = 0;      // of U
+  int32_t n_parts = 1;
+  int32_t same_input = 0;  // as the item before has
+};
+/// V, dense and vector codes.
+struct InputSegment : DeltaSegment {
+  SegmentPart parts[1];
+};
+/// U.
+struct ComponentSegment : DeltaSegment {
+  SegmentPart parts[kMaxParts];
 };
 
 /// y or z = or += factor * (array * gains) x in float32; or, transposed, y += (array)^T z.
@@ -176,29 +204,33 @@ struct EmbeddingSegment {
   float center = 0, factor = 1;
 };
 
-/// `n` items, of which item i begins at unit starts[i] of `units`; starts has n + 1 elements.
-template <class Item>
-struct WorkList {
-  const Item* items = nullptr;
-  const int32_t* starts = nullptr;
+/// What there is of a list: item i begins at unit starts[i] of `units`. `starts` [n + 1] follow.
+struct WorkHead {
   int32_t n = 0;
   int32_t units = 0;
 };
+/// Where a list is in device memory. That is part of a launch, which a captured graph keeps: other
+/// variants are written to the same places, as long as there is room for `capacity` items.
+template <class Item>
+struct WorkList {
+  const Item* items = nullptr;
+  const WorkHead* head = nullptr;
+  int32_t capacity = 0;
+};
 
-/// What one call of add_deltas() multiplies. In device memory, at an address that a captured graph
-/// keeps when the plan is assigned other variants.
+/// What one call of add_deltas() multiplies.
 struct DeltaCall {
-  WorkList<InputJob> inputs;          // of shrink; unit: a job
-  WorkList<InputJob> vector_inputs;   // of vectors
-  WorkList<DeltaSegment> shrink;      // of prepared inputs: V, dense; unit: a group of a row block
-  WorkList<DeltaSegment> vectors;     // vector codes; unit: a block
-  WorkList<ComponentJob> components;  // of expand
-  WorkList<DeltaSegment> expand;      // U
-  WorkList<PlainSegment> plain;       // of x; unit: a row
+  WorkList<InputJob> inputs;            // of shrink; unit: a job
+  WorkList<InputJob> vector_inputs;     // of vectors
+  WorkList<InputSegment> shrink;        // V, dense; unit: a group of a row block
+  WorkList<InputSegment> vectors;       // vector codes; unit: a block
+  WorkList<ComponentJob> components;    // of expand
+  WorkList<ComponentSegment> expand;    // U
+  WorkList<PlainSegment> plain;         // of x; unit: a row
   WorkList<PlainSegment> plain_expand;  // U of z; unit: 32 columns
-  /// Items of expand that are the first tiers of their matrices, the second ones, and so on: tier t
-  /// is [tier_items[t], tier_items[t + 1]).
-  int32_t tier_items[kTierLaunches + 1] = {};
+  /// [kTierLaunches + 1] in device memory: items of expand that are the first tiers of their
+  /// matrices, the second ones, and so on; tier t is [tier_items[t], tier_items[t + 1]).
+  const int32_t* tier_items = nullptr;
 };
 
 /// Pointers of a launch that are not the variants'.

@@ -13,27 +13,25 @@ unsigned grid_for(int64_t n) {
 }
 
 /// A thread makes 32-bit words of tiles, grid-stride: words [row block][tile][lane][4].
-__global__ void pack_tiles_kernel(PlainArray from, bool transposed, int bits, int digits,
-                                  int64_t tiles, int64_t n_words, uint32_t* __restrict__ to) {
-  const int64_t rows = transposed ? from.cols : from.rows;
-  const int64_t cols = transposed ? from.rows : from.cols;
+__global__ void pack_tiles_kernel(PlainArray from, bool transposed, PackedMatrix m, int64_t tiles,
+                                  int64_t n_words, uint32_t* __restrict__ to) {
+  const int bits = m.bits;
   for (int64_t w = blockIdx.x * int64_t{kThreads} + threadIdx.x; w < n_words;
        w += int64_t{gridDim.x} * kThreads) {
     const int word = static_cast<int>(w % 4), lane = static_cast<int>(w / 4 % 32);
     const int64_t tile = w / 128 % tiles, block = w / 128 / tiles;
     const int64_t first_row = block * (128 / bits) + lane / 4 + 8 * (word % 2);
-    const int64_t first_col = (digits > 0 ? 0 : tile * kTileCols) + 8 * (lane % 4) + 4 * (word / 2);
+    const int64_t first_col = tile * kTileCols + 8 * (lane % 4) + 4 * (word / 2);
     uint32_t packed = 0;
     for (int byte = 0; byte < 4; ++byte) {
       for (int field = 0; field < 8 / bits; ++field) {
         const int64_t r = first_row + 16 * field, c = first_col + byte;
-        if (r >= rows || c >= cols) continue;
-        uint32_t code = transposed ? code_at(from, c, r) : code_at(from, r, c);
-        if (digits > 0) code = code >> (2 * tile) & 3;
+        if (r >= m.rows || c >= m.cols) continue;
+        const uint32_t code = transposed ? code_at(from, c, r) : code_at(from, r, c);
         packed |= code << (8 * byte + bits * field);
       }
     }
-    to[w] = packed;
+    to[tile_position(m, tiles, block, tile) * (kTileBytes / 4) + w % 128] = packed;
   }
 }
 
@@ -75,16 +73,14 @@ __global__ void pack_vector_kernel(const uint8_t* __restrict__ codes, int64_t ro
 
 }  // namespace
 
-cudaError_t launch_pack_tiles(const PlainArray& from, bool transposed, int bits, int digits,
+cudaError_t launch_pack_tiles(const PlainArray& from, bool transposed, const PackedMatrix& m,
                               void* to, cudaStream_t stream) {
-  const int64_t rows = transposed ? from.cols : from.rows;
-  const int64_t cols = transposed ? from.rows : from.cols;
-  const int64_t n_words =
-      (digits > 0 ? digit_bytes(rows, digits) : tile_bytes(rows, cols, bits)) / 4;
+  const int64_t tiles = tiles_of(m.cols);
+  const int64_t blocks = ceil_to(blocks_of(m.rows, m.bits), m.together);  // whole runs
+  const int64_t n_words = blocks * tiles * (kTileBytes / 4);
   if (n_words == 0) return cudaSuccess;
-  pack_tiles_kernel<<<grid_for(n_words), kThreads, 0, stream>>>(
-      from, transposed, bits, digits, digits > 0 ? digits : tiles_of(cols), n_words,
-      static_cast<uint32_t*>(to));
+  pack_tiles_kernel<<<grid_for(n_words), kThreads, 0, stream>>>(from, transposed, m, tiles, n_words,
+                                                                static_cast<uint32_t*>(to));
   return cudaGetLastError();
 }
 

@@ -9,9 +9,8 @@ namespace deltacome::cuda {
 
 // Stored arrays, in device memory, into the layouts of the kernels. Stream-ordered.
 
-/// Codes of `from` [rows, cols], or of its transpose, as tiles of `bits` (1, 2, 4, 8) at `to`,
-/// tile_bytes(). digits > 0: as so many digits of 2 bits, digit_bytes().
-cudaError_t launch_pack_tiles(const PlainArray& from, bool transposed, int bits, int digits,
+/// Codes of `from`, or of its transpose, as the tiles of `m` at `to`, its first one.
+cudaError_t launch_pack_tiles(const PlainArray& from, bool transposed, const PackedMatrix& m,
                               void* to, cudaStream_t stream);
 /// Scales of groups of 128: row r, group g of the tiles is from.scales[r * row_stride + g *
 /// group_stride]; n_rows is padded to `chunks` of 64 with zeros.
@@ -36,9 +35,6 @@ DELTACOME_HOST_DEVICE constexpr int64_t groups_of(int64_t cols) {
 }
 DELTACOME_HOST_DEVICE constexpr int64_t tile_bytes(int64_t rows, int64_t cols, int bits) {
   return blocks_of(rows, bits) * tiles_of(cols) * kTileBytes;
-}
-DELTACOME_HOST_DEVICE constexpr int64_t digit_bytes(int64_t rows, int digits) {
-  return blocks_of(rows, 2) * digits * kTileBytes;
 }
 /// 64-row chunks of scales that the row blocks read.
 DELTACOME_HOST_DEVICE constexpr int64_t scale_chunks(int64_t rows, int bits) {

@@ -115,8 +115,9 @@ __device__ void multiply_columns(const DeltaBuffers& buffers, const PlainSegment
 /// warp takes rows, or 32 columns, of all segments in turn.
 template <bool kComponents>
 __global__ void __launch_bounds__(32 * kWarps)
-    plain_kernel(const DeltaCall* __restrict__ call, const __grid_constant__ DeltaBuffers buffers) {
-  const WorkList<PlainSegment> list = kComponents ? call->plain_expand : call->plain;
+    plain_kernel(const __grid_constant__ DeltaCall call,
+                 const __grid_constant__ DeltaBuffers buffers) {
+  const Work<PlainSegment> list = kComponents ? open(call.plain_expand) : open(call.plain);
   release_dependents();
   wait_for_inputs();
   if (kComponents) clear_next_z(buffers);
@@ -139,7 +140,7 @@ __global__ void __launch_bounds__(32 * kWarps)
 
 }  // namespace
 
-cudaError_t launch_plain(const DeltaCall* call, const DeltaBuffers& buffers, bool components,
+cudaError_t launch_plain(const DeltaCall& call, const DeltaBuffers& buffers, bool components,
                          const DeltaLaunch& how) {
   return launch_persistent(components ? plain_kernel<true> : plain_kernel<false>, 32 * kWarps, 0,
                            call, buffers, how);

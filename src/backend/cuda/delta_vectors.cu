@@ -76,13 +76,14 @@ __device__ void decode_chunk(const void* book, uint32_t codes,
 /// sum += one block of codes (32 rows by 64) times the input: sum[h] of rows 16 h + {g, g + 8}.
 template <int kDim, int kTokenTiles>
 __device__ void multiply_codes(const void* book, const uint4* slot, const DeltaBuffers& buffers,
-                               const DeltaSegment& segment, int group,
+                               const InputSegment& segment, int group,
                                float (&sum)[2][kTokenTiles][4]) {
+  const SegmentPart& part = segment.parts[0];
   constexpr int kEntries = Chunk<kDim>::kEntries, kCols = Chunk<kDim>::kCols;
   const int lane = static_cast<int>(threadIdx.x % 32);
   uint32_t codes[4][4];  // of rows g, g + 8, g + 16, g + 24
 #pragma unroll
-  for (int q = 0; q < 4; ++q) words_of(slot[32 * q], codes[q]);
+  for (int q = 0; q < 4; ++q) words_of(slot[32 * q + lane], codes[q]);
   int c[2][kTokenTiles][4] = {};
 #pragma unroll
   for (int p = 0; p < 16 / kEntries; ++p) {
@@ -93,7 +94,7 @@ __device__ void multiply_codes(const void* book, const uint4* slot, const DeltaB
 #pragma unroll
     for (int n = 0; n < kTokenTiles; ++n) {
       const int token = kMaxTokens * n + lane / 4;
-      const int8_t* x = buffers.inputs + segment.in + int64_t{token} * segment.in_stride +
+      const int8_t* x = buffers.inputs + part.in + int64_t{token} * part.in_stride +
                         kVectorCodes * kDim * group + kCols * (4 * p + lane % 4);
 #pragma unroll
       for (int w = 0; w < Chunk<kDim>::kWords; w += 2) {
@@ -110,7 +111,7 @@ __device__ void multiply_codes(const void* book, const uint4* slot, const DeltaB
     for (int e = 0; e < 2; ++e) {
       const int t = kMaxTokens * n + 2 * (lane % 4) + e;
       const float2* scales = reinterpret_cast<const float2*>(buffers.input_scales) +
-                             segment.in_scales + int64_t{t} * segment.scale_stride + group;
+                             part.in_scales + int64_t{t} * part.scale_stride + group;
       const float scale = t < segment.n_tokens ? scales->x : 0.0f;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -123,21 +124,22 @@ __device__ void multiply_codes(const void* book, const uint4* slot, const DeltaB
 
 template <int kDim, int kTokenTiles, class Stream>
 __device__ void multiply_block(const void* book, const DeltaBuffers& buffers, Stream& stream) {
-  const DeltaSegment& segment = *stream.now.segment;
-  const int block = stream.now.block;
-  const int n = min(stream.left, segment.groups - stream.now.group);
+  const InputSegment& segment = *stream.now.segment;
+  const int block = stream.now.block, group = stream.now.group;
+  const int n = min(stream.left, segment.groups - group);
   float sum[2][kTokenTiles][4] = {};
   for (int i = 0; i < n; ++i) {
     const uint4* slot = stream.take();
-    multiply_codes<kDim, kTokenTiles>(book, slot, buffers, segment, stream.now.group, sum);
-    stream.advance();
+    multiply_codes<kDim, kTokenTiles>(book, slot, buffers, segment, group + i, sum);
   }
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
 #pragma unroll
     for (int t = 0; t < kTokenTiles; ++t)
-      add_results(buffers, segment, block * kVectorRows + 16 * h, t, segment.factor, sum[h][t]);
+      add_results(buffers, segment, block * kVectorRows + 16 * h, t, segment.parts[0].factor,
+                  sum[h][t]);
   }
+  stream.advance(n);
 }
 
 /// Copies of a book [256][words] for conflict-free reads: entry e of copy c at [e][c].
@@ -156,10 +158,10 @@ __device__ void copy_book(const void* from, int dim, uint4* to) {
 /// each segment's part. Grid: any, block (32 * kWarps), shared memory kBookBytes + the streams'.
 template <int kTokenTiles>
 __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1 ? 2 : 1)
-    vectors_kernel(const DeltaCall* __restrict__ call,
+    vectors_kernel(const __grid_constant__ DeltaCall call,
                    const __grid_constant__ DeltaBuffers buffers) {
   extern __shared__ uint4 shared[];
-  const WorkList<DeltaSegment> list = call->vectors;
+  const Work<InputSegment> list = open(call.vectors);
   const int warp = static_cast<int>(threadIdx.x / 32);
   int unit = share_of(list.units, blockIdx.x, gridDim.x);
   const int end = share_of(list.units, int64_t{blockIdx.x} + 1, gridDim.x);
@@ -184,12 +186,12 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1 ? 2 : 1)
       __syncthreads();
       dim = first_dim;
     }
-    GroupStream<kStages, kGroupTiles, kTokenTiles <= 2> stream;
+    GroupStream<InputSegment, kStages, false, kTokenTiles <= 2> stream;
     const bool whole = buffers.whole_blocks;
     const int begin = block_from(list, unit + share_of(until - unit, warp, kWarps), whole);
     const int stop = block_from(list, unit + share_of(until - unit, warp + 1, kWarps), whole);
     uint4* ring = shared + kBookBytes / 16 + warp * (kStages * kGroupTiles * 32);
-    if (begin < stop) stream.start(list, begin, stop, ring);
+    if (begin < stop) stream.start(list, item_of(list, begin), begin, stop, ring);
     if (!waited) wait_for_inputs();
     waited = true;
     while (stream.left > 0) {
@@ -217,14 +219,14 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1 ? 2 : 1)
 }
 
 template <int kTokenTiles>
-cudaError_t launch(const DeltaCall* call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
+cudaError_t launch(const DeltaCall& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
   constexpr size_t kShared = kBookBytes + kWarps * kStages * kGroupTiles * 512;
   return launch_persistent(vectors_kernel<kTokenTiles>, 32 * kWarps, kShared, call, buffers, how);
 }
 
 }  // namespace
 
-cudaError_t launch_vectors(const DeltaCall* call, const DeltaBuffers& buffers,
+cudaError_t launch_vectors(const DeltaCall& call, const DeltaBuffers& buffers,
                            const DeltaLaunch& how) {
   switch (how.token_tiles) {
     case 1:

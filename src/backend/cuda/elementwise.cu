@@ -9,14 +9,15 @@ namespace {
 constexpr int kBlock = 256;         // threads; memory-bound kernels are flat from 128 to 512
 constexpr int64_t kMaxGrid = 4096;  // blocks; the loops stride over the rest
 
-int grid_for(int64_t n) {
+unsigned grid_for(int64_t n) {
   const int64_t blocks = (n + kBlock - 1) / kBlock;
-  return static_cast<int>(blocks < kMaxGrid ? blocks : kMaxGrid);
+  return static_cast<unsigned>(blocks < kMaxGrid ? blocks : kMaxGrid);
 }
 
 /// Grid-stride loops: grid (<= kMaxGrid), block (kBlock), any n.
 __global__ void add_kernel(const float* __restrict__ x, float* __restrict__ y, int64_t n) {
   release_dependents();
+  wait_for_inputs();
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n;
        i += int64_t{gridDim.x} * blockDim.x) {
     y[i] += x[i];
@@ -25,6 +26,7 @@ __global__ void add_kernel(const float* __restrict__ x, float* __restrict__ y, i
 
 __global__ void silu_mul_kernel(const float* gate, const float* up, float* out, int64_t n) {
   release_dependents();
+  wait_for_inputs();
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n;
        i += int64_t{gridDim.x} * blockDim.x) {
     const float g = gate[i];
@@ -42,17 +44,15 @@ __global__ void gather_rows_kernel(const float* __restrict__ x, const int32_t* _
 
 }  // namespace
 
-cudaError_t launch_add(const float* x, float* y, int64_t n, cudaStream_t stream) {
+cudaError_t launch_add(const float* x, float* y, int64_t n, bool overlaps, cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  add_kernel<<<grid_for(n), kBlock, 0, stream>>>(x, y, n);
-  return cudaGetLastError();
+  return launch_early(overlaps, add_kernel, grid_for(n), kBlock, stream, x, y, n);
 }
 
 cudaError_t launch_silu_mul(const float* gate, const float* up, float* out, int64_t n,
-                            cudaStream_t stream) {
+                            bool overlaps, cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  silu_mul_kernel<<<grid_for(n), kBlock, 0, stream>>>(gate, up, out, n);
-  return cudaGetLastError();
+  return launch_early(overlaps, silu_mul_kernel, grid_for(n), kBlock, stream, gate, up, out, n);
 }
 
 cudaError_t launch_gather_rows(const float* x, const int32_t* rows, float* y, int64_t n_rows,

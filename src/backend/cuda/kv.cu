@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "backend/cuda/overlap.cuh"
 #include "backend/cuda/paged.cuh"
 
 namespace deltacome::cuda {
@@ -20,12 +21,13 @@ __global__ void rotations_kernel(const int32_t* __restrict__ positions,
 }
 
 /// Grid (n_rows, n_heads), any block.
-__global__ void rope_kernel(const float* __restrict__ table,  // [n_rows, 2, half]
-                            float* __restrict__ x,            // [n_rows, n_heads, 2 * half]
-                            int64_t half) {
-  const float* cos = table + blockIdx.x * 2 * half;
+__global__ void rope_kernel(Rope args) {
+  release_dependents();
+  wait_for_inputs();
+  const int64_t half = args.half;
+  const float* cos = args.table + blockIdx.x * 2 * half;
   const float* sin = cos + half;
-  float* head = x + (blockIdx.x * int64_t{gridDim.y} + blockIdx.y) * 2 * half;
+  float* head = args.x + (blockIdx.x * int64_t{gridDim.y} + blockIdx.y) * 2 * half;
   for (int64_t i = threadIdx.x; i < half; i += blockDim.x) {
     const float a = head[i], b = head[i + half];
     head[i] = a * cos[i] - b * sin[i];
@@ -36,6 +38,8 @@ __global__ void rope_kernel(const float* __restrict__ table,  // [n_rows, 2, hal
 /// Grid (n_rows, 2: keys, values, blocks over the row), block (kBlock).
 template <class T>
 __global__ void store_kernel(StoreKv a) {
+  release_dependents();
+  wait_for_inputs();
   const int row = blockIdx.x, position = a.rows.positions[row];
   const int32_t* blocks = a.rows.blocks + a.rows.tables[row];
   const int64_t width = int64_t{a.n_heads} * a.head_dim;
@@ -49,6 +53,8 @@ __global__ void store_kernel(StoreKv a) {
 
 /// The same in int8; a warp codes a head.
 __global__ void store_codes_kernel(StoreKv a) {
+  release_dependents();
+  wait_for_inputs();
   const int row = blockIdx.x, position = a.rows.positions[row];
   const int32_t* blocks = a.rows.blocks + a.rows.tables[row];
   const int64_t token =
@@ -80,12 +86,10 @@ cudaError_t launch_rotations(const PagedRows& rows, const float* inv_freq, int64
   return cudaGetLastError();
 }
 
-cudaError_t launch_rope(const float* table, float* x, int64_t n_rows, int64_t n_heads, int64_t half,
-                        cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(n_rows), static_cast<unsigned>(n_heads));
-  const int block = half <= 64 ? 64 : kBlock;
-  rope_kernel<<<grid, block, 0, stream>>>(table, x, half);
-  return cudaGetLastError();
+cudaError_t launch_rope(const Rope& args, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(args.n_rows), static_cast<unsigned>(args.n_heads));
+  return launch_early(args.overlaps, rope_kernel, grid, args.half <= 64 ? 64 : kBlock, stream,
+                      args);
 }
 
 cudaError_t launch_store_kv(const StoreKv& args, cudaStream_t stream) {
@@ -95,18 +99,15 @@ cudaError_t launch_store_kv(const StoreKv& args, cudaStream_t stream) {
                   static_cast<unsigned>((width + per_block - 1) / per_block));
   switch (args.k_cache.type) {
     case Element::kF32:
-      store_kernel<float><<<grid, kBlock, 0, stream>>>(args);
-      break;
+      return launch_early(args.overlaps, store_kernel<float>, grid, kBlock, stream, args);
     case Element::kBf16:
-      store_kernel<bf16><<<grid, kBlock, 0, stream>>>(args);
-      break;
+      return launch_early(args.overlaps, store_kernel<bf16>, grid, kBlock, stream, args);
     case Element::kInt8:
-      store_codes_kernel<<<grid, kBlock, 0, stream>>>(args);
-      break;
+      return launch_early(args.overlaps, store_codes_kernel, grid, kBlock, stream, args);
     case Element::kF16:
-      return cudaErrorInvalidValue;
+      break;
   }
-  return cudaGetLastError();
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace deltacome::cuda

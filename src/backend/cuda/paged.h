@@ -32,8 +32,13 @@ struct PagedCache {
 cudaError_t launch_rotations(const PagedRows& rows, const float* inv_freq, int64_t half,
                              float* table, cudaStream_t stream);
 /// Rotates the heads of x [n_rows, n_heads, 2 * half] in place.
-cudaError_t launch_rope(const float* table, float* x, int64_t n_rows, int64_t n_heads, int64_t half,
-                        cudaStream_t stream);
+struct Rope {
+  const float* table = nullptr;
+  float* x = nullptr;
+  int64_t n_rows = 0, n_heads = 0, half = 0;
+  bool overlaps = false;  // the kernel may begin before the one before it has ended (sm_90)
+};
+cudaError_t launch_rope(const Rope& args, cudaStream_t stream);
 
 /// k, v [n_rows, n_heads, head_dim] into the caches.
 struct StoreKv {
@@ -42,6 +47,7 @@ struct StoreKv {
   const float* v = nullptr;
   PagedCache k_cache, v_cache;
   int n_heads = 0, head_dim = 0;
+  bool overlaps = false;
 };
 cudaError_t launch_store_kv(const StoreKv& args, cudaStream_t stream);
 
@@ -67,6 +73,7 @@ struct AttentionRows {
   int n_splits = 1;           // the most that a row has
   float* partials = nullptr;  // [n, n_heads, n_splits, head_dim + 2] if n_splits > 1
   int* arrivals = nullptr;    // [n, n_heads], zeros before and after
+  bool overlaps = false;
 };
 cudaError_t launch_attention_rows(const AttentionRows& args, cudaStream_t stream);
 

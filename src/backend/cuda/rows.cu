@@ -44,6 +44,7 @@ template <class T, int kVector>
 __global__ void rms_norm_kernel(RmsNorm a) {
   __shared__ float partial[32];
   release_dependents();
+  wait_for_inputs();
   const int64_t row = blockIdx.x / a.per_row;
   const float* x = a.x + blockIdx.x * a.d;
   float* y = a.y + blockIdx.x * a.d;
@@ -155,14 +156,13 @@ cudaError_t launch_rms_norm(const RmsNorm& args, cudaStream_t stream) {
   const int block = args.d <= 128 ? 32 : args.d <= 1024 ? 128 : args.d <= 4096 ? 512 : 1024;
   const bool vector =
       args.d % 4 == 0 && aligned(args.x, 16) && aligned(args.y, 16) && aligned(args.weight, 16);
-  return for_type(args.type, [&](auto* t) {
+  cudaError_t status = cudaSuccess;
+  const cudaError_t of_type = for_type(args.type, [&](auto* t) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(t)>>;
-    if (vector) {
-      rms_norm_kernel<T, 4><<<grid, block, 0, stream>>>(args);
-    } else {
-      rms_norm_kernel<T, 1><<<grid, block, 0, stream>>>(args);
-    }
+    const auto kernel = vector ? rms_norm_kernel<T, 4> : rms_norm_kernel<T, 1>;
+    status = launch_early(args.overlaps, kernel, grid, block, stream, args);
   });
+  return status == cudaSuccess ? of_type : status;
 }
 
 cudaError_t launch_bias(const Bias& args, cudaStream_t stream) {

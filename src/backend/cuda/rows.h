@@ -27,6 +27,7 @@ struct RmsNorm {
   const float* const* own = nullptr;
   int64_t n_rows = 0, per_row = 0, d = 0;
   double eps = 0;
+  bool overlaps = false;  // with what is before it: sm_90 or later
 };
 cudaError_t launch_rms_norm(const RmsNorm& args, cudaStream_t stream);
 

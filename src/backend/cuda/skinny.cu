@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(32 * kWarps) skinny_kernel(Skinny a) {
   // The first weights are on their way before x is there.
   release_dependents();
   load(int64_t{warp} * kPiece);
-  wait_for_inputs();
+  if (!a.has_inputs) wait_for_inputs();
   float c[kTiles][kColumns][4] = {};
   for (int64_t at = int64_t{warp} * kPiece; at < a.n_in;) {
 #pragma unroll
@@ -94,8 +94,8 @@ __global__ void __launch_bounds__(32 * kWarps) skinny_kernel(Skinny a) {
         const int row = 8 * j + group;
         uint32_t b[4] = {};
         if (row < a.n_rows && k < a.n_in) {
-          const float4 low = load4(a.x + row * a.n_in + k);
-          const float4 high = load4(a.x + row * a.n_in + k + 4);
+          const auto* x = reinterpret_cast<const float4*>(a.x + row * a.n_in + k);
+          const float4 low = __ldcg(x), high = __ldcg(x + 1);
           b[0] = pack2<T>(low.x, low.y);
           b[1] = pack2<T>(low.z, low.w);
           b[2] = pack2<T>(high.x, high.y);
@@ -125,6 +125,7 @@ __global__ void __launch_bounds__(32 * kWarps) skinny_kernel(Skinny a) {
       }
     }
   }
+  if (a.has_inputs) wait_for_inputs();
   __syncthreads();
   for (int i = threadIdx.x; i < kOutputs * a.n_rows; i += 32 * kWarps) {
     const int output = i % kOutputs, row = i / kOutputs;

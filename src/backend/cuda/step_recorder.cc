@@ -120,7 +120,7 @@ StepRecorder::Plans CudaStepRecorder::begin(Stream& stream, std::span<const int6
   order_.enter(on);
   const int splits = splits_for(chunks);
   std::vector<int64_t> full(key.begin(), key.end());
-  full.push_back(CudaVariantPlan::token_tiles_of(segments));
+  full.push_back(CudaVariantPlan::segment_tokens_of(segments));
   full.push_back(splits);
   current_ = nullptr;
   std::unique_ptr<Recorded>& entry = recorded_[full];

@@ -56,11 +56,22 @@ PlainArray numbers_of(DType dtype, int64_t rows, int64_t cols, const std::byte* 
   }
 }
 
+/// Bits of a code in tiles.
+int stored_bits(int bits) {
+  return bits == 3 ? 4 : bits;
+}
+
 std::vector<float> floats_of(std::span<const std::byte> blob, const Part& part, DType dtype) {
   std::vector<float> out(static_cast<size_t>(part.bytes / dtype_bytes(dtype)));
   convert_to_float(blob.data() + part.offset, dtype, out);
   return out;
 }
+
+/// Where U of several tiers is, in blocks of 64 rows.
+struct SharedBlocks {
+  std::byte* codes = nullptr;
+  int64_t stride = 0;  // tiles of a block, of all tiers; 0: not shared
+};
 
 /// Lays out one tensor in one piece of device memory: first without memory, for its size, then
 /// with.
@@ -152,6 +163,8 @@ class TensorBuilder {
   void build_tiers(const std::vector<float>& row_gain) {
     const std::vector<float> s = floats_of(blob_, layout_.s, DType::kBf16);
     if (!t_.packed) t_.s = place_floats(s);
+    const SharedBlocks shared = t_.packed ? share_blocks() : SharedBlocks{};
+    int64_t at_tile = 0;  // of the shared blocks
     auto first = s.begin();
     for (size_t i = 0; i < f_.tiers.size(); ++i) {
       const TierFormat& tier = f_.tiers[i];
@@ -160,7 +173,11 @@ class TensorBuilder {
       to.rank = tier.rank;
       if (t_.packed) {
         to.v = pack(tier.v, tier.rank, f_.n_in(), at.v, false, {first, first + tier.rank});
-        to.u = pack(tier.u, tier.rank, f_.base_rows, at.u, true, row_gain);
+        const int64_t tiles = shared_tiles(tier);
+        const SharedBlocks of_tier{shared.codes + at_tile * kTileBytes,
+                                   tiles > 0 ? shared.stride : 0};
+        at_tile += tiles;
+        to.u = pack(tier.u, tier.rank, f_.base_rows, at.u, true, row_gain, of_tier);
       } else {
         to.plain_v = keep_array(tier.v, tier.rank, f_.n_in(), at.v);
         to.plain_u = keep_array(tier.u, tier.rank, f_.base_rows, at.u);
@@ -169,25 +186,38 @@ class TensorBuilder {
     }
   }
 
+  /// Tiles that U of a tier has in a shared block; 0: it has blocks of its own.
+  static int64_t shared_tiles(const TierFormat& tier) {
+    const int bits = stored_bits(tier.u.bits);
+    if (bits == 2) return tiles_of(tier.rank);
+    return bits > 2 && tier.rank <= kTileCols ? bits / 2 : 0;
+  }
+  SharedBlocks share_blocks() {
+    SharedBlocks shared;
+    for (const TierFormat& tier : f_.tiers) shared.stride += shared_tiles(tier);
+    shared.codes = place(blocks_of(f_.base_rows, 2) * shared.stride * kTileBytes);
+    return shared;
+  }
+
   /// The array [rows, cols] of the blob, or its transpose, as tiles; rows times `factors`.
   PackedMatrix pack(const ArrayFormat& format, int64_t rows, int64_t cols, const ArrayLayout& at,
-                    bool transposed, std::vector<float> factors) {
+                    bool transposed, std::vector<float> factors, SharedBlocks shared = {}) {
     PackedMatrix m;
     m.rows = transposed ? cols : rows;
     m.cols = transposed ? rows : cols;
-    m.bits = format.bits == 3 ? 4 : format.bits;
+    m.bits = stored_bits(format.bits);
     m.center = code_center(format.bits);
-    if (transposed && m.bits > 2 && m.cols <= kTileCols) {
-      m.digits = m.bits / 2;
-      m.bits = 2;
+    m.stride = tiles_of(m.cols);
+    if (shared.stride > 0) {
+      m.stride = shared.stride;
+      m.together = m.bits / 2;
+    } else {
+      shared.codes = place(tile_bytes(m.rows, m.cols, m.bits));
     }
+    m.codes = shared.codes;
     const PlainArray from = array_of(format, rows, cols, at, staged_);
-    std::byte* codes =
-        place(m.digits > 0 ? digit_bytes(m.rows, m.digits) : tile_bytes(m.rows, m.cols, m.bits));
-    m.codes = codes;
     if (live()) {
-      DELTACOME_CUDA_CHECK(
-          launch_pack_tiles(from, transposed, m.bits, m.digits, codes, stream_->get()));
+      DELTACOME_CUDA_CHECK(launch_pack_tiles(from, transposed, m, shared.codes, stream_->get()));
     }
     const std::vector<float> scales = floats_of(blob_, at.scales, DType::kF16);
     if (has_one_scale(format)) {

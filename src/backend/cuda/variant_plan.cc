@@ -9,8 +9,16 @@
 namespace deltacome::cuda {
 namespace {
 
-int tiles_for(int64_t most_tokens) {  // of a variant
-  return most_tokens <= kMaxTokens ? 1 : most_tokens <= 2 * kMaxTokens ? 2 : 4;
+int segment_tokens_for(int64_t most_tokens) {  // of a variant
+  if (most_tokens <= 1) return 1;
+  return kMaxTokens * (most_tokens <= kMaxTokens ? 1 : most_tokens <= 2 * kMaxTokens ? 2 : 4);
+}
+
+/// Items that a list has room for: as before, or more than there are, so that a batch may change
+/// without moving its tables.
+int32_t room_for(size_t n_items, int32_t before) {
+  const auto n = static_cast<int32_t>(n_items);
+  return n <= before ? before : std::max(16, n + n / 2);
 }
 
 }  // namespace
@@ -21,14 +29,14 @@ CudaVariantPlan::CudaVariantPlan(const CudaContext& context,
   assign(segments, stream);
 }
 
-int CudaVariantPlan::token_tiles_of(std::span<const VariantSegment> segments) {
+int CudaVariantPlan::segment_tokens_of(std::span<const VariantSegment> segments) {
   std::map<const DeviceVariant*, int64_t> rows;
   int64_t most = 0;
   for (const VariantSegment& segment : segments) {
     if (segment.variant == nullptr) continue;
     most = std::max(most, rows[segment.variant.get()] += segment.n_rows);
   }
-  return tiles_for(most);
+  return segment_tokens_for(most);
 }
 
 void CudaVariantPlan::assign(std::span<const VariantSegment> segments, CudaStream& stream) {
@@ -75,13 +83,13 @@ void CudaVariantPlan::assign(std::span<const VariantSegment> segments, CudaStrea
       most = std::max(most, member.group.n_rows);
     groups_.push_back(std::move(member.group));
   }
-  const int tiles = tiles_for(most);
-  moved(assigned_ > 0 && tiles != token_tiles_);
+  const int tokens = segment_tokens_for(most);
+  moved(assigned_ > 0 && tokens != segment_tokens_);
   if (!has_deltas_ && std::ranges::any_of(groups_, [](const Group& g) { return g.variant; })) {
     moved(assigned_ > 0);  // the ops of a base alone leave deltas out
     has_deltas_ = true;
   }
-  token_tiles_ = tiles;
+  segment_tokens_ = tokens;
   ++assigned_;
   z_cleared_ = false;
   write_rows(stream);
@@ -129,42 +137,39 @@ const float* const* CudaVariantPlan::raw_rows(int slot) const noexcept {
 
 void CudaVariantPlan::update(const std::vector<int>& slots, Known& known,
                              CudaStream& stream) const {
-  CallContents contents = contents_of(groups_, order_, token_tiles_, slots, known.n_in);
+  CallContents contents = contents_of(groups_, order_, segment_tokens_, slots, known.n_in);
   DELTACOME_CHECK(contents.n_z <= INT32_MAX);
   TableBytes bytes;
-  const int64_t head = bytes.reserve<DeltaCall>();
   DeltaCall call;
-  call.inputs = bytes.append(contents.inputs);
-  call.vector_inputs = bytes.append(contents.vector_inputs);
-  call.shrink = bytes.append(contents.shrink);
-  call.vectors = bytes.append(contents.vectors);
-  call.components = bytes.append(contents.components);
-  call.expand = bytes.append(contents.expand);
-  call.plain = bytes.append(contents.plain);
-  std::ranges::copy(contents.tier_items, call.tier_items);
-  call.plain_expand = bytes.append(contents.plain_expand);
-  moved(known.table.reserve(context_, static_cast<int64_t>(bytes.bytes().size())));
+  call.tier_items = bytes.append(std::span<const int32_t>(contents.tier_items));
+  const auto for_lists = [&](const auto& body) {
+    body(contents.inputs, known.call.table.inputs, call.inputs);
+    body(contents.vector_inputs, known.call.table.vector_inputs, call.vector_inputs);
+    body(contents.shrink, known.call.table.shrink, call.shrink);
+    body(contents.vectors, known.call.table.vectors, call.vectors);
+    body(contents.components, known.call.table.components, call.components);
+    body(contents.expand, known.call.table.expand, call.expand);
+    body(contents.plain, known.call.table.plain, call.plain);
+    body(contents.plain_expand, known.call.table.plain_expand, call.plain_expand);
+  };
+  bool grown = false;
+  for_lists([&](const auto& list, const auto& before, auto& now) {
+    const int32_t capacity = room_for(list.items.size(), before.capacity);
+    grown = grown || capacity != before.capacity;
+    bytes.append(list, capacity, now);
+  });
+  const bool table_moved =
+      known.table.reserve(context_, static_cast<int64_t>(bytes.bytes().size()));
+  moved(table_moved || (known.assigned > 0 && grown));
   std::byte* base = known.table.data();
-  TableBytes::move_to(base, call.inputs);
-  TableBytes::move_to(base, call.vector_inputs);
-  TableBytes::move_to(base, call.shrink);
-  TableBytes::move_to(base, call.vectors);
-  TableBytes::move_to(base, call.components);
-  TableBytes::move_to(base, call.expand);
-  TableBytes::move_to(base, call.plain);
-  TableBytes::move_to(base, call.plain_expand);
-  bytes.put(head, call);
+  TableBytes::move_to(base, call.tier_items);
+  for_lists([&](const auto&, const auto&, auto& now) { TableBytes::move_to(base, now); });
   stream.upload(bytes.bytes(), base);
   // Kernels that were launched once are launched from then on: a captured graph has them.
   const unsigned kinds = known.call.kinds | contents.kinds();
   moved(known.assigned > 0 && kinds != known.call.kinds);
   known.prompts = std::move(contents.prompts);
-  known.call = {reinterpret_cast<const DeltaCall*>(base),
-                kinds,
-                contents.n_inputs,
-                contents.n_scales,
-                contents.n_z,
-                known.prompts};
+  known.call = {call, kinds, contents.n_inputs, contents.n_scales, contents.n_z, known.prompts};
   known.assigned = assigned_;
 }
 
@@ -249,18 +254,20 @@ const WorkList<EmbeddingSegment>* CudaVariantPlan::embedding(int slot, CudaStrea
       list.add(s, group.n_rows);
     }
     TableBytes bytes;
-    const int64_t head = bytes.reserve<WorkList<EmbeddingSegment>>();
-    WorkList<EmbeddingSegment> table = bytes.append(list);
-    moved(known.table.reserve(context_, static_cast<int64_t>(bytes.bytes().size())));
-    TableBytes::move_to(known.table.data(), table);
-    bytes.put(head, table);
+    const int32_t capacity = room_for(list.items.size(), known.list.capacity);
+    const bool grown = capacity != known.list.capacity;
+    bytes.append(list, capacity, known.list);
+    const bool table_moved =
+        known.table.reserve(context_, static_cast<int64_t>(bytes.bytes().size()));
+    moved(table_moved || (known.assigned > 0 && grown));
+    TableBytes::move_to(known.table.data(), known.list);
     stream.upload(bytes.bytes(), known.table.data());
     moved(known.assigned > 0 && known.empty && !list.items.empty());
     known.empty = known.empty && list.items.empty();
     known.assigned = assigned_;
   }
   if (known.empty) return nullptr;
-  return reinterpret_cast<const WorkList<EmbeddingSegment>*>(known.table.data());
+  return &known.list;
 }
 
 int64_t CudaVariantPlan::n_ids(int slot, int64_t row, int64_t n_base) const {

@@ -44,11 +44,12 @@ class CudaVariantPlan final : public VariantPlan {
     kVectors = 8,
     kExpand = 16,
     kPlain = 32,
-    kPlainExpand = 64
+    kPlainExpand = 64,
+    kDense = 128  // among kShrink
   };
   /// A call of add_deltas() for certain slots.
   struct Call {
-    const DeltaCall* table = nullptr;
+    DeltaCall table;
     unsigned kinds = 0;
     int64_t n_inputs = 0, n_scales = 0, n_z = 0;  // bytes, pairs, floats
     std::span<const PromptGroup> prompts;         // until the next call of these slots
@@ -62,8 +63,8 @@ class CudaVariantPlan final : public VariantPlan {
   void assign(std::span<const VariantSegment> segments, CudaStream& stream);
   /// Variants live on without this plan; who assigned them holds them as long as it is used.
   void disown();
-  /// token_tiles() of a plan of these segments, if it decodes nothing.
-  static int token_tiles_of(std::span<const VariantSegment> segments);
+  /// segment_tokens() of a plan of these segments, if it decodes nothing.
+  static int segment_tokens_of(std::span<const VariantSegment> segments);
   /// Brings all call tables up to date: before a captured graph is launched.
   void refresh(CudaStream& stream) const;
   uint64_t generation() const noexcept { return generation_; }
@@ -79,13 +80,13 @@ class CudaVariantPlan final : public VariantPlan {
   const int32_t* rows() const noexcept { return reinterpret_cast<const int32_t*>(rows_.data()); }
   /// The same on the host.
   std::span<const int32_t> order() const noexcept { return order_; }
-  /// Tiles of tokens of a segment: 1, 2 or 4.
-  int token_tiles() const noexcept { return token_tiles_; }
+  /// Tokens that a segment has at most: 1, or 1, 2 or 4 tiles of kMaxTokens.
+  int segment_tokens() const noexcept { return segment_tokens_; }
 
   /// Tables of the slots' tensors; n_in is the inputs' width. Written on `stream` if they are not
   /// there.
   Call call(std::span<const int> slots, int64_t n_in, CudaStream& stream) const;
-  /// Rows of embeddings with a delta; null if there are none.
+  /// Rows of embeddings with a delta; null if there are none. Until the next call.
   const WorkList<EmbeddingSegment>* embedding(int slot, CudaStream& stream) const;
   /// Ids that the variant of a row has in the table of a slot, whose base has `n_base`.
   int64_t n_ids(int slot, int64_t row, int64_t n_base) const;
@@ -103,6 +104,7 @@ class CudaVariantPlan final : public VariantPlan {
   };
   struct KnownEmbedding {
     DeviceTable table;
+    WorkList<EmbeddingSegment> list;
     bool empty = true;
     uint64_t assigned = 0;
   };
@@ -122,7 +124,7 @@ class CudaVariantPlan final : public VariantPlan {
   std::vector<int32_t> order_;     // rows of the batch, group by group
   std::vector<int32_t> group_of_;  // of each row of the batch
   int64_t n_rows_ = 0;
-  int token_tiles_ = 1;
+  int segment_tokens_ = 1;
   bool has_deltas_ = false;
   DeviceTable rows_, raw_;
   std::vector<int> raw_slots_;  // sorted
