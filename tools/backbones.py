@@ -93,7 +93,7 @@ def table(path):
 
     def cells(row):
         if row is None:
-            return "| | | |"
+            return "| | | "
         return f"| {row['kl']:.4f} | {row['top1']:.4f} | {row['exact_match']:.3f} "
 
     print("| backbone | delta of bf16: KL | top-1 | EM | delta of the backbone: KL | top-1 | EM |\n|" + " --- |" * 7)
