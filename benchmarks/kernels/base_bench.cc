@@ -78,16 +78,14 @@ class Bench {
 
   void projections() {
     std::printf("\nprojections of a layer: us, TB/s (weights)\n%5s", "rows");
-    for (const char* name : {"cuBLAS", "backend", "1 tile", "2 tiles"}) std::printf("%18s", name);
+    for (const char* name : {"cuBLAS", "backend", "own kernel"}) std::printf("%18s", name);
     std::printf("\n");
     for (const int64_t n : {1, 2, 4, 8, 16, 32, 64, 256, 2048}) {
       make_activations(n);
       std::printf("%5ld", static_cast<long>(n));
       print_layer(time([&] { cublas_layers(n); }));
       print_layer(time([&] { backend_layers(n); }));
-      for (const int tiles : {1, 2}) {
-        if (n <= cuda::kSkinnyRows) print_layer(time([&] { skinny_layers(n, tiles); }));
-      }
+      if (n <= cuda::kSkinnyRows) print_layer(time([&] { skinny_layers(n); }));
       std::printf("\n");
     }
   }
@@ -241,7 +239,7 @@ class Bench {
       }
     }
   }
-  void skinny_layers(int64_t n, int tiles) {
+  void skinny_layers(int64_t n) {
     for (const auto& layer : weights_) {
       for (size_t c = 0; c < kCalls.size(); ++c) {
         cuda::Skinny args;
@@ -253,7 +251,6 @@ class Bench {
         args.x = f32(x_[c]);
         args.n_rows = static_cast<int>(n);
         args.n_in = x_[c].cols();
-        args.tiles = tiles;
         args.overlaps = overlaps_;
         DELTACOME_CUDA_CHECK(cuda::launch_skinny(args, n_sms_, raw()));
       }

@@ -229,6 +229,50 @@ class Bench {
     }
   }
 
+  /// The projections of a layer by the backend with deltas of one row of each of `d` variants; d =
+  /// 0: `rows` rows without.
+  void layer(const std::string& kind, int64_t d, int64_t base_rows = 1) {
+    if (d > 0) make_variants(kind, d);
+    std::vector<VariantSegment> segments;
+    for (int64_t i = 0; i < d; ++i) segments.push_back({variants_[static_cast<size_t>(i)], 1});
+    const CudaVariantPlan plan(context_, segments, *stream_);
+    const int64_t n = d == 0 ? base_rows : d, layers = d == 0 ? 4 : std::min<int64_t>(layers_, 4);
+    cuda::BaseLinear linear(context_);
+    std::vector<Tensor> weights;
+    for (int64_t i = 0; i < layers; ++i) {
+      for (const MatrixShape& m : kMatrices) {
+        Tensor w = random_halves(m.n_out * m.n_in).reshaped({m.n_out, m.n_in});
+        w.dtype = DType::kBf16;
+        weights.push_back(w);
+      }
+    }
+    const Tensor x = random_floats(n * kInner), y = random_floats(3 * n * kInner);
+    const Timing t = time(layers, [&](int64_t layer) {
+      for (const std::vector<int>& matrices : kCalls) {
+        std::vector<LinearTarget> targets;
+        for (const int m : matrices) {
+          LinearTarget target;
+          target.slot = static_cast<int>(7 * layer) + m;
+          target.weight = weights[static_cast<size_t>(target.slot)];
+          const auto at = static_cast<int64_t>(targets.size()) * n * kInner;
+          target.y = y.slice(at, n * kMatrices[m].n_out).reshaped({n, kMatrices[m].n_out});
+          targets.push_back(target);
+        }
+        const int64_t n_in = kMatrices[matrices[0]].n_in;
+        const Tensor in = x.slice(0, n * n_in).reshaped({n, n_in});
+        if (d == 0) {
+          linear.run(*stream_, in, targets);
+          continue;
+        }
+        cuda::DeltaSum deltas(context_, *stream_, plan, in, targets);
+        deltas.start();
+        linear.run(*stream_, in, targets);
+        deltas.finish();
+      }
+    });
+    report("layer with the base", kind, d, d == 0 ? base_rows : 1, 404750336, t);
+  }
+
   /// Many rows of one variant: codes multiplied as they are, or decoded for cuBLASLt so many bytes
   /// at a time.
   void prompts(const std::string& kind, int64_t tokens) {
@@ -307,10 +351,20 @@ class Bench {
     forms.push_back({"expand alone", {}, CudaVariantPlan::kExpand});
     if (plan.segment_tokens() > 1) return forms;
     forms.push_back({"no overlap", [](Launch& how) { how.overlaps = false; }});
-    forms.push_back(
-        {"prepared inputs", [](Launch& how) { how.form = cuda::DeltaForm::kPrepared; }});
-    forms.push_back({"other blocks an SM",
-                     [](Launch& how) { how.blocks_per_sm = how.blocks_per_sm == 1 ? 0 : 1; }});
+    for (const bool prepares : {false, true}) {
+      for (const int stages : {3, 5}) {
+        for (const int blocks : {1, 2, 3, 4}) {
+          if (plan.n_rows() > 8 ? blocks % 2 != 0 : blocks > 3 || prepares) continue;
+          forms.push_back({std::string(prepares ? "prepared, " : "inside, ") +
+                               std::to_string(stages) + " stages, " + std::to_string(blocks),
+                           [=](Launch& how) {
+                             how.prepares = prepares;
+                             how.stages = stages;
+                             how.blocks_per_sm = blocks;
+                           }});
+        }
+      }
+    }
     return forms;
   }
 
@@ -327,7 +381,7 @@ class Bench {
       buffers.y[i] = f32(y) + static_cast<int64_t>(i) * n * kInner;
       buffers.y_stride[i] = shape.n_out;
     }
-    cuda::DeltaLaunch how = cuda::launch_of(context_, *stream_, plan);
+    cuda::DeltaLaunch how = cuda::launch_of(context_, *stream_, plan, shape.n_in);
     if (form.change) form.change(how);
     call.kinds &= form.parts;
     cuda::launch_of_x(call, buffers, how);
@@ -477,6 +531,10 @@ int run(int argc, char** argv) {
       if (d == 1 || d == 4) bench.deltas(kind, d, 8);
       if (d == 1 || d == 4) bench.deltas(kind, d, 16);
     }
+  }
+  for (const int64_t rows : {1, 4, 8, 16}) bench.layer("", 0, rows);
+  for (const std::string kind : {"auto", "come"}) {
+    for (const int64_t d : {1, 4, 8, 16}) bench.layer(kind, d);
   }
   for (const int64_t d : {1, 16}) bench.deltas("dense1", d, 1);
   for (const int64_t d : {1, 16}) bench.deltas("lora", d, 1);

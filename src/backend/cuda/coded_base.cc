@@ -126,7 +126,6 @@ const CodedBase::Table& CodedBase::table(CudaStream& stream, int64_t n_rows, int
     for (int64_t first = 0; first < n_rows; first += at_once) {
       s.first_token = s.first_row = static_cast<int32_t>(first);
       s.n_tokens = static_cast<int32_t>(std::min(at_once, n_rows - first));
-      s.same_input = t > 0 && at_once >= n_rows ? 1 : 0;
       s.parts[0].in = first * s.parts[0].in_stride;
       s.parts[0].in_scales = first * s.parts[0].scale_stride;
       segments.add(s, blocks_of(s.rows, s.bits) * s.groups);
@@ -152,14 +151,14 @@ void CodedBase::few_rows(CudaStream& stream, const Tensor& x,
                          std::span<const LinearTarget> targets) {
   const int64_t n = x.rows(), n_in = x.cols();
   const Table& table = this->table(stream, n, n_in, targets);
-  const DeltaLaunch how = {.stream = stream.get(),
-                           .n_sms = context_.n_sms,
-                           .token_tiles = tiles_for(n),
-                           .overlaps = false,
-                           .form = context_.deterministic || n > kMaxTokens ? DeltaForm::kPrepared
-                                   : n == 1                                 ? DeltaForm::kOneToken
-                                                                            : DeltaForm::kFewTokens,
-                           .deterministic = context_.deterministic};
+  const DeltaLaunch how = {
+      .stream = stream.get(),
+      .n_sms = context_.n_sms,
+      .token_tiles = tiles_for(n),
+      .overlaps = false,
+      .one_token = n == 1 && !context_.deterministic,
+      .prepares = n > kMaxTokens || context_.deterministic || (n > 1 && n_in % kTileCols != 0),
+      .deterministic = context_.deterministic};
   DeltaBuffers buffers;
   const Tensor inputs = context_.allocate(DType::kU8, {n, ceil_to(n_in, kGroupCols)});
   const Tensor scales = context_.allocate(DType::kF32, {n, 2 * groups_of(n_in)});
@@ -178,8 +177,7 @@ void CodedBase::few_rows(CudaStream& stream, const Tensor& x,
                                            static_cast<size_t>(4 * targets[t].weight.rows()),
                                            static_cast<size_t>(n), stream.get()));
   }
-  if (how.form == DeltaForm::kPrepared)
-    DELTACOME_CUDA_CHECK(launch_inputs(table.call, buffers, false, how));
+  if (how.prepares) DELTACOME_CUDA_CHECK(launch_inputs(table.call, buffers, false, how));
   DELTACOME_CUDA_CHECK(launch_shrink(table.call, buffers, how));
 }
 

@@ -144,8 +144,8 @@ class CudaBackend final : public Backend {
       linear_.run(queue, x, targets);
     } else {
       DeltaSum deltas(context_, queue, variants, x, targets);
-      const bool has_inputs = deltas.start();
-      linear_.run(queue, x, targets, has_inputs);
+      deltas.start();
+      linear_.run(queue, x, targets);
       deltas.finish();
     }
     add_biases(queue, variants, targets);

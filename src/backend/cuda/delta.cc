@@ -24,8 +24,7 @@ void launch_if(unsigned needed, const Plan::Call& call, const DeltaBuffers& buff
 }
 
 void launch_shrinks(const Plan::Call& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  if (how.form == DeltaForm::kPrepared)
-    launch_if(Plan::kInputs, call, buffers, how, launch_inputs, false);
+  if (how.prepares) launch_if(Plan::kInputs, call, buffers, how, launch_inputs, false);
   launch_if(Plan::kShrink, call, buffers, how, launch_shrink);
 }
 
@@ -53,17 +52,15 @@ DeltaSum::Part DeltaSum::part_of(std::span<const LinearTarget> targets) const {
   return part;
 }
 
-bool DeltaSum::start() {
+void DeltaSum::start() {
   // z of a call is zeroed by the call before, so that only one can be on its way.
-  if (targets_.size() > kMaxTargets) return false;
+  if (targets_.size() > kMaxTargets) return;
   started_ = part_of(targets_);
-  const DeltaLaunch how = launch_of(context_, stream_, plan_);
-  launch_of_x(started_->call, started_->buffers, how);
-  return how.form != DeltaForm::kPrepared && needs_only_x(started_->call.kinds);
+  launch_of_x(started_->call, started_->buffers, launch_of(context_, stream_, plan_, x_.cols()));
 }
 
 void DeltaSum::finish() {
-  const DeltaLaunch how = launch_of(context_, stream_, plan_);
+  const DeltaLaunch how = launch_of(context_, stream_, plan_, x_.cols());
   for (size_t first = 0; first < targets_.size(); first += kMaxTargets) {
     Part part;
     if (started_) {
@@ -80,27 +77,23 @@ void DeltaSum::finish() {
   started_.reset();
 }
 
-DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan) {
-  // Up to so many rows launches cost more than staging the inputs of several tokens.
+DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
+                      int64_t n_in) {
+  // Up to so many rows launches cost more than quantizing the same numbers in many warps.
   constexpr int64_t kFewRows = 8;
+  const bool few = plan.n_rows() <= kFewRows;
   const int token_tiles = (plan.segment_tokens() + kMaxTokens - 1) / kMaxTokens;
-  DeltaForm form = DeltaForm::kPrepared;
-  if (!context.deterministic) {
-    if (plan.segment_tokens() == 1) {
-      form = DeltaForm::kOneToken;
-    } else if (plan.n_rows() <= kFewRows) {
-      form = DeltaForm::kFewTokens;
-    }
-  }
+  const bool one_token = plan.segment_tokens() == 1 && !context.deterministic;
+  const bool whole_tiles = one_token || (token_tiles == 1 && n_in % kTileCols == 0);
   return {.stream = stream.get(),
           .n_sms = context.n_sms,
           .token_tiles = token_tiles,
           // On an H200 1 to 9 % less time up to 64 variants; more tokens of one: not measured.
           .overlaps = context.overlaps && token_tiles <= 2,
-          .form = form,
+          .one_token = one_token,
+          .prepares = context.deterministic || !few || !whole_tiles,
           .deterministic = context.deterministic,
-          .stages = plan.n_rows() <= kFewRows ? 4 : 3,
-          .blocks_per_sm = form != DeltaForm::kPrepared && plan.n_rows() <= kFewRows ? 1 : 0};
+          .blocks_per_sm = few ? 2 : 0};
 }
 
 void launch_of_x(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
@@ -115,7 +108,7 @@ void launch_of_y(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch
   launch_if(Plan::kVectors, call, buffers, how, launch_vectors);
   launch_if(Plan::kPlain, call, buffers, how, launch_plain, false);
   if (!needs_only_x(call.kinds)) launch_shrinks(call, buffers, how);
-  if (how.form == DeltaForm::kPrepared)
+  if (how.prepares && !how.one_token)
     launch_if(Plan::kExpand, call, buffers, how, launch_components);
   // One after another if the order of additions to y matters.
   for (int tier = 0; tier < (how.deterministic ? kTierLaunches : 1); ++tier) {
@@ -136,7 +129,7 @@ void embed_deltas(const CudaContext& context, CudaStream& stream, const CudaVari
   const WorkList<EmbeddingSegment>* list = plan.embedding(slot, stream);
   if (list == nullptr) return;
   DELTACOME_CUDA_CHECK(launch_embedding(*list, ids, plan.rows(), y.cols(), f32(y),
-                                        launch_of(context, stream, plan)));
+                                        launch_of(context, stream, plan, y.cols())));
 }
 
 }  // namespace deltacome::cuda

@@ -19,9 +19,8 @@ class DeltaSum {
  public:
   DeltaSum(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
            const Tensor& x, std::span<const LinearTarget> targets);
-  /// What needs only x, if y is still to be written. True: the kernel that is launched next may
-  /// read x before what is before it is done, if it waits for that at its end.
-  bool start();
+  /// What needs only x, if y is still to be written.
+  void start();
   /// The rest: y holds W x (+ b).
   void finish();
 
@@ -45,7 +44,8 @@ void add_deltas(const CudaContext& context, CudaStream& stream, const CudaVarian
 
 /// How the calls of a plan are launched, and the launches of one call: those that need only x, and
 /// those that need y.
-DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan);
+DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
+                      int64_t n_in);
 void launch_of_x(const CudaVariantPlan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how);
 void launch_of_y(const CudaVariantPlan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how);
 

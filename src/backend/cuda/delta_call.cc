@@ -155,10 +155,6 @@ class Builder {
       s.groups = part.groups = to_int(form.groups);
       s.stride = part.tiles = kGroupTiles * s.groups;
     }
-    if (!list.items.empty() && group.n_rows <= tokens_) {
-      const InputSegment& last = list.items.back();
-      s.same_input = last.first_token == group.first && last.parts[0].in == part.in ? 1 : 0;
-    }
     add_by_tokens(group, s, list);
   }
 
@@ -211,7 +207,7 @@ class Builder {
     part.z = to_int(first);
     part.cols = to_int(tiles * kTileCols);
     part.in = out_.n_inputs;
-    part.in_stride = to_int(tiles * kTileCols);
+    part.in_stride = to_int(groups * kGroupCols);
     part.in_block = n * part.in_stride;
     part.in_scales = out_.n_scales;
     part.scale_stride = to_int(groups);

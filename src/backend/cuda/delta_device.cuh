@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "backend/cuda/async_copy.cuh"
 #include "backend/cuda/delta_layout.h"
 #include "backend/cuda/overlap.cuh"
 
@@ -8,38 +9,6 @@ namespace deltacome::cuda {
 
 // What the kernels of packed deltas share: the stream of tiles through shared memory, products of
 // the tensor cores, and results.
-
-/// Begins an asynchronous copy of 16 bytes, with what the L2 cache should do with them.
-__device__ inline void copy16(uint4* shared, const uint4* global, uint64_t policy) {
-  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to),
-               "l"(global), "l"(policy)
-               : "memory");
-}
-template <bool kReadOnce>
-__device__ inline uint64_t cache_policy() {
-  uint64_t policy;
-  if (kReadOnce) {
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  } else {
-    asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
-  }
-  return policy;
-}
-__device__ inline void commit_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-/// Waits until at most kPending of this thread's groups of copies are on their way.
-template <int kPending>
-__device__ inline void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
-/// The same of 4 bytes, which others will read as well.
-__device__ inline void copy4(uint32_t* shared, const uint32_t* global) {
-  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(global) : "memory");
-}
 
 /// Into the first-level cache, for a later read.
 __device__ inline void prefetch(const void* p) {
@@ -228,6 +197,10 @@ struct GroupStream {
     if (threadIdx.x % 32 <= sizeof(Segment) / 128)
       prefetch(reinterpret_cast<const char*>(list.items + item) + threadIdx.x % 32 * 128);
     now.enter(list.items + item, item, begin - list.starts[item]);
+    if (now.segment->row_factor != nullptr && threadIdx.x % 32 < 4) {
+      const int row = now.block * block_rows(now.segment->bits) + threadIdx.x % 32 * 32;
+      if (row < now.segment->rows) prefetch(now.segment->row_factor + row);
+    }
     ahead.enter(now);
     left = left_ahead = end - begin;
 #pragma unroll

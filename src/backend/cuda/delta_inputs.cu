@@ -11,6 +11,7 @@ constexpr int kMaxChunk = 4096;  // columns in shared memory
 constexpr int kChunkGrid = 16;   // blocks of threads of a row
 
 /// One group of v as bytes, by a warp: scale = largest / levels, and the sum of the bytes.
+template <bool kVectors>
 __device__ void quantize_group(const float* v, int group, float levels, int8_t* out,
                                float2* scale_sum) {
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -28,7 +29,7 @@ __device__ void quantize_group(const float* v, int group, float levels, int8_t* 
       const uint32_t q = __float_as_uint(fmaf(v[i + e], by, 12582912.0f)) & 0xffu;
       word |= q << (8 * e);
     }
-    *reinterpret_cast<uint32_t*>(out + i) = word;
+    reinterpret_cast<uint32_t*>(out)[kVectors ? i / 4 : entry_word(lane)] = word;
     sum = __dp4a(static_cast<int>(word), 0x01010101, sum);
   }
   sum = __reduce_add_sync(~0u, sum);
@@ -62,8 +63,8 @@ __global__ void __launch_bounds__(kThreads)
       for (int g = static_cast<int>(threadIdx.x / 32); g * job.group < n; g += kThreads / 32) {
         auto* scales =
             reinterpret_cast<float2*>(buffers.input_scales) + job.scales + first / job.group + g;
-        quantize_group(v + g * job.group, job.group, job.levels,
-                       buffers.inputs + job.out + first + g * job.group, scales);
+        quantize_group<kVectors>(v + g * job.group, job.group, job.levels,
+                                 buffers.inputs + job.out + first + g * job.group, scales);
       }
       __syncthreads();  // before the next chunk replaces v
     }
@@ -107,8 +108,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int e = 0; e < 4; ++e)
       word |= (__float_as_uint(fmaf(x[e], by, 12582912.0f)) & 0xffu) << (8 * e);
-    if (col < cols)
-      *reinterpret_cast<uint32_t*>(buffers.inputs + job.out + int64_t{row} * cols + col) = word;
+    auto* out = reinterpret_cast<uint32_t*>(buffers.inputs + job.out) + int64_t{at} * 32;
+    out[entry_word(lane)] = word;
     const int sum = __reduce_add_sync(~0u, __dp4a(static_cast<int>(word), 0x01010101, 0));
     if (lane == 0) {
       reinterpret_cast<float2*>(buffers.input_scales)[job.scales + at] = {

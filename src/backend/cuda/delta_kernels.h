@@ -10,13 +10,6 @@
 
 namespace deltacome::cuda {
 
-/// How packed codes get their inputs.
-enum class DeltaForm : uint8_t {
-  kPrepared,   // as bytes, by launches of their own
-  kOneToken,   // quantized by the blocks of threads that need them; no segment has two tokens
-  kFewTokens,  // the same, of at most kMaxTokens tokens
-};
-
 /// How kernels of deltas are launched.
 struct DeltaLaunch {
   cudaStream_t stream = nullptr;
@@ -25,13 +18,18 @@ struct DeltaLaunch {
   /// The kernel begins before the one before it in the stream has ended, and waits for it inside
   /// (programmatic dependent launch; not on devices before Hopper).
   bool overlaps = true;
-  DeltaForm form = DeltaForm::kPrepared;
+  /// No segment has more than one token: packed codes have kernels for that.
+  bool one_token = false;
+  /// Inputs of packed codes are prepared by launches of their own (of one token: those of V); else
+  /// each warp quantizes what it multiplies: at most kMaxTokens of a segment, and if they are
+  /// several, whole tiles of columns.
+  bool prepares = true;
   /// A row's result does not depend on the others of the batch, not even in its last bits: row
   /// blocks are not shared by warps, and tiers of a matrix follow each other. Slow for few rows.
   bool deterministic = false;
-  /// Of kernels that quantize their inputs, at most; 0: as many as fit. With one, the next kernel's
-  /// codes are on their way while this one runs.
-  int stages = 3;  // of those with one token: 3 or 4 groups on their way to a warp
+  int stages = 3;  // of those with one token: 3 or 5 groups on their way to a warp
+  /// Of those with one token, at most; 0: as many as fit. With few, the next kernel's codes are on
+  /// their way while this one runs.
   int blocks_per_sm = 0;
 };
 
@@ -49,12 +47,11 @@ cudaError_t launch_shrink(const DeltaCall& call, const DeltaBuffers& buffers,
 /// y += U z; clears the next call's z.
 cudaError_t launch_expand(const DeltaCall& call, const DeltaBuffers& buffers,
                           const DeltaLaunch& how);
-/// The same with inputs that are not prepared: what these two are for form kOneToken and
-/// kFewTokens.
-cudaError_t launch_staged_shrink(const DeltaCall& call, const DeltaBuffers& buffers,
-                                 const DeltaLaunch& how);
-cudaError_t launch_staged_expand(const DeltaCall& call, const DeltaBuffers& buffers,
-                                 const DeltaLaunch& how);
+/// What these two are if `how` has one token.
+cudaError_t launch_token_shrink(const DeltaCall& call, const DeltaBuffers& buffers,
+                                const DeltaLaunch& how);
+cudaError_t launch_token_expand(const DeltaCall& call, const DeltaBuffers& buffers,
+                                const DeltaLaunch& how);
 /// y += vector codes times prepared inputs.
 cudaError_t launch_vectors(const DeltaCall& call, const DeltaBuffers& buffers,
                            const DeltaLaunch& how);

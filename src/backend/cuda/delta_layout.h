@@ -93,7 +93,14 @@ DELTACOME_HOST_DEVICE inline int64_t tile_position(const PackedMatrix& m, int64_
   return block / m.together * m.stride + block % m.together * tiles + tile;
 }
 
+/// Position of the 32-bit word of columns 4 i to 4 i + 3 among the 128 bytes of a prepared group of
+/// tiles: what a lane j multiplies, columns 8 j to 8 j + 7 of each tile, lies together.
+DELTACOME_HOST_DEVICE constexpr int entry_word(int i) {
+  return i % 8 / 2 * 8 + i / 8 * 2 + i % 2;
+}
+
 /// A row of the input to prepare: x[row] * gains, rotated, as int8 with a scale for each `group`.
+/// For tiles, groups are in the order of entry_word().
 struct InputJob {
   const float* gains = nullptr;  // [cols] or null
   uint64_t seed = 0;             // of the rotation's signs
@@ -109,11 +116,12 @@ struct InputJob {
 };
 
 /// z of a tier of some tokens to prepare for U: times the gains of each block of its rows, as int8
-/// with a scale for each group. Unit: a group of a token of a block, in that order from the last.
+/// with a scale for each group, in the order of entry_word(). Unit: a group of a token of a block,
+/// in that order from the last.
 struct ComponentJob {
   const float* gains = nullptr;  // [gain_blocks][32 tiles] or null
   int64_t z = 0;                 // first float of the first token
-  int64_t out = 0;               // first byte, [gain_blocks][n_tokens][32 tiles]
+  int64_t out = 0;               // first byte, [gain_blocks][n_tokens][groups][128]
   int64_t scales = 0;            // first pair, [gain_blocks][n_tokens][groups]
   int32_t z_stride = 0;
   int32_t n_tokens = 0;
@@ -162,7 +170,6 @@ struct DeltaSegment {
   int32_t dim = 0;       // of vector codes
   int32_t tier = 0;      // of U
   int32_t n_parts = 1;
-  int32_t same_input = 0;  // as the item before has
 };
 /// V, dense and vector codes.
 struct InputSegment : DeltaSegment {

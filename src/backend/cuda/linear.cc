@@ -55,8 +55,7 @@ void BaseLinear::multiply(CudaStream& stream, const Tensor& x, const Tensor& rou
   if (!done) plain();
 }
 
-void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets,
-                     bool has_inputs) {
+void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets) {
   const int64_t n_rows = x.rows(), n_in = x.cols();
   for (const LinearTarget& target : targets) {
     DELTACOME_CHECK(target.weight.cols() == n_in && target.y.rows() == n_rows);
@@ -84,7 +83,6 @@ void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const Linear
   skinny.n_rows = static_cast<int>(n_rows);
   skinny.n_in = n_in;
   skinny.overlaps = context_.overlaps;
-  skinny.has_inputs = has_inputs && context_.overlaps;
   const auto launch = [&] {
     if (skinny.n_targets > 0)
       DELTACOME_CUDA_CHECK(launch_skinny(skinny, context_.n_sms, stream.get()));

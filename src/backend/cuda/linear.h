@@ -24,9 +24,7 @@ Matrix matrix_of(const Tensor& weight);
 class BaseLinear {
  public:
   explicit BaseLinear(const CudaContext& context) : context_(context), coded_(context) {}
-  /// has_inputs: x is there before what is on the stream is done (see DeltaSum::start()).
-  void run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets,
-           bool has_inputs = false);
+  void run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets);
 
  private:
   void multiply(CudaStream& stream, const Tensor& x, const Tensor& rounded,

@@ -24,18 +24,24 @@ __device__ inline void wait_for_inputs() {
 /// Launches a kernel that may begin early: until wait_for_inputs() it reads nothing but what was
 /// there long before, such as weights. `overlaps`: the device is of sm_90 or later.
 template <class... Params, class... Args>
-cudaError_t launch_early(bool overlaps, void (*kernel)(Params...), dim3 grid, int block,
-                         cudaStream_t stream, const Args&... args) {
+cudaError_t launch_early(bool overlaps, size_t shared_bytes, void (*kernel)(Params...), dim3 grid,
+                         int block, cudaStream_t stream, const Args&... args) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(block));
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = overlaps ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, Params(args)...);
+}
+template <class... Params, class... Args>
+cudaError_t launch_early(bool overlaps, void (*kernel)(Params...), dim3 grid, int block,
+                         cudaStream_t stream, const Args&... args) {
+  return launch_early(overlaps, 0, kernel, grid, block, stream, args...);
 }
 
 }  // namespace deltacome::cuda

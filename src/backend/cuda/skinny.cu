@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "backend/cuda/async_copy.cuh"
 #include "backend/cuda/numbers.cuh"
 #include "backend/cuda/overlap.cuh"
 #include "backend/cuda/skinny.h"
@@ -7,17 +8,21 @@ namespace deltacome::cuda {
 namespace {
 
 constexpr int kWarps = 8;            // of a block, which split n_in among them
+constexpr int kOutputs = 16;         // that a block has at a time
 constexpr int kPiece = 128;          // inputs that a warp reads at a time: 256 bytes of a row
 constexpr int kSteps = kPiece / 32;  // of four lanes that read 8 inputs each
+constexpr int kStages = 3;           // pieces on their way to a warp
 constexpr int kPlainRows = 8;        // rows of x of a block of the plain product
 
-/// 16 bytes that are read once: past L1, whole sectors of 256 bytes into L2.
-__device__ __forceinline__ uint4 load_stream(const void* p) {
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(p));
-  return v;
+constexpr int kRingBytes = kWarps * kStages * kOutputs * kPiece * 2;
+constexpr int kMostInputBytes = 90 * 1024;  // of x in shared memory
+
+/// Elements between rows of x in shared memory: lanes that read 8 inputs of 8 rows meet in no bank.
+__host__ __device__ constexpr int64_t input_stride(int64_t n_in) {
+  return (n_in + kPiece - 1) / kPiece * kPiece + 32;
+}
+__host__ __device__ constexpr int sums_bytes(int columns) {
+  return 2 * kWarps * kOutputs * (columns * 8 + 1) * 4;
 }
 
 /// c [16, 8] += a [16, 16] b [16, 8].
@@ -36,104 +41,181 @@ __device__ __forceinline__ void multiply(const f16*, float (&c)[4], uint32_t a0,
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+/// 16 outputs of a target.
+struct Tile {
+  int target = 0;
+  int64_t first = 0;
+  __device__ Tile(const Skinny& a, int64_t tile) {
+    for (; target + 1 < a.n_targets; ++target) {
+      const int64_t n = (a.targets[target].n_out + kOutputs - 1) / kOutputs;
+      if (tile < n) break;
+      tile -= n;
+    }
+    first = tile * kOutputs;
+  }
+};
+
+/// A warp's weights on their way through shared memory: its pieces of n_in of one tile after
+/// another. Each lane copies what it multiplies, 8 neighbours of its rows at a time, so that
+/// nothing is synchronized.
+template <class T>
+struct WeightStream {
+  const Skinny& a;
+  uint4* ring;  // of the warp, at this lane: [kStages][2 rows][kSteps][32]
+  int64_t tile, n_tiles, n_pieces;
+  int64_t piece;
+  const T* rows[2] = {};
+  int slot = 0, slot_ahead = 0;
+  uint64_t policy = cache_policy<true>();
+
+  __device__ WeightStream(const Skinny& args, uint4* shared, int64_t tiles)
+      : a(args), n_tiles(tiles), n_pieces((args.n_in + kPiece - 1) / kPiece) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    ring = shared + warp * (kStages * 2 * kSteps * 32) + lane;
+    tile = blockIdx.x;
+    piece = warp;
+    enter();
+  }
+  __device__ void enter() {
+    if (tile >= n_tiles || piece >= n_pieces) {
+      tile = n_tiles;  // nothing is left
+      return;
+    }
+    const Tile now(a, tile);
+    const Skinny::Target& target = a.targets[now.target];
+    const int group = threadIdx.x % 32 / 4, quarter = threadIdx.x % 4;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      // Rows beyond the last are read as the last, and their sums dropped.
+      const int64_t row = min(now.first + 8 * h + group, target.n_out - 1);
+      rows[h] = static_cast<const T*>(target.w) + row * a.n_in + 8 * quarter;
+    }
+  }
+  __device__ void copy_next() {
+    if (tile < n_tiles) {
+      uint4* to = ring + slot_ahead * (2 * kSteps * 32);
+      const int64_t first = piece * kPiece;
+      const auto left = a.n_in - 8 * static_cast<int>(threadIdx.x % 4) - first;
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+        const bool inside = 32 * s < left;
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
+          copy16_of_row(to + (h * kSteps + s) * 32, inside ? rows[h] + first + 32 * s : rows[h],
+                        inside, policy);
+      }
+      piece += kWarps;
+      if (piece >= n_pieces) {
+        piece = threadIdx.x / 32;
+        tile += gridDim.x;
+        enter();
+      }
+    }
+    commit_copies();  // also of nothing, so that groups can be counted
+    slot_ahead = slot_ahead + 1 == kStages ? 0 : slot_ahead + 1;
+  }
+  /// The next piece, after the copy of another one has begun.
+  __device__ const uint4* take() {
+    copy_next();
+    wait_copies<kStages - 1>();
+    const uint4* at = ring + slot * (2 * kSteps * 32);
+    slot = slot + 1 == kStages ? 0 : slot + 1;
+    return at;
+  }
+};
+
+/// x as T into shared memory, zeros behind n_in. By all threads.
+template <class T>
+__device__ void copy_inputs(const Skinny& a, T* to) {
+  const int64_t stride = input_stride(a.n_in), quads = stride / 4;
+  for (int64_t i = threadIdx.x; i < a.n_rows * quads; i += 32 * kWarps) {
+    const int64_t row = i / quads, k = i % quads * 4;
+    const float4 v =
+        k < a.n_in ? *reinterpret_cast<const float4*>(a.x + row * a.n_in + k) : float4{0, 0, 0, 0};
+    *reinterpret_cast<uint2*>(to + row * stride + k) = {pack2<T>(v.x, v.y), pack2<T>(v.z, v.w)};
+  }
+}
+
 /// Weights are the 16-row operand of the tensor cores, rows of x the 8 columns. Which inputs of a
 /// step are multiplied together is of no matter as long as both operands agree, so each lane reads
-/// 8 neighbours of its rows straight into the operand. Grid (sum of tiles over the targets), block
-/// (32 * kWarps); a block owns 16 * kTiles outputs, its warps take pieces of n_in in turn and are
-/// summed in their order.
-template <class T, int kTiles, int kColumns>  // kColumns: eights of rows of x
-__global__ void __launch_bounds__(32 * kWarps) skinny_kernel(Skinny a) {
-  __shared__ float sums[kWarps][kTiles * 16][kColumns * 8 + 1];
-  constexpr int kOutputs = 16 * kTiles;
+/// 8 neighbours of its rows straight into the operand. A block takes tiles of 16 outputs in turn;
+/// its warps take pieces of n_in in turn and are summed in their order. kShared: x is rounded once,
+/// into shared memory; else whenever it is read.
+/// Grid: any, block (32 * kWarps), shared memory kRingBytes + sums_bytes() + x.
+template <class T, int kColumns, bool kShared>  // kColumns: eights of rows of x
+__global__ void __launch_bounds__(32 * kWarps, 1)
+    skinny_kernel(const __grid_constant__ Skinny a, int64_t n_tiles) {
+  extern __shared__ uint4 shared[];
+  using Sums = float[kWarps][kOutputs][kColumns * 8 + 1];
+  auto* sums = reinterpret_cast<Sums*>(shared + kRingBytes / 16);  // of two tiles that take turns
+  T* inputs = reinterpret_cast<T*>(reinterpret_cast<char*>(sums) + sums_bytes(kColumns));
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int group = lane / 4, quarter = lane % 4;
 
-  int64_t tile = blockIdx.x;
-  int t = 0;
-  for (; t + 1 < a.n_targets; ++t) {
-    const int64_t n = (a.targets[t].n_out + kOutputs - 1) / kOutputs;
-    if (tile < n) break;
-    tile -= n;
-  }
-  const Skinny::Target target = a.targets[t];
-  const int64_t first = tile * kOutputs;
-
-  const T* rows[kTiles][2];  // of this lane, in the upper and the lower half of a tile
-#pragma unroll
-  for (int i = 0; i < 2 * kTiles; ++i) {
-    const int64_t row = first + 8 * i + group;
-    // Rows beyond the last are read as the last, and their sums dropped.
-    rows[i / 2][i % 2] = static_cast<const T*>(target.w) +
-                         (row < target.n_out ? row : target.n_out - 1) * a.n_in + 8 * quarter;
-  }
-
-  uint4 w[kTiles][2][kSteps];
-  const auto load = [&](int64_t at) {
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      const int64_t k = at + 32 * s;
-      const bool inside = k + 8 * quarter < a.n_in;
-#pragma unroll
-      for (int i = 0; i < 2 * kTiles; ++i) {
-        w[i / 2][i % 2][s] = inside ? load_stream(rows[i / 2][i % 2] + k) : make_uint4(0, 0, 0, 0);
-      }
-    }
-  };
-
-  // The first weights are on their way before x is there.
+  // Weights are on their way before x is there.
   release_dependents();
-  load(int64_t{warp} * kPiece);
-  if (!a.has_inputs) wait_for_inputs();
-  float c[kTiles][kColumns][4] = {};
-  for (int64_t at = int64_t{warp} * kPiece; at < a.n_in;) {
+  WeightStream<T> stream(a, shared, n_tiles);
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      const int64_t k = at + 32 * s + 8 * quarter;
+  for (int i = 0; i < kStages - 1; ++i) stream.copy_next();
+  wait_for_inputs();
+  if (kShared) {
+    copy_inputs(a, inputs);
+    __syncthreads();
+  }
+  int turn = 0;
+  for (int64_t tile = blockIdx.x; tile < n_tiles; tile += gridDim.x, turn ^= 1) {
+    float c[kColumns][4] = {};
+    for (int64_t piece = warp; piece < stream.n_pieces; piece += kWarps) {
+      const uint4* weights = stream.take();
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j) {
-        const int row = 8 * j + group;
-        uint32_t b[4] = {};
-        if (row < a.n_rows && k < a.n_in) {
-          const auto* x = reinterpret_cast<const float4*>(a.x + row * a.n_in + k);
-          const float4 low = __ldcg(x), high = __ldcg(x + 1);
-          b[0] = pack2<T>(low.x, low.y);
-          b[1] = pack2<T>(low.z, low.w);
-          b[2] = pack2<T>(high.x, high.y);
-          b[3] = pack2<T>(high.z, high.w);
-        }
+      for (int s = 0; s < kSteps; ++s) {
+        const uint4 upper = weights[s * 32], lower = weights[(kSteps + s) * 32];
+        const int64_t k = piece * kPiece + 32 * s + 8 * quarter;
 #pragma unroll
-        for (int i = 0; i < kTiles; ++i) {
-          const uint4 upper = w[i][0][s], lower = w[i][1][s];
-          multiply(static_cast<const T*>(nullptr), c[i][j], upper.x, lower.x, upper.y, lower.y,
-                   b[0], b[1]);
-          multiply(static_cast<const T*>(nullptr), c[i][j], upper.z, lower.z, upper.w, lower.w,
-                   b[2], b[3]);
+        for (int j = 0; j < kColumns; ++j) {
+          const int row = 8 * j + group;
+          uint32_t b[4] = {};
+          if (kShared) {
+            if (row < a.n_rows) {
+              const uint4 eight =
+                  *reinterpret_cast<const uint4*>(inputs + row * input_stride(a.n_in) + k);
+              b[0] = eight.x;
+              b[1] = eight.y;
+              b[2] = eight.z;
+              b[3] = eight.w;
+            }
+          } else if (row < a.n_rows && k < a.n_in) {
+            const float4 low = load4(a.x + row * a.n_in + k);
+            const float4 high = load4(a.x + row * a.n_in + k + 4);
+            b[0] = pack2<T>(low.x, low.y);
+            b[1] = pack2<T>(low.z, low.w);
+            b[2] = pack2<T>(high.x, high.y);
+            b[3] = pack2<T>(high.z, high.w);
+          }
+          multiply(static_cast<const T*>(nullptr), c[j], upper.x, lower.x, upper.y, lower.y, b[0],
+                   b[1]);
+          multiply(static_cast<const T*>(nullptr), c[j], upper.z, lower.z, upper.w, lower.w, b[2],
+                   b[3]);
         }
       }
     }
-    at += int64_t{kWarps} * kPiece;
-    if (at < a.n_in) load(at);
-  }
-
-#pragma unroll
-  for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        sums[warp][16 * i + 8 * (e / 2) + group][8 * j + 2 * quarter + e % 2] = c[i][j][e];
-      }
+      for (int e = 0; e < 4; ++e)
+        sums[turn][warp][8 * (e / 2) + group][8 * j + 2 * quarter + e % 2] = c[j][e];
     }
-  }
-  if (a.has_inputs) wait_for_inputs();
-  __syncthreads();
-  for (int i = threadIdx.x; i < kOutputs * a.n_rows; i += 32 * kWarps) {
-    const int output = i % kOutputs, row = i / kOutputs;
-    if (first + output >= target.n_out) continue;
-    float sum = 0;
+    __syncthreads();  // the sums of the tile before have been read, too
+    const Tile now(a, tile);
+    const Skinny::Target& target = a.targets[now.target];
+    for (int i = threadIdx.x; i < kOutputs * a.n_rows; i += 32 * kWarps) {
+      const int output = i % kOutputs, row = i / kOutputs;
+      if (now.first + output >= target.n_out) continue;
+      float sum = 0;
 #pragma unroll
-    for (int from = 0; from < kWarps; ++from) sum += sums[from][output][row];
-    target.y[row * target.stride + first + output] = sum;
+      for (int from = 0; from < kWarps; ++from) sum += sums[turn][from][output][row];
+      target.y[row * target.stride + now.first + output] = sum;
+    }
   }
 }
 
@@ -167,14 +249,30 @@ __global__ void plain_kernel(const T* __restrict__ w,      // [n_out, n_in]
   }
 }
 
-template <class T, int kTiles>
-cudaError_t launch_tiles(const Skinny& args, cudaStream_t stream) {
+template <class T, int kColumns, bool kShared>
+cudaError_t launch(const Skinny& args, int64_t input_bytes, int n_sms, cudaStream_t stream) {
+  const auto kernel = skinny_kernel<T, kColumns, kShared>;
   int64_t tiles = 0;
   for (int t = 0; t < args.n_targets; ++t)
-    tiles += (args.targets[t].n_out + 16 * kTiles - 1) / (16 * kTiles);
-  const auto kernel = args.n_rows <= 8 ? skinny_kernel<T, kTiles, 1> : skinny_kernel<T, kTiles, 2>;
-  return launch_early(args.overlaps, kernel, dim3(static_cast<unsigned>(tiles)), 32 * kWarps,
-                      stream, args);
+    tiles += (args.targets[t].n_out + kOutputs - 1) / kOutputs;
+  const int bytes = kRingBytes + sums_bytes(kColumns);
+  const cudaError_t status = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes + (kShared ? kMostInputBytes : 0));
+  if (status != cudaSuccess) return status;
+  const auto grid = static_cast<unsigned>(tiles < n_sms ? tiles : n_sms);
+  return launch_early(args.overlaps, static_cast<size_t>(bytes + (kShared ? input_bytes : 0)),
+                      kernel, grid, 32 * kWarps, stream, args, tiles);
+}
+
+template <class T>
+cudaError_t launch_rows(const Skinny& args, int n_sms, cudaStream_t stream) {
+  const int64_t input_bytes = args.n_rows * input_stride(args.n_in) * 2;
+  const bool fits = input_bytes <= kMostInputBytes;
+  if (args.n_rows > 8)
+    return fits ? launch<T, 2, true>(args, input_bytes, n_sms, stream)
+                : launch<T, 2, false>(args, input_bytes, n_sms, stream);
+  return fits ? launch<T, 1, true>(args, input_bytes, n_sms, stream)
+              : launch<T, 1, false>(args, input_bytes, n_sms, stream);
 }
 
 template <class T>
@@ -192,12 +290,8 @@ cudaError_t launch_skinny(const Skinny& args, int n_sms, cudaStream_t stream) {
   int64_t outputs = 0;
   for (int t = 0; t < args.n_targets; ++t) outputs += args.targets[t].n_out;
   if (args.n_rows == 0 || outputs == 0) return cudaSuccess;
-  // Two tiles read x half as often, but need twice as many outputs to fill the device.
-  const int tiles = args.tiles != 0 ? args.tiles : outputs >= int64_t{64} * n_sms ? 2 : 1;
-  if (args.type == Element::kBf16) {
-    return tiles == 2 ? launch_tiles<bf16, 2>(args, stream) : launch_tiles<bf16, 1>(args, stream);
-  }
-  return tiles == 2 ? launch_tiles<f16, 2>(args, stream) : launch_tiles<f16, 1>(args, stream);
+  return args.type == Element::kBf16 ? launch_rows<bf16>(args, n_sms, stream)
+                                     : launch_rows<f16>(args, n_sms, stream);
 }
 
 cudaError_t launch_plain_product(const Matrix& w, const float* x, int64_t n_rows, float* y,

@@ -27,9 +27,6 @@ struct Skinny {
   int n_rows = 0;                 // 1 to kSkinnyRows
   int64_t n_in = 0;               // a multiple of 8
   bool overlaps = false;          // with what is before it: sm_90 or later
-  /// x is there when the kernel begins; it waits for the kernel before it only at its end.
-  bool has_inputs = false;
-  int tiles = 0;  // of 16 outputs a block: 1 or 2; 0 = by the number of outputs
 };
 cudaError_t launch_skinny(const Skinny& args, int n_sms, cudaStream_t stream);
 

@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cuda/delta_kernels.h"
+#include "backend/cuda/delta_products.cuh"
+
+namespace deltacome::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kWindow = 16;                   // groups of inputs that a warp holds
+constexpr int kBatch = 4;                     // groups that it loads at once
+constexpr int kEntryWords = kGroupCols / 16;  // of 16 bytes
+
+/// Inputs of a warp: groups as prepared inputs have them; or, of a small part with gains of row
+/// blocks, 32 floats. `own`: such a group with the gains of the warp's row block.
+struct Window {
+  uint4 entries[kWindow][kEntryWords];
+  uint4 own[kEntryWords];
+  float2 scale_sums[kWindow];
+  float2 own_scale_sum[2];
+};
+/// What a window holds.
+struct Held {
+  int item = -1;
+  int begin = 0, end = 0;  // groups of a row block
+};
+
+/// Four columns of a group of the input, with gains; zeros behind the last one.
+template <bool kExpand>
+__device__ float4 load_input(const DeltaBuffers& buffers, const DeltaSegment& segment,
+                             const SegmentPart& part, int group, const float* gains) {
+  const int col = kGroupCols * group + 4 * static_cast<int>(threadIdx.x % 32);
+  const int n = part.cols - col;
+  if (n <= 0) return float4{};
+  const float* from = kExpand ? buffers.z + segment.z + part.z + col
+                              : buffers.x + segment.first_row * buffers.x_stride + col;
+  if (gains != nullptr) gains += col;
+  // z has whole tiles.
+  const bool aligned = kExpand || (part.cols % 4 == 0 && buffers.x_stride % 4 == 0);
+  float4 v{};
+  float4 by{1, 1, 1, 1};
+  if (aligned) {
+    v = __ldcg(reinterpret_cast<const float4*>(from));
+    if (gains != nullptr) by = *reinterpret_cast<const float4*>(gains);
+  } else {
+    v = {__ldcg(from), n > 1 ? __ldcg(from + 1) : 0, n > 2 ? __ldcg(from + 2) : 0,
+         n > 3 ? __ldcg(from + 3) : 0};
+    if (gains != nullptr)
+      by = {gains[0], n > 1 ? gains[1] : 0, n > 2 ? gains[2] : 0, n > 3 ? gains[3] : 0};
+  }
+  return {v.x * by.x, v.y * by.y, v.z * by.z, v.w * by.w};
+}
+
+/// One group as bytes, by a warp that has four columns a lane.
+__device__ void quantize_group(float4 x, float factor, uint4* entry, float2* scale_sum) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const float v[4] = {x.x, x.y, x.z, x.w};
+  uint32_t largest = 0;  // by bits, so that what is not a number is the largest
+#pragma unroll
+  for (int e = 0; e < 4; ++e) largest = max(largest, __float_as_uint(v[e]) & 0x7fffffffu);
+  largest = __reduce_max_sync(~0u, largest);
+  const float by = largest == 0 ? 0.0f : 127.0f / __uint_as_float(largest);
+  uint32_t q[4];  // nearest integers, in the low bits of a large float
+#pragma unroll
+  for (int e = 0; e < 4; ++e) q[e] = __float_as_uint(fmaf(v[e], by, 12582912.0f));
+  const uint32_t word =
+      __byte_perm(__byte_perm(q[0], q[1], 0x0040), __byte_perm(q[2], q[3], 0x0040), 0x5410);
+  reinterpret_cast<uint32_t*>(entry)[entry_word(lane)] = word;
+  const int sum = __reduce_add_sync(~0u, __dp4a(static_cast<int>(word), 0x01010101, 0));
+  if (lane == 0)
+    *scale_sum = {__uint_as_float(largest) * (1.0f / 127) * factor, static_cast<float>(sum)};
+}
+
+/// The part that a group of a row block belongs to; `group` becomes that of the part.
+template <class Segment>
+__device__ const SegmentPart& part_at(const Segment& segment, int& group) {
+  int p = 0;
+  while (group >= segment.parts[p].groups) group -= segment.parts[p++].groups;
+  return segment.parts[p];
+}
+__device__ bool has_row_gains(const DeltaSegment& segment, const SegmentPart& part) {
+  return part.gain_rows < segment.rows;
+}
+
+/// Groups [begin, end) of the segment's row blocks into the window.
+template <bool kExpand, class Segment>
+__device__ void fill(const DeltaBuffers& buffers, const Segment& segment, int begin, int end,
+                     Window& window) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  __syncwarp();  // what was there has been read
+  for (int first = begin; first < end; first += kBatch) {
+    float4 v[kBatch];
+    float factor[kBatch];  // 0: floats are kept
+#pragma unroll
+    for (int u = 0; u < kBatch; ++u) {
+      v[u] = float4{};
+      factor[u] = 0;
+      if (first + u >= end) continue;
+      int group = first + u;
+      const SegmentPart& part = part_at(segment, group);
+      const bool row_gains = has_row_gains(segment, part);
+      if (!row_gains) factor[u] = part.factor;
+      if (!row_gains || part.cols <= kTileCols)
+        v[u] = load_input<kExpand>(buffers, segment, part, group, row_gains ? nullptr : part.gains);
+    }
+#pragma unroll
+    for (int u = 0; u < kBatch; ++u) {
+      const int at = first + u - begin;
+      if (first + u >= end) continue;
+      if (factor[u] != 0) {
+        quantize_group(v[u], factor[u], window.entries[at], &window.scale_sums[at]);
+      } else if (lane < kEntryWords) {
+        reinterpret_cast<float4*>(window.entries[at])[lane] = v[u];
+      }
+    }
+  }
+  __syncwarp();
+}
+
+/// A group of a part whose inputs have gains of the row block, as window.own. `at`: in the window.
+template <class Segment>
+__device__ void fill_own(const DeltaBuffers& buffers, const Segment& segment,
+                         const SegmentPart& part, int group, int block, int at, Window& window) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int gain_block = block * block_rows(segment.bits) / part.gain_rows;
+  const float* gains = part.gains + int64_t{gain_block} * part.cols;
+  __syncwarp();  // the group before has been read
+  float4 v{};
+  if (part.cols > kTileCols) {
+    v = load_input<true>(buffers, segment, part, group, gains);
+  } else if (lane < kEntryWords) {
+    const float4 z = reinterpret_cast<const float4*>(window.entries[at])[lane];
+    const float4 by = *reinterpret_cast<const float4*>(gains + 4 * lane);
+    v = {z.x * by.x, z.y * by.y, z.z * by.z, z.w * by.w};
+  }
+  quantize_group(v, part.factor, window.own, window.own_scale_sum);
+  __syncwarp();
+}
+
+/// The input of a group as the tensor cores take it, the same in all columns.
+struct OneInput {
+  uint4 low, high;  // of tiles 0 and 1, 2 and 3: columns 8 j to 8 j + 7
+  float2 scale_sum;
+  __device__ OneInput() = default;
+  __device__ OneInput(const uint4* entry, const float2* scale_sum_of) {
+    const int j = static_cast<int>(threadIdx.x % 4);
+    low = entry[2 * j];
+    high = entry[2 * j + 1];
+    scale_sum = *scale_sum_of;
+  }
+};
+
+/// c = magic + a b.
+__device__ void multiply_first(int (&c)[4], uint4 a, uint32_t mask, uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%10,%10,%10,%10};"
+      : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+      : "r"(a.x & mask), "r"(a.y & mask), "r"(a.z & mask), "r"(a.w & mask), "r"(b0), "r"(b1),
+        "r"(kMagic));
+}
+__device__ void multiply_next(int (&c)[4], uint4 a, uint32_t mask, uint32_t b0, uint32_t b1) {
+  multiply_add<false>(c, a.x & mask, a.y & mask, a.z & mask, a.w & mask, b0, b1);
+}
+
+/// Rows of a byte: 8 / bits. Powers of two are not divided by.
+__device__ int fields_of(int bits) {
+  return 8 >> (31 - __clz(bits));
+}
+
+/// What a lane keeps of the results of one token: rows g and g + 8 of slot j of the row block (of
+/// 1 bit: and of slot j + 4). The tensor cores give eight equal columns.
+struct LaneSlot {
+  int slot;
+  bool owns;  // as the first of the lanes that have the slot
+  __device__ explicit LaneSlot(int bits) {
+    const int j = static_cast<int>(threadIdx.x % 4), n_slots = min(4, fields_of(bits));
+    slot = j & (n_slots - 1);
+    owns = j < n_slots;
+  }
+};
+
+/// sum += the codes of this lane times its input. `weight`: of a code in its byte.
+__device__ void add_codes(float2 x, float center, float weight, float relative, int low, int high,
+                          float2 scales, float (&sum)[2]) {
+  const float bias = center * x.y, by = x.x * relative;
+  // Both exact: integers, or halves of them, below 2^23.
+  sum[0] = fmaf(by * fmaf(-weight, bias, from_magic(low)), scales.x, sum[0]);
+  sum[1] = fmaf(by * fmaf(-weight, bias, from_magic(high)), scales.y, sum[1]);
+}
+
+/// sum += a group of 1- or 2-bit codes times its input.
+template <int kBits>
+__device__ void multiply_one(const uint4* group, bool has_scales, float center, const OneInput& x,
+                             float (&sum)[2][2]) {
+  const int lane = static_cast<int>(threadIdx.x % 32), slot = lane % 4;
+  uint4 a[kGroupTiles];
+#pragma unroll
+  for (int i = 0; i < kGroupTiles; ++i) a[i] = group[32 * i + lane];
+  const auto* words = reinterpret_cast<const __half2*>(group + kScaleSlot);
+#pragma unroll
+  for (int pair = 0; pair < 2 / kBits; ++pair) {
+    int c[4][4];
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+      const uint32_t mask = ((1u << kBits) - 1) * 0x01010101u << (kBits * (4 * pair + s));
+      multiply_first(c[s], a[0], mask, x.low.x, x.low.y);
+      multiply_next(c[s], a[1], mask, x.low.z, x.low.w);
+      multiply_next(c[s], a[2], mask, x.high.x, x.high.y);
+      multiply_next(c[s], a[3], mask, x.high.z, x.high.w);
+    }
+    int mine[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int low = slot % 2 == 0 ? c[0][2 * h] : c[1][2 * h];
+      const int high = slot % 2 == 0 ? c[2][2 * h] : c[3][2 * h];
+      mine[h] = slot < 2 ? low : high;
+    }
+    const float2 scales = has_scales ? __half22float2(words[lane + 32 * pair]) : float2{1, 1};
+    const auto weight = static_cast<float>(1 << (kBits * (4 * pair + slot)));
+    add_codes(x.scale_sum, center, weight, 1.0f, mine[0], mine[1], scales, sum[pair]);
+  }
+}
+
+/// The same of 4 or 8 bits; small: of all columns of a part in row blocks of 64.
+__device__ void multiply_wide(const uint4* group, bool has_scales, float center, int bits,
+                              bool small, int quarter, const OneInput& x, float (&sum)[2]) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int fields = bits == 4 ? 2 : 1, n_slots = small ? 4 : fields;
+  const int own = lane % 4 & (n_slots - 1);
+  int mine[2] = {};
+#pragma unroll 1
+  for (int slot = 0; slot < n_slots; ++slot) {
+    const uint32_t mask = ((1u << bits) - 1) * 0x01010101u << (bits * (slot & (fields - 1)));
+    int c[4];
+    multiply_first(c, group[32 * (small ? slot >> (fields - 1) : 0) + lane], mask, x.low.x,
+                   x.low.y);
+    if (!small) {
+      multiply_next(c, group[32 + lane], mask, x.low.z, x.low.w);
+      multiply_next(c, group[64 + lane], mask, x.high.x, x.high.y);
+      multiply_next(c, group[96 + lane], mask, x.high.z, x.high.w);
+    }
+    mine[0] = slot == own ? c[0] : mine[0];
+    mine[1] = slot == own ? c[2] : mine[1];
+  }
+  const auto* words = reinterpret_cast<const __half2*>(group + kScaleSlot) + lane / 4 * 4;
+  const int word = small ? own : bits == 4 ? 2 * quarter + own : quarter;
+  const float2 scales = has_scales ? __half22float2(words[word]) : float2{1, 1};
+  const auto weight = static_cast<float>(1 << (bits * (own & (fields - 1))));
+  const float relative = small ? static_cast<float>(1 << (2 * own)) / weight : 1.0f;
+  add_codes(x.scale_sum, center, weight, relative, mine[0], mine[1], scales, sum);
+}
+
+/// The next n groups of a part, whose inputs are at `entries` and `scale_sums`, one behind the
+/// other. kBits 0: 4 or 8. `bits`: of the segment, `block`: its row block.
+template <int kBits, bool kPrepared, class Stream>
+__device__ void multiply_groups(const SegmentPart& part, int bits, int block, int n,
+                                const uint4* entries, const float2* scale_sums, Stream& stream,
+                                float (&sum)[2][2]) {
+  // In registers: what is in memory is read again after each asynchronous copy.
+  const bool has_scales = part.scales != nullptr;
+  const float center = part.center, factor = part.factor;
+  const int part_bits = part.bits, quarter = block & (part_bits / 2 - 1);
+  OneInput x;
+  if (kPrepared) x = OneInput(entries, scale_sums);
+#pragma unroll 1
+  for (int i = 0; i < n; ++i) {
+    const uint4* codes = stream.take();
+    OneInput next;
+    if (kPrepared) {
+      next = OneInput(entries + min(i + 1, n - 1) * kEntryWords, scale_sums + min(i + 1, n - 1));
+      x.scale_sum.x *= factor;
+    } else {
+      x = OneInput(entries + i * kEntryWords, scale_sums + i);
+    }
+    if constexpr (kBits == 0) {
+      multiply_wide(codes, has_scales, center, part_bits, part_bits != bits, quarter, x, sum[0]);
+    } else {
+      multiply_one<kBits>(codes, has_scales, center, x, sum);
+    }
+    if (kPrepared) x = next;
+  }
+}
+
+/// The groups of one row block that the warp has, and their results.
+template <bool kExpand, bool kPrepared, class Stream>
+__device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Window& window,
+                               Held& held) {
+  const auto& segment = *stream.now.segment;
+  const int bits = segment.bits, block = stream.now.block;
+  const int n = min(stream.left, stream.now.groups - stream.now.group);
+  const int lane = static_cast<int>(threadIdx.x % 32), n_slots = fields_of(bits);
+  const LaneSlot own(bits);
+  const int first_row = block * (16 * n_slots) + 16 * own.slot + lane / 4;
+  float by[2][2] = {}, sum[2][2] = {};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {  // early: they come from afar
+    const int row = first_row + 64 * (i / 2) + 8 * (i % 2);
+    if (4 * (i / 2) < n_slots && row < segment.rows)
+      by[i / 2][i % 2] = segment.row_factor == nullptr ? 1.0f : __ldg(segment.row_factor + row);
+  }
+  int group = stream.now.group;
+  const int last = group + n;
+  for (int p = 0, before = 0; group < last; before += segment.parts[p++].groups) {
+    const SegmentPart& part = segment.parts[p];
+    const int end = min(last, before + part.groups);
+    while (group < end) {
+      int stop = end;
+      const uint4* entries;
+      const float2* scale_sums;
+      if (kPrepared) {
+        entries = reinterpret_cast<const uint4*>(buffers.inputs + part.in) +
+                  (group - before) * kEntryWords;
+        scale_sums = reinterpret_cast<const float2*>(buffers.input_scales) + part.in_scales +
+                     (group - before);
+      } else {
+        if (held.item != stream.now.item || group < held.begin || group >= held.end) {
+          held.item = stream.now.item;
+          held.begin = kExpand ? group / kWindow * kWindow : group;
+          held.end = min(kExpand ? segment.groups : last, held.begin + kWindow);
+          fill<kExpand>(buffers, segment, held.begin, held.end, window);
+        }
+        const int at = group - held.begin;
+        stop = min(end, held.end);
+        entries = window.entries[at];
+        scale_sums = &window.scale_sums[at];
+        if (kExpand && has_row_gains(segment, part)) {
+          fill_own(buffers, segment, part, group - before, block, at, window);
+          stop = group + 1;
+          entries = window.own;
+          scale_sums = window.own_scale_sum;
+        }
+      }
+      if (part.bits == 2) {
+        multiply_groups<2, kPrepared>(part, bits, block, stop - group, entries, scale_sums, stream,
+                                      sum);
+      } else if (part.bits == 1) {
+        multiply_groups<1, kPrepared>(part, bits, block, stop - group, entries, scale_sums, stream,
+                                      sum);
+      } else {
+        multiply_groups<0, kPrepared>(part, bits, block, stop - group, entries, scale_sums, stream,
+                                      sum);
+      }
+      group = stop;
+    }
+  }
+  float* out = segment.target < 0 ? buffers.z + segment.z
+                                  : buffers.y[segment.target] +
+                                        segment.first_row * buffers.y_stride[segment.target];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = first_row + 64 * (i / 2) + 8 * (i % 2);
+    // Fields of a byte have their codes times a power of two.
+    const float unit = __int_as_float((127 - bits * (own.slot + 4 * (i / 2))) << 23);
+    if (own.owns && 4 * (i / 2) < n_slots && row < segment.rows)
+      atomicAdd(out + row, sum[i / 2][i % 2] * unit * by[i / 2][i % 2]);
+  }
+  stream.advance(n);
+}
+
+template <bool kPrepared>
+DELTACOME_HOST_DEVICE constexpr int warp_shared(int n_stages) {  // 16-byte pieces
+  return n_stages * slot_size(true) + (kPrepared ? 0 : static_cast<int>(sizeof(Window) / 16));
+}
+
+/// Packed codes times the inputs of one token of each variant: a persistent grid; every warp has an
+/// equal, contiguous share of the groups of all segments, in the order in which they lie in memory,
+/// and adds its partial sums to the results. Inputs are prepared as bytes, or a warp quantizes
+/// those that it needs. Codes are on their way before the inputs are there.
+/// Grid: any, block (32 * kWarps), shared memory kWarps * warp_shared().
+template <bool kExpand, bool kPrepared, int kStages>
+__global__ void __launch_bounds__(32 * kWarps, 4)
+    token_kernel(const __grid_constant__ DeltaCall call,
+                 const __grid_constant__ DeltaBuffers buffers) {
+  extern __shared__ uint4 shared[];
+  using Segment = typename ListOf<kExpand>::Segment;
+  using Stream = GroupStream<Segment, kStages, true, true>;
+  static_assert(sizeof(Window) % 16 == 0);
+  const WorkList<Segment>& where = ListOf<kExpand>::of(call);
+  const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
+  uint4* own_shared = shared + warp * warp_shared<kPrepared>(kStages);
+  release_dependents();
+  // Read beside the head of the list, not after it: enough for few variants.
+  const auto* starts = reinterpret_cast<const int32_t*>(where.head + 1);
+  const int start = lane < where.capacity ? starts[lane] : 0;
+  const Work<Segment> list = open(where);
+  const int64_t index = int64_t{blockIdx.x} * kWarps + warp, n_warps = int64_t{gridDim.x} * kWarps;
+  const int begin = share_of(list.units, index, n_warps);
+  const int end = share_of(list.units, index + 1, n_warps);
+  Stream stream;
+  if (begin < end) {
+    const int item = list.n > 32 ? item_of(list, begin)
+                                 : __popc(__ballot_sync(~0u, lane < list.n && start <= begin)) - 1;
+    stream.start(list, item, begin, end, own_shared);
+  }
+  wait_for_inputs();
+  auto& window = *reinterpret_cast<Window*>(own_shared + kStages * Stream::kSlot);
+  Held held;
+  while (stream.left > 0) multiply_block<kExpand, kPrepared>(buffers, stream, window, held);
+  if (kExpand) clear_next_z(buffers);
+}
+
+template <bool kExpand, bool kPrepared, int kStages>
+cudaError_t launch(const DeltaCall& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
+  constexpr size_t kShared = size_t{16} * kWarps * warp_shared<kPrepared>(kStages);
+  return launch_persistent(token_kernel<kExpand, kPrepared, kStages>, 32 * kWarps, kShared, call,
+                           buffers, how, how.blocks_per_sm);
+}
+template <bool kExpand, bool kPrepared>
+cudaError_t launch(const DeltaCall& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
+  return how.stages > 3 ? launch<kExpand, kPrepared, 5>(call, buffers, how)
+                        : launch<kExpand, kPrepared, 3>(call, buffers, how);
+}
+
+}  // namespace
+
+cudaError_t launch_token_shrink(const DeltaCall& call, const DeltaBuffers& buffers,
+                                const DeltaLaunch& how) {
+  return how.prepares ? launch<false, true>(call, buffers, how)
+                      : launch<false, false>(call, buffers, how);
+}
+
+cudaError_t launch_token_expand(const DeltaCall& call, const DeltaBuffers& buffers,
+                                const DeltaLaunch& how) {
+  return launch<true, false>(call, buffers, how);
+}
+
+}  // namespace deltacome::cuda
