@@ -21,10 +21,10 @@ from support import BASE, PROMPT, PROGRAM, CliTest
 class ServedProgram:
     """A running server; ends with the block."""
 
-    def __init__(self, *options, base=BASE):
+    def __init__(self, *options, base=BASE, kv_cache_gib=0.25):
         self.process = subprocess.Popen(
             [PROGRAM, "serve", "--base", base, "--port", "0", "--threads", "1",
-             "--kv-cache-gib", "0.25", *map(str, options)],
+             "--kv-cache-gib", str(kv_cache_gib), *map(str, options)],
             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
         self.lines = []
         for line in self.process.stderr:

@@ -28,6 +28,9 @@ from support import BASE, FINETUNED, PROMPT, run  # noqa: E402
 
 METHODS = {"math": ["bitdelta"], "low": ["lowrank", "--bits", "2"], "come": ["come", "--bits", "2"]}
 SAMPLE_S = 2
+# Small enough for all its blocks to be used, and so to be resident, in the first minutes: after that
+# any growth is one of the server.
+KV_CACHE_GIB = 0.016
 
 
 class Soak:
@@ -122,11 +125,13 @@ class Soak:
     def sample(self):
         root = pathlib.Path("/proc") / str(self.server.process.pid)
         resident = re.search(r"VmRSS:\s+(\d+)", (root / "status").read_text())
-        self.samples.append((int(resident.group(1)) / 1000, len(os.listdir(root / "fd"))))
+        cached = self.server.ask("GET", "/debug/state")[1]["engine"]["kv_blocks_cached"]
+        self.samples.append((int(resident.group(1)) / 1000, len(os.listdir(root / "fd")), cached))
 
     def run(self):
         with ServedProgram("--allow-root", self.scratch, *(
-                f"--delta={name}={path}" for name, path in self.archives.items())) as self.server:
+                f"--delta={name}={path}" for name, path in self.archives.items()),
+                kv_cache_gib=KV_CACHE_GIB) as self.server:
             prompts = [PROMPT.format(a, b) for a, b in ((12, 7), (3, 4), (50, 9), (8, 8))]
             self.alone = {(model, prompt): self.server.complete(model, prompt=prompt)
                           for model in ("tiny-base", *METHODS) for prompt in prompts}
@@ -159,6 +164,8 @@ class Soak:
         return {"seconds": self.seconds, "counts": self.counts,
                 "resident_mb": {"second_quarter": resident[0], "last_quarter": resident[1],
                                 "most": max(s[0] for s in self.samples)},
+                "kv_blocks_cached": {"second_quarter": median(early, 2), "last_quarter": median(late, 2)},
+                "resident_mb_by_tenth": [self.samples[i * len(self.samples) // 10][0] for i in range(10)],
                 "descriptors": {"second_quarter": descriptors[0], "last_quarter": descriptors[1]},
                 "problems": self.problems[:20], "n_problems": len(self.problems)}
 
