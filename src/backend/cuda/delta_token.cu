@@ -6,6 +6,7 @@ namespace deltacome::cuda {
 namespace {
 
 constexpr int kWarps = 4;
+constexpr int kStages = 3;                    // groups on their way to a warp
 constexpr int kWindow = 16;                   // groups of inputs that a warp holds
 constexpr int kBatch = 4;                     // groups that it loads at once
 constexpr int kEntryWords = kGroupCols / 16;  // of 16 bytes
@@ -357,8 +358,8 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Wind
 }
 
 template <bool kPrepared>
-DELTACOME_HOST_DEVICE constexpr int warp_shared(int n_stages) {  // 16-byte pieces
-  return n_stages * slot_size(true) + (kPrepared ? 0 : static_cast<int>(sizeof(Window) / 16));
+DELTACOME_HOST_DEVICE constexpr int warp_shared() {  // 16-byte pieces
+  return kStages * slot_size(true) + (kPrepared ? 0 : static_cast<int>(sizeof(Window) / 16));
 }
 
 /// Packed codes times the inputs of one token of each variant: a persistent grid; every warp has an
@@ -366,7 +367,7 @@ DELTACOME_HOST_DEVICE constexpr int warp_shared(int n_stages) {  // 16-byte piec
 /// and adds its partial sums to the results. Inputs are prepared as bytes, or a warp quantizes
 /// those that it needs. Codes are on their way before the inputs are there.
 /// Grid: any, block (32 * kWarps), shared memory kWarps * warp_shared().
-template <bool kExpand, bool kPrepared, int kStages>
+template <bool kExpand, bool kPrepared>
 __global__ void __launch_bounds__(32 * kWarps, 4)
     token_kernel(const __grid_constant__ DeltaCall call,
                  const __grid_constant__ DeltaBuffers buffers) {
@@ -376,7 +377,7 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   static_assert(sizeof(Window) % 16 == 0);
   const WorkList<Segment>& where = ListOf<kExpand>::of(call);
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
-  uint4* own_shared = shared + warp * warp_shared<kPrepared>(kStages);
+  uint4* own_shared = shared + warp * warp_shared<kPrepared>();
   release_dependents();
   // Read beside the head of the list, not after it: enough for few variants.
   const auto* starts = reinterpret_cast<const int32_t*>(where.head + 1);
@@ -398,16 +399,11 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   if (kExpand) clear_next_z(buffers);
 }
 
-template <bool kExpand, bool kPrepared, int kStages>
-cudaError_t launch(const DeltaCall& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  constexpr size_t kShared = size_t{16} * kWarps * warp_shared<kPrepared>(kStages);
-  return launch_persistent(token_kernel<kExpand, kPrepared, kStages>, 32 * kWarps, kShared, call,
-                           buffers, how, how.blocks_per_sm);
-}
 template <bool kExpand, bool kPrepared>
 cudaError_t launch(const DeltaCall& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  return how.stages > 3 ? launch<kExpand, kPrepared, 5>(call, buffers, how)
-                        : launch<kExpand, kPrepared, 3>(call, buffers, how);
+  constexpr size_t kShared = size_t{16} * kWarps * warp_shared<kPrepared>();
+  return launch_persistent(token_kernel<kExpand, kPrepared>, 32 * kWarps, kShared, call, buffers,
+                           how, how.blocks_per_sm);
 }
 
 }  // namespace
