@@ -88,7 +88,7 @@ DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const Cuda
   return {.stream = stream.get(),
           .n_sms = context.n_sms,
           .token_tiles = token_tiles,
-          // On an H200 1 to 9 % less time up to 64 variants; more tokens of one: not measured.
+          // Pays for few rows; beyond 8 with prepared inputs it costs (docs/benchmarks.md).
           .overlaps = context.overlaps && token_tiles <= 2,
           .one_token = one_token,
           .prepares = context.deterministic || !few || !whole_tiles,

@@ -27,7 +27,6 @@ struct DeltaLaunch {
   /// A row's result does not depend on the others of the batch, not even in its last bits: row
   /// blocks are not shared by warps, and tiers of a matrix follow each other. Slow for few rows.
   bool deterministic = false;
-  int stages = 3;  // of those with one token: 3 or 5 groups on their way to a warp
   /// Of those with one token, at most; 0: as many as fit. With few, the next kernel's codes are on
   /// their way while this one runs.
   int blocks_per_sm = 0;

@@ -1,140 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/cuda/delta_kernels.h"
 #include "backend/cuda/delta_products.cuh"
+#include "backend/cuda/delta_window.cuh"
 
 namespace deltacome::cuda {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kWindow = 16;                   // groups of inputs that a warp holds
-constexpr int kBatch = 4;                     // groups that it loads at once
-constexpr int kEntryWords = kGroupCols / 16;  // of 16 bytes
-
-/// Inputs of a warp: groups as prepared inputs have them; or, of a small part with gains of row
-/// blocks, 32 floats. `own`: such a group with the gains of the warp's row block.
-struct Window {
-  uint4 entries[kWindow][kEntryWords];
-  uint4 own[kEntryWords];
-  float2 scale_sums[kWindow];
-  float2 own_scale_sum[2];
-};
-/// What a window holds.
-struct Held {
-  int item = -1;
-  int begin = 0, end = 0;  // groups of a row block
-};
-
-/// Four columns of a group of the input, with gains; zeros behind the last one.
-template <bool kExpand>
-__device__ float4 load_input(const DeltaBuffers& buffers, const DeltaSegment& segment,
-                             const SegmentPart& part, int group, const float* gains) {
-  const int col = kGroupCols * group + 4 * static_cast<int>(threadIdx.x % 32);
-  const int n = part.cols - col;
-  if (n <= 0) return float4{};
-  const float* from = kExpand ? buffers.z + segment.z + part.z + col
-                              : buffers.x + segment.first_row * buffers.x_stride + col;
-  if (gains != nullptr) gains += col;
-  // z has whole tiles.
-  const bool aligned = kExpand || (part.cols % 4 == 0 && buffers.x_stride % 4 == 0);
-  float4 v{};
-  float4 by{1, 1, 1, 1};
-  if (aligned) {
-    v = __ldcg(reinterpret_cast<const float4*>(from));
-    if (gains != nullptr) by = *reinterpret_cast<const float4*>(gains);
-  } else {
-    v = {__ldcg(from), n > 1 ? __ldcg(from + 1) : 0, n > 2 ? __ldcg(from + 2) : 0,
-         n > 3 ? __ldcg(from + 3) : 0};
-    if (gains != nullptr)
-      by = {gains[0], n > 1 ? gains[1] : 0, n > 2 ? gains[2] : 0, n > 3 ? gains[3] : 0};
-  }
-  return {v.x * by.x, v.y * by.y, v.z * by.z, v.w * by.w};
-}
-
-/// One group as bytes, by a warp that has four columns a lane.
-__device__ void quantize_group(float4 x, float factor, uint4* entry, float2* scale_sum) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const float v[4] = {x.x, x.y, x.z, x.w};
-  uint32_t largest = 0;  // by bits, so that what is not a number is the largest
-#pragma unroll
-  for (int e = 0; e < 4; ++e) largest = max(largest, __float_as_uint(v[e]) & 0x7fffffffu);
-  largest = __reduce_max_sync(~0u, largest);
-  const float by = largest == 0 ? 0.0f : 127.0f / __uint_as_float(largest);
-  uint32_t q[4];  // nearest integers, in the low bits of a large float
-#pragma unroll
-  for (int e = 0; e < 4; ++e) q[e] = __float_as_uint(fmaf(v[e], by, 12582912.0f));
-  const uint32_t word =
-      __byte_perm(__byte_perm(q[0], q[1], 0x0040), __byte_perm(q[2], q[3], 0x0040), 0x5410);
-  reinterpret_cast<uint32_t*>(entry)[entry_word(lane)] = word;
-  const int sum = __reduce_add_sync(~0u, __dp4a(static_cast<int>(word), 0x01010101, 0));
-  if (lane == 0)
-    *scale_sum = {__uint_as_float(largest) * (1.0f / 127) * factor, static_cast<float>(sum)};
-}
-
-/// The part that a group of a row block belongs to; `group` becomes that of the part.
-template <class Segment>
-__device__ const SegmentPart& part_at(const Segment& segment, int& group) {
-  int p = 0;
-  while (group >= segment.parts[p].groups) group -= segment.parts[p++].groups;
-  return segment.parts[p];
-}
-__device__ bool has_row_gains(const DeltaSegment& segment, const SegmentPart& part) {
-  return part.gain_rows < segment.rows;
-}
-
-/// Groups [begin, end) of the segment's row blocks into the window.
-template <bool kExpand, class Segment>
-__device__ void fill(const DeltaBuffers& buffers, const Segment& segment, int begin, int end,
-                     Window& window) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  __syncwarp();  // what was there has been read
-  for (int first = begin; first < end; first += kBatch) {
-    float4 v[kBatch];
-    float factor[kBatch];  // 0: floats are kept
-#pragma unroll
-    for (int u = 0; u < kBatch; ++u) {
-      v[u] = float4{};
-      factor[u] = 0;
-      if (first + u >= end) continue;
-      int group = first + u;
-      const SegmentPart& part = part_at(segment, group);
-      const bool row_gains = has_row_gains(segment, part);
-      if (!row_gains) factor[u] = part.factor;
-      if (!row_gains || part.cols <= kTileCols)
-        v[u] = load_input<kExpand>(buffers, segment, part, group, row_gains ? nullptr : part.gains);
-    }
-#pragma unroll
-    for (int u = 0; u < kBatch; ++u) {
-      const int at = first + u - begin;
-      if (first + u >= end) continue;
-      if (factor[u] != 0) {
-        quantize_group(v[u], factor[u], window.entries[at], &window.scale_sums[at]);
-      } else if (lane < kEntryWords) {
-        reinterpret_cast<float4*>(window.entries[at])[lane] = v[u];
-      }
-    }
-  }
-  __syncwarp();
-}
-
-/// A group of a part whose inputs have gains of the row block, as window.own. `at`: in the window.
-template <class Segment>
-__device__ void fill_own(const DeltaBuffers& buffers, const Segment& segment,
-                         const SegmentPart& part, int group, int block, int at, Window& window) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const int gain_block = block * block_rows(segment.bits) / part.gain_rows;
-  const float* gains = part.gains + int64_t{gain_block} * part.cols;
-  __syncwarp();  // the group before has been read
-  float4 v{};
-  if (part.cols > kTileCols) {
-    v = load_input<true>(buffers, segment, part, group, gains);
-  } else if (lane < kEntryWords) {
-    const float4 z = reinterpret_cast<const float4*>(window.entries[at])[lane];
-    const float4 by = *reinterpret_cast<const float4*>(gains + 4 * lane);
-    v = {z.x * by.x, z.y * by.y, z.z * by.z, z.w * by.w};
-  }
-  quantize_group(v, part.factor, window.own, window.own_scale_sum);
-  __syncwarp();
-}
+constexpr int kStages = 3;  // groups on their way to a warp
 
 /// The input of a group as the tensor cores take it, the same in all columns.
 struct OneInput {
@@ -357,8 +230,8 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Wind
 }
 
 template <bool kPrepared>
-DELTACOME_HOST_DEVICE constexpr int warp_shared(int n_stages) {  // 16-byte pieces
-  return n_stages * slot_size(true) + (kPrepared ? 0 : static_cast<int>(sizeof(Window) / 16));
+DELTACOME_HOST_DEVICE constexpr int warp_shared() {  // 16-byte pieces
+  return kStages * slot_size(true) + (kPrepared ? 0 : static_cast<int>(sizeof(Window) / 16));
 }
 
 /// Packed codes times the inputs of one token of each variant: a persistent grid; every warp has an
@@ -366,7 +239,7 @@ DELTACOME_HOST_DEVICE constexpr int warp_shared(int n_stages) {  // 16-byte piec
 /// and adds its partial sums to the results. Inputs are prepared as bytes, or a warp quantizes
 /// those that it needs. Codes are on their way before the inputs are there.
 /// Grid: any, block (32 * kWarps), shared memory kWarps * warp_shared().
-template <bool kExpand, bool kPrepared, int kStages>
+template <bool kExpand, bool kPrepared>
 __global__ void __launch_bounds__(32 * kWarps, 4)
     token_kernel(const __grid_constant__ DeltaCall call,
                  const __grid_constant__ DeltaBuffers buffers) {
@@ -376,7 +249,7 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   static_assert(sizeof(Window) % 16 == 0);
   const WorkList<Segment>& where = ListOf<kExpand>::of(call);
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
-  uint4* own_shared = shared + warp * warp_shared<kPrepared>(kStages);
+  uint4* own_shared = shared + warp * warp_shared<kPrepared>();
   release_dependents();
   // Read beside the head of the list, not after it: enough for few variants.
   const auto* starts = reinterpret_cast<const int32_t*>(where.head + 1);
@@ -398,16 +271,11 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   if (kExpand) clear_next_z(buffers);
 }
 
-template <bool kExpand, bool kPrepared, int kStages>
-cudaError_t launch(const DeltaCall& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  constexpr size_t kShared = size_t{16} * kWarps * warp_shared<kPrepared>(kStages);
-  return launch_persistent(token_kernel<kExpand, kPrepared, kStages>, 32 * kWarps, kShared, call,
-                           buffers, how, how.blocks_per_sm);
-}
 template <bool kExpand, bool kPrepared>
 cudaError_t launch(const DeltaCall& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  return how.stages > 3 ? launch<kExpand, kPrepared, 5>(call, buffers, how)
-                        : launch<kExpand, kPrepared, 3>(call, buffers, how);
+  constexpr size_t kShared = size_t{16} * kWarps * warp_shared<kPrepared>();
+  return launch_persistent(token_kernel<kExpand, kPrepared>, 32 * kWarps, kShared, call, buffers,
+                           how, how.blocks_per_sm);
 }
 
 }  // namespace
