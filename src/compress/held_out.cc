@@ -25,18 +25,16 @@ std::vector<ScoredText> read_held_out(const std::filesystem::path& file, const C
   int64_t n_tokens = 0;
   for (const TextRow& row : read_text_rows(file)) {
     ScoredText text;
-    if (config.bos_token_id) text.tokens.push_back(static_cast<int32_t>(*config.bos_token_id));
     const std::vector<TokenId> ids = encoder.encode(row, file.parent_path());
-    int64_t n_prompt = 0;
-    if (row.prompt_bytes > 0) {  // as the evaluation scores it
-      const std::vector<TokenId> prompt =
-          encoder.encode({row.text.substr(0, row.prompt_bytes), row.image}, file.parent_path());
-      n_prompt = std::ranges::mismatch(prompt, ids).in1 - prompt.begin();
+    if (row.prompt_bytes > 0) {
+      text = scored_response(
+          config,
+          encoder.encode({row.text.substr(0, row.prompt_bytes), row.image}, file.parent_path()),
+          ids);
+    } else {
+      if (config.bos_token_id) text.tokens.push_back(static_cast<int32_t>(*config.bos_token_id));
+      text.tokens.insert(text.tokens.end(), ids.begin(), ids.end());
     }
-    text.first_scored = std::max<int64_t>(1, static_cast<int64_t>(text.tokens.size()) + n_prompt);
-    text.tokens.insert(text.tokens.end(), ids.begin(), ids.end());
-    if (row.prompt_bytes > 0 && !config.eos_token_ids.empty())
-      text.tokens.push_back(static_cast<int32_t>(config.eos_token_ids.front()));
     text.tokens.resize(std::min<size_t>(text.tokens.size(), kCalibrationLength));
     if (static_cast<int64_t>(text.tokens.size()) <= text.first_scored) continue;
     n_tokens += static_cast<int64_t>(text.tokens.size());

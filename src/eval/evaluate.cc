@@ -81,10 +81,8 @@ void look_at(const std::string& picture, const Candidate& candidate, const Refer
        text.reference_given.rows(), text.given.rows());
 }
 
-/// BOS + prompt + response + EOS. The prompt's tokens are those that it shares with prompt +
-/// response tokenized as one text.
 struct TokenizedRow {
-  ScoredText text;
+  ScoredText text;              // scored_response()
   std::vector<int32_t> prompt;  // BOS + prompt alone
 };
 
@@ -97,17 +95,9 @@ TokenizedRow tokenize(const EvalRow& row, const Tokenizer& tokenizer, const Mode
   };
   const std::vector<TokenId> prompt = encode(row.prompt);
   const std::vector<TokenId> whole = encode(row.prompt + row.response);
-  const auto shared =
-      std::mismatch(prompt.begin(), prompt.end(), whole.begin(), whole.end()).first -
-      prompt.begin();
+  out.text = scored_response(config, prompt, whole);
   if (config.bos_token_id) out.prompt.push_back(static_cast<int32_t>(*config.bos_token_id));
-  out.text.tokens = out.prompt;
   out.prompt.insert(out.prompt.end(), prompt.begin(), prompt.end());
-  out.text.first_scored =
-      std::max<int64_t>(1, static_cast<int64_t>(out.text.tokens.size()) + shared);
-  out.text.tokens.insert(out.text.tokens.end(), whole.begin(), whole.end());
-  if (!config.eos_token_ids.empty())
-    out.text.tokens.push_back(static_cast<int32_t>(config.eos_token_ids.front()));
   if (out.prompt.empty() || static_cast<int64_t>(out.text.tokens.size()) <= out.text.first_scored) {
     fail(ErrorCode::kInvalidArgument, "a row has no response tokens to score: {}", row.json);
   }

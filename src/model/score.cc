@@ -85,6 +85,18 @@ void add_comparison(Score& score, std::span<const float> q, std::span<const floa
 
 }  // namespace
 
+ScoredText scored_response(const ModelConfig& config, std::span<const int32_t> prompt,
+                           std::span<const int32_t> whole) {
+  ScoredText out;
+  if (config.bos_token_id) out.tokens.push_back(static_cast<int32_t>(*config.bos_token_id));
+  const auto shared = std::ranges::mismatch(prompt, whole).in1 - prompt.begin();
+  out.first_scored = std::max<int64_t>(1, static_cast<int64_t>(out.tokens.size()) + shared);
+  out.tokens.insert(out.tokens.end(), whole.begin(), whole.end());
+  if (!config.eos_token_ids.empty())
+    out.tokens.push_back(static_cast<int32_t>(config.eos_token_ids.front()));
+  return out;
+}
+
 Score score_texts(const Model& candidate, const Variant& variant, const Model* reference,
                   Stream& stream, std::span<const ScoredText> texts,
                   const std::function<void(int64_t)>& on_progress) {

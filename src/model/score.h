@@ -18,6 +18,11 @@ struct ScoredText {
   Tensor reference_given = {};  // the same for the reference; empty: those of the candidate
 };
 
+/// BOS + whole + EOS, `whole` the tokens of prompt + response tokenized as one text. Scored from
+/// the first token on in which it differs from `prompt`, the prompt tokenized alone.
+ScoredText scored_response(const ModelConfig& config, std::span<const int32_t> prompt,
+                           std::span<const int32_t> whole);
+
 /// Sums over scored tokens; divide by `tokens`.
 struct Score {
   double nll = 0;    // -log q(token)
