@@ -10,8 +10,8 @@ import unittest
 import warnings
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
-from serve_test import ServedProgram  # noqa: E402
-from support import BASE, FINETUNED, PROMPT, CliTest, run  # noqa: E402
+from serve_test import ServedVariantTest  # noqa: E402
+from support import PROMPT  # noqa: E402
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would ask the network for prices
 try:
@@ -23,18 +23,12 @@ CHAT = [{"role": "user", "content": "What is 3 + 4?"}]
 
 
 @unittest.skipIf(litellm is None, "the package litellm is not installed")
-class LiteLlmClientTest(CliTest):
+class LiteLlmClientTest(ServedVariantTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
         litellm.suppress_debug_info = True
         warnings.simplefilter("ignore")  # of its own use of pydantic
-        archive = cls.scratch / "math"
-        done = run("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", archive,
-                   "--method", "bitdelta", "--distill", "0")
-        assert done.returncode == 0, done.stderr
-        cls.server = ServedProgram("--delta", f"math={archive}")
-        cls.addClassCleanup(cls.server.__exit__)
         cls.to = {"api_base": f"http://127.0.0.1:{cls.server.port}/v1", "api_key": "none",
                   "num_retries": 0}
 

@@ -9,8 +9,8 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
-from serve_test import ServedProgram  # noqa: E402
-from support import BASE, FINETUNED, ROOT, CliTest, run  # noqa: E402
+from serve_test import ServedVariantTest  # noqa: E402
+from support import BASE, ROOT  # noqa: E402
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -33,17 +33,11 @@ metadata: {{version: 1}}
 
 
 @unittest.skipIf(lm_eval is None, "the packages lm-eval and transformers are not installed")
-class LmEvalTest(CliTest):
+class LmEvalTest(ServedVariantTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        archive = cls.scratch / "math"
-        done = run("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", archive,
-                   "--method", "bitdelta", "--distill", "0")
-        assert done.returncode == 0, done.stderr
         os.environ.setdefault("HF_HOME", str(cls.scratch / "hf"))
-        cls.server = ServedProgram("--delta", f"math={archive}")
-        cls.addClassCleanup(cls.server.__exit__)
         rows = (ROOT / "tests/data/eval/math.jsonl").read_text().splitlines()[:6]
         cls.rows = [json.loads(row) for row in rows]
         for row in cls.rows:

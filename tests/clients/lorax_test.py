@@ -7,8 +7,8 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
-from serve_test import ServedProgram  # noqa: E402
-from support import BASE, FINETUNED, PROMPT, CliTest, run  # noqa: E402
+from serve_test import ServedVariantTest  # noqa: E402
+from support import PROMPT  # noqa: E402
 
 try:
     import lorax
@@ -18,16 +18,10 @@ except ImportError:
 
 
 @unittest.skipIf(lorax is None, "the package lorax-client is not installed")
-class LoraxTest(CliTest):
+class LoraxTest(ServedVariantTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        archive = cls.scratch / "math"
-        done = run("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", archive,
-                   "--method", "bitdelta", "--distill", "0")
-        assert done.returncode == 0, done.stderr
-        cls.server = ServedProgram("--delta", f"math={archive}")
-        cls.addClassCleanup(cls.server.__exit__)
         cls.client = lorax.Client(f"http://127.0.0.1:{cls.server.port}")
         cls.prompt = PROMPT.format(12, 7)
 

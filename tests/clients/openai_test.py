@@ -8,8 +8,8 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
-from serve_test import ServedProgram  # noqa: E402
-from support import BASE, FINETUNED, PROMPT, CliTest, run  # noqa: E402
+from serve_test import ServedVariantTest  # noqa: E402
+from support import PROMPT  # noqa: E402
 
 try:
     import openai
@@ -18,16 +18,10 @@ except ImportError:
 
 
 @unittest.skipIf(openai is None, "the package openai is not installed")
-class OpenAiClientTest(CliTest):
+class OpenAiClientTest(ServedVariantTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        archive = cls.scratch / "math"
-        done = run("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", archive,
-                   "--method", "bitdelta", "--distill", "0")
-        assert done.returncode == 0, done.stderr
-        cls.server = ServedProgram("--delta", f"math={archive}")
-        cls.addClassCleanup(cls.server.__exit__)
         cls.client = openai.OpenAI(base_url=f"http://127.0.0.1:{cls.server.port}/v1", api_key="none",
                                    max_retries=0)
 

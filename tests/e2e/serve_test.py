@@ -15,7 +15,7 @@ import time
 import unittest
 
 import support
-from support import BASE, PROMPT, PROGRAM, CliTest
+from support import BASE, FINETUNED, PROMPT, PROGRAM, CliTest, run
 
 
 class ServedProgram:
@@ -83,6 +83,20 @@ class ServedProgram:
                 return
             time.sleep(0.05)
         raise AssertionError("it did not happen")
+
+
+class ServedVariantTest(CliTest):
+    """A server of the base and of its fine-tune as the variant "math", for all tests of a class."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        archive = cls.scratch / "math"
+        done = run("compress", "--base", BASE, "--finetuned", FINETUNED, "--out", archive,
+                   "--method", "bitdelta", "--distill", "0")
+        assert done.returncode == 0, done.stderr
+        cls.server = ServedProgram("--delta", f"math={archive}")
+        cls.addClassCleanup(cls.server.__exit__)
 
 
 class ServeTest(CliTest):
