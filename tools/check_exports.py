@@ -46,6 +46,17 @@ class Check:
         print(("ok      " if holds else "FAILED  ") + what)
         self.failed |= not holds
 
+    def expect_near(self, what, tokenizer, theirs, ours, share):
+        """Logits of both for every prompt, within a share of the deviation of theirs."""
+        import torch
+
+        for prompt in self.prompts:
+            ids = tokenizer(prompt, return_tensors="pt").input_ids
+            with torch.no_grad():
+                a, b = theirs(ids).logits, ours(ids).logits
+            error = float((a - b).abs().max())
+            self.expect(error < share * float(a.std()), f"{what}: logits within {error:.2g} (their deviation {float(a.std()):.2g})")
+
     def merged(self, name, *options):
         out = self.scratch / name
         if not self.delta:
@@ -147,13 +158,7 @@ class Check:
         tokenizer = transformers.AutoTokenizer.from_pretrained(self.args.base)
         adapted = peft.PeftModel.from_pretrained(base, out).eval()
         ours = transformers.AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
-        for prompt in self.prompts:
-            ids = tokenizer(prompt, return_tensors="pt").input_ids
-            with torch.no_grad():
-                a, b = adapted(ids).logits, ours(ids).logits
-            error = float((a - b).abs().max())
-            self.expect(error < 0.02 * float(a.std()), f"peft: logits within {error:.2g} (their deviation {float(a.std()):.2g})")
-
+        self.expect_near("peft", tokenizer, adapted, ours, 0.02)
 
     def adapter(self):
         import peft
@@ -179,12 +184,7 @@ class Check:
         adapted.eval().save_pretrained(out)
         self.run("merge", "--base", self.args.base, "--delta", out, "--out", merged, "--dtype", "f32")
         ours = transformers.AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
-        for prompt in self.prompts:
-            ids = tokenizer(prompt, return_tensors="pt").input_ids
-            with torch.no_grad():
-                a, b = adapted(ids).logits, ours(ids).logits
-            error = float((a - b).abs().max())
-            self.expect(error < 0.01 * float(a.std()), f"adapter: logits within {error:.2g} (their deviation {float(a.std()):.2g})")
+        self.expect_near("adapter", tokenizer, adapted, ours, 0.01)
 
     def vision(self):
         import PIL.Image
