@@ -270,7 +270,8 @@ class Bench {
         deltas.finish();
       }
     });
-    report("layer with the base", kind, d, d == 0 ? base_rows : 1, 404750336, t);
+    report(d == 0 ? "base, backend bf16" : "layer with the base", kind, d, d == 0 ? base_rows : 1,
+           404750336, t);
   }
 
   /// Many rows of one variant: codes multiplied as they are, or decoded for cuBLASLt so many bytes
@@ -283,37 +284,6 @@ class Bench {
       context_.decoded_bytes = mib << 20;
       deltas(kind, 1, tokens, mib == 0 ? "codes" : "decoded, " + std::to_string(mib) + " MiB");
     }
-  }
-
-  /// The projections of the base by the backend, bf16.
-  void base_backend(int64_t n) {
-    const int64_t layers = 2;
-    cuda::BaseLinear linear(context_);
-    std::vector<Tensor> weights;
-    for (int64_t layer = 0; layer < layers; ++layer) {
-      for (const MatrixShape& m : kMatrices) {
-        Tensor w = random_halves(m.n_out * m.n_in).reshaped({m.n_out, m.n_in});
-        w.dtype = DType::kBf16;
-        weights.push_back(w);
-      }
-    }
-    const Tensor x = random_floats(n * kInner), y = random_floats(2 * n * kInner);
-    const Timing t = time(layers, [&](int64_t layer) {
-      for (const std::vector<int>& matrices : kCalls) {
-        std::vector<LinearTarget> targets;
-        int64_t at = 0;
-        for (const int m : matrices) {
-          LinearTarget target;
-          target.weight = weights[static_cast<size_t>(7 * layer + m)];
-          target.y = y.slice(at, n * kMatrices[m].n_out).reshaped({n, kMatrices[m].n_out});
-          at += n * kMatrices[m].n_out;
-          targets.push_back(target);
-        }
-        const int64_t n_in = kMatrices[matrices[0]].n_in;
-        linear.run(*stream_, x.slice(0, n * n_in).reshaped({n, n_in}), targets);
-      }
-    });
-    report("base, backend bf16", "", 0, n, 404750336, t);
   }
 
   void write(const std::string& path, const std::string& head) const {
@@ -532,7 +502,7 @@ int run(int argc, char** argv) {
   for (const int64_t n : {128, 512, 2048}) {
     if (decode) break;
     bench.base(n);
-    bench.base_backend(n);
+    bench.layer("", 0, n);
   }
   int driver = 0;
   cudaDriverGetVersion(&driver);
