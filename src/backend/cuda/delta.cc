@@ -84,14 +84,14 @@ DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const Cuda
   const bool few = plan.n_rows() <= kFewRows;
   const int token_tiles = (plan.segment_tokens() + kMaxTokens - 1) / kMaxTokens;
   const bool one_token = plan.segment_tokens() == 1 && !context.deterministic;
-  const bool whole_tiles = one_token || (token_tiles == 1 && n_in % kTileCols == 0);
+  const bool whole_tiles = token_tiles == 1 && n_in % kTileCols == 0;
   return {.stream = stream.get(),
           .n_sms = context.n_sms,
           .token_tiles = token_tiles,
           // Pays for few rows; beyond 8 with prepared inputs it costs (docs/benchmarks.md).
           .overlaps = context.overlaps && token_tiles <= 2,
           .one_token = one_token,
-          .prepares = context.deterministic || !few || !whole_tiles,
+          .prepares = !one_token && (context.deterministic || !few || !whole_tiles),
           .deterministic = context.deterministic,
           .blocks_per_sm = few ? 2 : 0};
 }
@@ -108,8 +108,7 @@ void launch_of_y(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch
   launch_if(Plan::kVectors, call, buffers, how, launch_vectors);
   launch_if(Plan::kPlain, call, buffers, how, launch_plain, false);
   if (!needs_only_x(call.kinds)) launch_shrinks(call, buffers, how);
-  if (how.prepares && !how.one_token)
-    launch_if(Plan::kExpand, call, buffers, how, launch_components);
+  if (how.prepares) launch_if(Plan::kExpand, call, buffers, how, launch_components);
   // One after another if the order of additions to y matters.
   for (int tier = 0; tier < (how.deterministic ? kTierLaunches : 1); ++tier) {
     buffers.tier = how.deterministic ? tier : -1;

@@ -85,44 +85,57 @@ struct ListOf<true> {
   __device__ static const WorkList<Segment>& of(const DeltaCall& call) { return call.expand; }
 };
 
-/// Where in a list of segments a warp is: at a group of a row block.
-template <class Segment>
+/// Where in a list of segments a warp is: at a group of a row block. kRun 0: row blocks follow each
+/// other, each with all its groups. Else (of one part): runs of kRun groups of all row blocks, then
+/// the next kRun groups of all of them, so that warps have the inputs of few groups.
+template <class Segment, int kRun>
 struct Cursor {
   const Segment* segment = nullptr;
   int item = 0;
   int block = 0, n_blocks = 0;
   int group = 0, groups = 0;  // of all parts
+  int first = 0, end = 0;     // groups of the run
 
   __device__ void enter(const Segment* to, int its_item, int unit) {
     segment = to;
     item = its_item;
     groups = segment->groups;
     n_blocks = segment->n_blocks;
-    block = unit / groups;
-    group = unit % groups;
+    first = kRun == 0 ? 0 : unit / (n_blocks * kRun) * kRun;
+    end = kRun == 0 ? groups : min(first + kRun, groups);
+    unit -= first * n_blocks;
+    block = unit / (end - first);
+    group = first + unit % (end - first);
   }
-  /// By n groups, at most to the end of the row block; `last`: there are no more.
+  /// By n groups, at most to the end of the run; `last`: there are no more.
   __device__ void advance(int n, bool last) {
     group += n;
-    if (group < groups) return;
-    group = 0;
-    if (++block == n_blocks && !last) enter(segment + 1, item + 1, 0);
+    if (group < end) return;
+    group = first;
+    if (++block < n_blocks || last) return;
+    if (end == groups) return enter(segment + 1, item + 1, 0);
+    first = group = end;
+    end = min(first + kRun, groups);
+    block = 0;
   }
 };
 
-/// The same for copies, which follow the tiles as they lie in memory.
-template <class Segment>
+/// The same for copies. Tiles of a row block follow each other.
+template <class Segment, int kRun>
 struct CopyCursor {
   const Segment* segment = nullptr;
-  const uint4* codes = nullptr;         // of the next group
-  const uint32_t* scales = nullptr;     // of the next group, or null: 32 words
-  int part = 0, tiles = 0, groups = 0;  // of this part of the row block that are left
+  const uint4* codes = nullptr;      // of the next group
+  const uint32_t* scales = nullptr;  // of the next group, or null: 32 words
+  int part = 0, tiles = 0;           // of this part of the row block: tiles that are left
+  int groups = 0;                    // of the part and the run that are left
+  int first = 0;                     // group of the run
   int block = 0, n_blocks = 0;
 
-  __device__ void enter(const Cursor<Segment>& at) {
+  __device__ void enter(const Cursor<Segment, kRun>& at) {
     segment = at.segment;
     block = at.block;
     n_blocks = at.n_blocks;
+    first = at.first;
     codes = static_cast<const uint4*>(segment->codes) + int64_t{block} * segment->stride * 32;
     part = 0;
     int group = at.group;
@@ -130,16 +143,15 @@ struct CopyCursor {
       codes += segment->parts[part].tiles * 32;
       group -= segment->parts[part++].groups;
     }
-    enter_part();
-    codes += kGroupTiles * 32 * group;
-    tiles -= kGroupTiles * group;
-    groups -= group;
-    if (scales != nullptr) scales += 32 * group;
+    enter_part(group);
+    if (kRun > 0) groups = at.end - at.group;
   }
-  __device__ void enter_part() {
+  /// At a group of the part, whose codes begin at `codes`.
+  __device__ void enter_part(int group) {
     const SegmentPart& now = segment->parts[part];
-    tiles = now.tiles;
-    groups = now.groups;
+    tiles = now.tiles - kGroupTiles * group;
+    groups = now.groups - group;
+    codes += kGroupTiles * 32 * group;
     if (now.gain_rows < segment->rows && threadIdx.x % 32 * 32 < now.cols) {
       const int gain_block = block * block_rows(segment->bits) / now.gain_rows;
       prefetch(now.gains + int64_t{gain_block} * now.cols + threadIdx.x % 32 * 32);
@@ -148,7 +160,7 @@ struct CopyCursor {
     if (scales == nullptr) return;
     // 64 rows have their scales together.
     const int chunk = 2 * block >> (31 - __clz(segment->bits));
-    scales += int64_t{chunk} * groups * 32;
+    scales += (int64_t{chunk} * now.groups + group) * 32;
   }
   __device__ int n_tiles() const { return min(kGroupTiles, tiles); }
   __device__ void advance(bool last) {
@@ -157,16 +169,22 @@ struct CopyCursor {
     tiles -= n;
     if (scales != nullptr) scales += 32;
     if (--groups > 0 || last) return;
-    if (++part == segment->n_parts) {
-      part = 0;
-      if (++block == n_blocks) {
+    if (kRun > 0 || ++part == segment->n_parts) next_block();
+    enter_part(first);
+    if (kRun > 0) groups = min(groups, kRun);
+  }
+  __device__ void next_block() {
+    part = 0;
+    if (++block == n_blocks) {
+      block = 0;
+      first = kRun == 0 ? 0 : first + kRun;
+      if (kRun == 0 || first >= segment->groups) {
         ++segment;
-        block = 0;
+        first = 0;
         n_blocks = segment->n_blocks;
       }
-      codes = static_cast<const uint4*>(segment->codes) + int64_t{block} * segment->stride * 32;
     }
-    enter_part();
+    codes = static_cast<const uint4*>(segment->codes) + int64_t{block} * segment->stride * 32;
   }
 };
 
@@ -178,12 +196,12 @@ DELTACOME_HOST_DEVICE constexpr int slot_size(bool has_scales) {
 
 /// A warp's stream of groups: copies run kStages - 1 groups ahead of the products. Every lane reads
 /// the codes that it copied itself; scales are of all lanes.
-template <class Segment, int kStages, bool kScales, bool kReadOnce>
+template <class Segment, int kStages, bool kScales, bool kReadOnce, int kRun = 0>
 struct GroupStream {
   static constexpr int kSlot = slot_size(kScales);
   uint4* ring;  // [kStages][kSlot] of the warp
-  Cursor<Segment> now;
-  CopyCursor<Segment> ahead;
+  Cursor<Segment, kRun> now;
+  CopyCursor<Segment, kRun> ahead;
   int left = 0;        // groups to multiply
   int left_ahead = 0;  // groups to copy
   int slot = 0, slot_ahead = 0;

@@ -8,6 +8,7 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kStages = 3;  // groups on their way to a warp
+constexpr int kRun = 4;     // groups of V that warps multiply of one row block after another
 
 /// The input of a group as the tensor cores take it, the same in all columns.
 struct OneInput {
@@ -124,42 +125,33 @@ __device__ void multiply_wide(const uint4* group, bool has_scales, float center,
 
 /// The next n groups of a part, whose inputs are at `entries` and `scale_sums`, one behind the
 /// other. kBits 0: 4 or 8. `bits`: of the segment, `block`: its row block.
-template <int kBits, bool kPrepared, class Stream>
+template <int kBits, class Stream>
 __device__ void multiply_groups(const SegmentPart& part, int bits, int block, int n,
                                 const uint4* entries, const float2* scale_sums, Stream& stream,
                                 float (&sum)[2][2]) {
   // In registers: what is in memory is read again after each asynchronous copy.
   const bool has_scales = part.scales != nullptr;
-  const float center = part.center, factor = part.factor;
+  const float center = part.center;
   const int part_bits = part.bits, quarter = block & (part_bits / 2 - 1);
-  OneInput x;
-  if (kPrepared) x = OneInput(entries, scale_sums);
 #pragma unroll 1
   for (int i = 0; i < n; ++i) {
     const uint4* codes = stream.take();
-    OneInput next;
-    if (kPrepared) {
-      next = OneInput(entries + min(i + 1, n - 1) * kEntryWords, scale_sums + min(i + 1, n - 1));
-      x.scale_sum.x *= factor;
-    } else {
-      x = OneInput(entries + i * kEntryWords, scale_sums + i);
-    }
+    const OneInput x(entries + i * kEntryWords, scale_sums + i);
     if constexpr (kBits == 0) {
       multiply_wide(codes, has_scales, center, part_bits, part_bits != bits, quarter, x, sum[0]);
     } else {
       multiply_one<kBits>(codes, has_scales, center, x, sum);
     }
-    if (kPrepared) x = next;
   }
 }
 
-/// The groups of one row block that the warp has, and their results.
-template <bool kExpand, bool kPrepared, class Stream>
+/// The groups of one row block that the warp has, of a run, and their results.
+template <bool kExpand, class Stream>
 __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Window& window,
                                Held& held) {
   const auto& segment = *stream.now.segment;
   const int bits = segment.bits, block = stream.now.block;
-  const int n = min(stream.left, stream.now.groups - stream.now.group);
+  const int n = min(stream.left, stream.now.end - stream.now.group);
   const int lane = static_cast<int>(threadIdx.x % 32), n_slots = fields_of(bits);
   const LaneSlot own(bits);
   const int first_row = block * (16 * n_slots) + 16 * own.slot + lane / 4;
@@ -176,41 +168,30 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Wind
     const SegmentPart& part = segment.parts[p];
     const int end = min(last, before + part.groups);
     while (group < end) {
-      int stop = end;
-      const uint4* entries;
-      const float2* scale_sums;
-      if (kPrepared) {
-        entries = reinterpret_cast<const uint4*>(buffers.inputs + part.in) +
-                  (group - before) * kEntryWords;
-        scale_sums = reinterpret_cast<const float2*>(buffers.input_scales) + part.in_scales +
-                     (group - before);
-      } else {
-        if (held.item != stream.now.item || group < held.begin || group >= held.end) {
-          held.item = stream.now.item;
-          held.begin = kExpand ? group / kWindow * kWindow : group;
-          held.end = min(kExpand ? segment.groups : last, held.begin + kWindow);
-          fill<kExpand>(buffers, segment, held.begin, held.end, window);
-        }
-        const int at = group - held.begin;
-        stop = min(end, held.end);
-        entries = window.entries[at];
-        scale_sums = &window.scale_sums[at];
-        if (kExpand && has_row_gains(segment, part)) {
-          fill_own(buffers, segment, part, group - before, block, at, window);
-          stop = group + 1;
-          entries = window.own;
-          scale_sums = window.own_scale_sum;
-        }
+      if (held.item != stream.now.item || group < held.begin || group >= held.end) {
+        // All of them only if the warp has as many: those of other row blocks are the same.
+        const bool all = stream.left >= stream.now.end - stream.now.first;
+        held.item = stream.now.item;
+        held.begin = all ? stream.now.first + (group - stream.now.first) / kWindow * kWindow : group;
+        held.end = min(all ? stream.now.end : last, held.begin + kWindow);
+        fill<kExpand>(buffers, segment, held.begin, held.end, window);
+      }
+      const int at = group - held.begin;
+      int stop = min(end, held.end);
+      const uint4* entries = window.entries[at];
+      const float2* scale_sums = &window.scale_sums[at];
+      if (kExpand && has_row_gains(segment, part)) {
+        fill_own(buffers, segment, part, group - before, block, at, window);
+        stop = group + 1;
+        entries = window.own;
+        scale_sums = window.own_scale_sum;
       }
       if (part.bits == 2) {
-        multiply_groups<2, kPrepared>(part, bits, block, stop - group, entries, scale_sums, stream,
-                                      sum);
+        multiply_groups<2>(part, bits, block, stop - group, entries, scale_sums, stream, sum);
       } else if (part.bits == 1) {
-        multiply_groups<1, kPrepared>(part, bits, block, stop - group, entries, scale_sums, stream,
-                                      sum);
+        multiply_groups<1>(part, bits, block, stop - group, entries, scale_sums, stream, sum);
       } else {
-        multiply_groups<0, kPrepared>(part, bits, block, stop - group, entries, scale_sums, stream,
-                                      sum);
+        multiply_groups<0>(part, bits, block, stop - group, entries, scale_sums, stream, sum);
       }
       group = stop;
     }
@@ -229,27 +210,27 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Wind
   stream.advance(n);
 }
 
-template <bool kPrepared>
-DELTACOME_HOST_DEVICE constexpr int warp_shared() {  // 16-byte pieces
-  return kStages * slot_size(true) + (kPrepared ? 0 : static_cast<int>(sizeof(Window) / 16));
-}
-
 /// Packed codes times the inputs of one token of each variant: a persistent grid; every warp has an
-/// equal, contiguous share of the groups of all segments, in the order in which they lie in memory,
-/// and adds its partial sums to the results. Inputs are prepared as bytes, or a warp quantizes
-/// those that it needs. Codes are on their way before the inputs are there.
-/// Grid: any, block (32 * kWarps), shared memory kWarps * warp_shared().
-template <bool kExpand, bool kPrepared>
+/// equal, contiguous share of the groups of all segments in the order of its cursor, quantizes the
+/// inputs that it needs, and adds its partial sums to the results. Codes are on their way before
+/// the inputs are there.
+/// Grid: any, block (32 * kWarps), shared memory kWarps * kWarpShared.
+template <bool kExpand>
+struct TokenStream {
+  using Segment = typename ListOf<kExpand>::Segment;
+  using Type = GroupStream<Segment, kStages, true, true, kExpand ? 0 : kRun>;
+  static constexpr int kWarpShared = kStages * Type::kSlot + static_cast<int>(sizeof(Window) / 16);
+};
+template <bool kExpand>
 __global__ void __launch_bounds__(32 * kWarps, 4)
     token_kernel(const __grid_constant__ DeltaCall call,
                  const __grid_constant__ DeltaBuffers buffers) {
   extern __shared__ uint4 shared[];
-  using Segment = typename ListOf<kExpand>::Segment;
-  using Stream = GroupStream<Segment, kStages, true, true>;
+  using Segment = typename TokenStream<kExpand>::Segment;
   static_assert(sizeof(Window) % 16 == 0);
   const WorkList<Segment>& where = ListOf<kExpand>::of(call);
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
-  uint4* own_shared = shared + warp * warp_shared<kPrepared>();
+  uint4* own_shared = shared + warp * TokenStream<kExpand>::kWarpShared;
   release_dependents();
   // Read beside the head of the list, not after it: enough for few variants.
   const auto* starts = reinterpret_cast<const int32_t*>(where.head + 1);
@@ -258,37 +239,36 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   const int64_t index = int64_t{blockIdx.x} * kWarps + warp, n_warps = int64_t{gridDim.x} * kWarps;
   const int begin = share_of(list.units, index, n_warps);
   const int end = share_of(list.units, index + 1, n_warps);
-  Stream stream;
+  typename TokenStream<kExpand>::Type stream;
   if (begin < end) {
     const int item = list.n > 32 ? item_of(list, begin)
                                  : __popc(__ballot_sync(~0u, lane < list.n && start <= begin)) - 1;
     stream.start(list, item, begin, end, own_shared);
   }
   wait_for_inputs();
-  auto& window = *reinterpret_cast<Window*>(own_shared + kStages * Stream::kSlot);
+  auto& window = *reinterpret_cast<Window*>(own_shared + kStages * stream.kSlot);
   Held held;
-  while (stream.left > 0) multiply_block<kExpand, kPrepared>(buffers, stream, window, held);
+  while (stream.left > 0) multiply_block<kExpand>(buffers, stream, window, held);
   if (kExpand) clear_next_z(buffers);
 }
 
-template <bool kExpand, bool kPrepared>
+template <bool kExpand>
 cudaError_t launch(const DeltaCall& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  constexpr size_t kShared = size_t{16} * kWarps * warp_shared<kPrepared>();
-  return launch_persistent(token_kernel<kExpand, kPrepared>, 32 * kWarps, kShared, call, buffers,
-                           how, how.blocks_per_sm);
+  constexpr size_t kShared = size_t{16} * kWarps * TokenStream<kExpand>::kWarpShared;
+  return launch_persistent(token_kernel<kExpand>, 32 * kWarps, kShared, call, buffers, how,
+                           how.blocks_per_sm);
 }
 
 }  // namespace
 
 cudaError_t launch_token_shrink(const DeltaCall& call, const DeltaBuffers& buffers,
                                 const DeltaLaunch& how) {
-  return how.prepares ? launch<false, true>(call, buffers, how)
-                      : launch<false, false>(call, buffers, how);
+  return launch<false>(call, buffers, how);
 }
 
 cudaError_t launch_token_expand(const DeltaCall& call, const DeltaBuffers& buffers,
                                 const DeltaLaunch& how) {
-  return launch<true, false>(call, buffers, how);
+  return launch<true>(call, buffers, how);
 }
 
 }  // namespace deltacome::cuda

@@ -55,6 +55,22 @@ void BaseLinear::multiply(CudaStream& stream, const Tensor& x, const Tensor& rou
   if (!done) plain();
 }
 
+/// The weights that will be multiplied after these, if they are still there and it is known from the
+/// step before; notes what is multiplied now.
+Matrix BaseLinear::after(std::span<const LinearTarget> targets) {
+  constexpr size_t kMost = 4096;  // calls of a step: what is beyond belongs to models that are gone
+  if (followers_.size() > kMost) followers_.clear();
+  const Tensor& first = targets.front().weight;
+  const void* data = bytes_of(first);
+  if (last_ != nullptr && last_ != data) followers_[last_] = {matrix_of(first), first.storage};
+  last_ = data;
+  const auto found = followers_.find(data);
+  if (found == followers_.end() || found->second.storage.expired()) return {};
+  const Matrix& next = found->second.weight;
+  return next.type == Element::kF32 || next.cols % 8 != 0 || !aligned(next.data, 16) ? Matrix{}
+                                                                                    : next;
+}
+
 void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets) {
   const int64_t n_rows = x.rows(), n_in = x.cols();
   for (const LinearTarget& target : targets) {
@@ -83,6 +99,7 @@ void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const Linear
   skinny.n_rows = static_cast<int>(n_rows);
   skinny.n_in = n_in;
   skinny.overlaps = context_.overlaps;
+  if (!targets.empty() && coded(targets.front().weight) == nullptr) skinny.next = after(targets);
   const auto launch = [&] {
     if (skinny.n_targets > 0)
       DELTACOME_CUDA_CHECK(launch_skinny(skinny, context_.n_sms, stream.get()));

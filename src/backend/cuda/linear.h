@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <map>
+#include <memory>
 #include <span>
 
 #include "backend/cuda/coded_base.h"
@@ -12,7 +14,7 @@ namespace deltacome::cuda {
 
 /// Rows that the own kernel multiplies. A step of Llama-2-7B on an H200 took 6.5 ms with 16 rows by
 /// it, 5.7 ms with 48 by cuBLASLt.
-inline constexpr int64_t kOwnRows = 8;
+inline constexpr int64_t kOwnRows = 4;
 
 Element element_of(DType dtype);  // throws kUnsupported for a type that kernels do not read
 Matrix matrix_of(const Tensor& weight);
@@ -29,9 +31,17 @@ class BaseLinear {
  private:
   void multiply(CudaStream& stream, const Tensor& x, const Tensor& rounded,
                 const LinearTarget& target);
+  Matrix after(std::span<const LinearTarget> targets);
 
   CudaContext context_;
   CodedBase coded_;
+  /// Weights of the call that followed the one with these first weights: steps of a model are alike.
+  struct Follower {
+    Matrix weight;
+    std::weak_ptr<Storage> storage;
+  };
+  std::map<const void*, Follower> followers_;
+  const void* last_ = nullptr;  // first weights of the last call
 };
 
 /// y += b, each row's own variant's where it has one; after the deltas, since a raw tensor of a

@@ -14,6 +14,8 @@ constexpr int kSteps = kPiece / 32;  // of four lanes that read 8 inputs each
 constexpr int kStages = 3;           // pieces on their way to a warp
 constexpr int kPlainRows = 8;        // rows of x of a block of the plain product
 
+constexpr int64_t kPrefetched = 8192;  // bytes of a row of the next weights
+
 constexpr int kRingBytes = kWarps * kStages * kOutputs * kPiece * 2;
 constexpr int kMostInputBytes = 90 * 1024;  // of x in shared memory
 
@@ -136,6 +138,15 @@ __device__ void copy_inputs(const Skinny& a, T* to) {
   }
 }
 
+/// The beginning of the first tile that this block will have of the next weights.
+__device__ void prefetch_next(const Matrix& next) {
+  const int64_t row = int64_t{blockIdx.x} * kOutputs + threadIdx.x;
+  if (next.data == nullptr || threadIdx.x >= kOutputs || row >= next.rows) return;
+  const int64_t bytes = 2 * next.cols;
+  prefetch_l2(static_cast<const char*>(next.data) + row * bytes,
+              static_cast<uint32_t>(min(bytes, kPrefetched)));
+}
+
 /// Weights are the 16-row operand of the tensor cores, rows of x the 8 columns. Which inputs of a
 /// step are multiplied together is of no matter as long as both operands agree, so each lane reads
 /// 8 neighbours of its rows straight into the operand. A block takes tiles of 16 outputs in turn;
@@ -217,6 +228,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
       target.y[row * target.stride + now.first + output] = sum;
     }
   }
+  prefetch_next(a.next);
 }
 
 /// Grid (ceil(n_out / kWarps), ceil(n_rows / kPlainRows)), block (32 * kWarps): a warp owns an
