@@ -265,8 +265,8 @@ class Bench {
           continue;
         }
         cuda::DeltaSum deltas(context_, *stream_, plan, in, targets);
-        deltas.start();
-        linear.run(*stream_, in, targets);
+        const bool x_is_there = deltas.start();
+        linear.run(*stream_, in, targets, x_is_there);
         deltas.finish();
       }
     });

@@ -144,8 +144,8 @@ class CudaBackend final : public Backend {
       linear_.run(queue, x, targets);
     } else {
       DeltaSum deltas(context_, queue, variants, x, targets);
-      deltas.start();
-      linear_.run(queue, x, targets);
+      const bool x_is_there = deltas.start();
+      linear_.run(queue, x, targets, x_is_there);
       deltas.finish();
     }
     add_biases(queue, variants, targets);

@@ -52,11 +52,11 @@ DeltaSum::Part DeltaSum::part_of(std::span<const LinearTarget> targets) const {
   return part;
 }
 
-void DeltaSum::start() {
+bool DeltaSum::start() {
   // z of a call is zeroed by the call before, so that only one can be on its way.
-  if (targets_.size() > kMaxTargets) return;
+  if (targets_.size() > kMaxTargets) return false;
   started_ = part_of(targets_);
-  launch_of_x(started_->call, started_->buffers, launch_of(context_, stream_, plan_, x_.cols()));
+  return launch_of_x(started_->call, started_->buffers, launch_of(context_, stream_, plan_, x_.cols()));
 }
 
 void DeltaSum::finish() {
@@ -96,10 +96,11 @@ DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const Cuda
           .blocks_per_sm = few ? 2 : 0};
 }
 
-void launch_of_x(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
-  if (!needs_only_x(call.kinds)) return;
+bool launch_of_x(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
+  if (!needs_only_x(call.kinds)) return false;
   buffers.whole_blocks = how.deterministic;
   launch_shrinks(call, buffers, how);
+  return how.one_token;
 }
 
 void launch_of_y(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {

@@ -19,8 +19,9 @@ class DeltaSum {
  public:
   DeltaSum(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
            const Tensor& x, std::span<const LinearTarget> targets);
-  /// What needs only x, if y is still to be written.
-  void start();
+  /// What needs only x, if y is still to be written. True: a kernel that begins early behind it
+  /// begins when x is there, and has to wait for it before it ends.
+  bool start();
   /// The rest: y holds W x (+ b).
   void finish();
 
@@ -43,10 +44,10 @@ void add_deltas(const CudaContext& context, CudaStream& stream, const CudaVarian
                 const Tensor& x, std::span<const LinearTarget> targets);
 
 /// How the calls of a plan are launched, and the launches of one call: those that need only x, and
-/// those that need y.
+/// those that need y. launch_of_x(): see DeltaSum::start().
 DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
                       int64_t n_in);
-void launch_of_x(const CudaVariantPlan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how);
+bool launch_of_x(const CudaVariantPlan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how);
 void launch_of_y(const CudaVariantPlan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how);
 
 /// y[i] += delta row ids[i] of row i's variant, or = the row that replaces the base's or that only

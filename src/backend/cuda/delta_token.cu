@@ -146,9 +146,9 @@ __device__ void multiply_groups(const SegmentPart& part, int bits, int block, in
 }
 
 /// The groups of one row block that the warp has, of a run, and their results.
-template <bool kExpand, class Stream>
-__device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Window& window,
-                               Held& held) {
+template <bool kExpand, class Stream, int kWindow>
+__device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream,
+                               Window<kWindow>& window, Held& held) {
   const auto& segment = *stream.now.segment;
   const int bits = segment.bits, block = stream.now.block;
   const int n = min(stream.left, stream.now.end - stream.now.group);
@@ -217,9 +217,11 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Wind
 /// Grid: any, block (32 * kWarps), shared memory kWarps * kWarpShared.
 template <bool kExpand>
 struct TokenStream {
+  using Window = cuda::Window<kExpand ? 16 : kRun>;
   using Segment = typename ListOf<kExpand>::Segment;
   using Type = GroupStream<Segment, kStages, true, true, kExpand ? 0 : kRun>;
   static constexpr int kWarpShared = kStages * Type::kSlot + static_cast<int>(sizeof(Window) / 16);
+  static_assert(sizeof(Window) % 16 == 0);
 };
 template <bool kExpand>
 __global__ void __launch_bounds__(32 * kWarps, 4)
@@ -227,11 +229,10 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
                  const __grid_constant__ DeltaBuffers buffers) {
   extern __shared__ uint4 shared[];
   using Segment = typename TokenStream<kExpand>::Segment;
-  static_assert(sizeof(Window) % 16 == 0);
   const WorkList<Segment>& where = ListOf<kExpand>::of(call);
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   uint4* own_shared = shared + warp * TokenStream<kExpand>::kWarpShared;
-  release_dependents();
+  if (kExpand) release_dependents();
   // Read beside the head of the list, not after it: enough for few variants.
   const auto* starts = reinterpret_cast<const int32_t*>(where.head + 1);
   const int start = lane < where.capacity ? starts[lane] : 0;
@@ -246,7 +247,8 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
     stream.start(list, item, begin, end, own_shared);
   }
   wait_for_inputs();
-  auto& window = *reinterpret_cast<Window*>(own_shared + kStages * stream.kSlot);
+  if (!kExpand) release_dependents();  // what begins now finds x without waiting for this kernel
+  auto& window = *reinterpret_cast<typename TokenStream<kExpand>::Window*>(own_shared + kStages * stream.kSlot);
   Held held;
   while (stream.left > 0) multiply_block<kExpand>(buffers, stream, window, held);
   if (kExpand) clear_next_z(buffers);

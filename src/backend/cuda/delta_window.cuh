@@ -7,12 +7,12 @@ namespace deltacome::cuda {
 
 // Inputs of one token that a warp quantizes for itself.
 
-constexpr int kWindow = 16;                   // groups of inputs that a warp holds
 constexpr int kBatch = 4;                     // groups that it loads at once
 constexpr int kEntryWords = kGroupCols / 16;  // of 16 bytes
 
-/// Inputs of a warp: groups as prepared inputs have them; or, of a small part with gains of row
+/// Inputs of up to kWindow groups that a warp holds: as prepared inputs have them; or, of a small part with gains of row
 /// blocks, 32 floats. `own`: such a group with the gains of the warp's row block.
+template <int kWindow>
 struct Window {
   uint4 entries[kWindow][kEntryWords];
   uint4 own[kEntryWords];
@@ -83,9 +83,9 @@ __device__ inline bool has_row_gains(const DeltaSegment& segment, const SegmentP
 }
 
 /// Groups [begin, end) of the segment's row blocks into the window.
-template <bool kExpand, class Segment>
+template <bool kExpand, class Segment, int kWindow>
 __device__ inline void fill(const DeltaBuffers& buffers, const Segment& segment, int begin, int end,
-                            Window& window) {
+                            Window<kWindow>& window) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   __syncwarp();  // what was there has been read
   for (int first = begin; first < end; first += kBatch) {
@@ -118,10 +118,10 @@ __device__ inline void fill(const DeltaBuffers& buffers, const Segment& segment,
 }
 
 /// A group of a part whose inputs have gains of the row block, as window.own. `at`: in the window.
-template <class Segment>
+template <class Segment, int kWindow>
 __device__ inline void fill_own(const DeltaBuffers& buffers, const Segment& segment,
                                 const SegmentPart& part, int group, int block, int at,
-                                Window& window) {
+                                Window<kWindow>& window) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int gain_block = block * block_rows(segment.bits) / part.gain_rows;
   const float* gains = part.gains + int64_t{gain_block} * part.cols;

@@ -71,7 +71,8 @@ Matrix BaseLinear::after(std::span<const LinearTarget> targets) {
                                                                                     : next;
 }
 
-void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets) {
+void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets,
+                     bool x_is_there) {
   const int64_t n_rows = x.rows(), n_in = x.cols();
   for (const LinearTarget& target : targets) {
     DELTACOME_CHECK(target.weight.cols() == n_in && target.y.rows() == n_rows);
@@ -99,11 +100,13 @@ void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const Linear
   skinny.n_rows = static_cast<int>(n_rows);
   skinny.n_in = n_in;
   skinny.overlaps = context_.overlaps;
+  skinny.x_is_there = x_is_there && context_.overlaps;
   if (!targets.empty() && coded(targets.front().weight) == nullptr) skinny.next = after(targets);
   const auto launch = [&] {
     if (skinny.n_targets > 0)
       DELTACOME_CUDA_CHECK(launch_skinny(skinny, context_.n_sms, stream.get()));
     skinny.n_targets = 0;
+    skinny.x_is_there = false;  // the next one would follow this one
   };
   for (const LinearTarget& target : targets) {
     if (coded(target.weight) != nullptr) continue;

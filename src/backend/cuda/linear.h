@@ -26,7 +26,9 @@ Matrix matrix_of(const Tensor& weight);
 class BaseLinear {
  public:
   explicit BaseLinear(const CudaContext& context) : context_(context), coded_(context) {}
-  void run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets);
+  /// `x_is_there`: a kernel that begins early finds x (see DeltaSum::start()).
+  void run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets,
+           bool x_is_there = false);
 
  private:
   void multiply(CudaStream& stream, const Tensor& x, const Tensor& rounded,

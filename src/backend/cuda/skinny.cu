@@ -132,8 +132,9 @@ __device__ void copy_inputs(const Skinny& a, T* to) {
   const int64_t stride = input_stride(a.n_in), quads = stride / 4;
   for (int64_t i = threadIdx.x; i < a.n_rows * quads; i += 32 * kWarps) {
     const int64_t row = i / quads, k = i % quads * 4;
-    const float4 v =
-        k < a.n_in ? *reinterpret_cast<const float4*>(a.x + row * a.n_in + k) : float4{0, 0, 0, 0};
+    // Past the first-level cache, which may hold what was there before if nothing was waited for.
+    const float4 v = k < a.n_in ? __ldcg(reinterpret_cast<const float4*>(a.x + row * a.n_in + k))
+                                : float4{0, 0, 0, 0};
     *reinterpret_cast<uint2*>(to + row * stride + k) = {pack2<T>(v.x, v.y), pack2<T>(v.z, v.w)};
   }
 }
@@ -168,7 +169,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
   WeightStream<T> stream(a, shared, n_tiles);
 #pragma unroll
   for (int i = 0; i < kStages - 1; ++i) stream.copy_next();
-  wait_for_inputs();
+  if (!a.x_is_there) wait_for_inputs();
   if (kShared) {
     copy_inputs(a, inputs);
     __syncthreads();
@@ -229,6 +230,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
     }
   }
   prefetch_next(a.next);
+  if (a.x_is_there) wait_for_inputs();
 }
 
 /// Grid (ceil(n_out / kWarps), ceil(n_rows / kPlainRows)), block (32 * kWarps): a warp owns an
@@ -268,12 +270,14 @@ cudaError_t launch(const Skinny& args, int64_t input_bytes, int n_sms, cudaStrea
   for (int t = 0; t < args.n_targets; ++t)
     tiles += (args.targets[t].n_out + kOutputs - 1) / kOutputs;
   const int bytes = kRingBytes + sums_bytes(kColumns);
+  Skinny with = args;
+  with.x_is_there = args.x_is_there && kShared;
   const cudaError_t status = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes + (kShared ? kMostInputBytes : 0));
   if (status != cudaSuccess) return status;
   const auto grid = static_cast<unsigned>(tiles < n_sms ? tiles : n_sms);
   return launch_early(args.overlaps, static_cast<size_t>(bytes + (kShared ? input_bytes : 0)),
-                      kernel, grid, 32 * kWarps, stream, args, tiles);
+                      kernel, grid, 32 * kWarps, stream, with, tiles);
 }
 
 template <class T>

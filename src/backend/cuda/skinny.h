@@ -27,6 +27,7 @@ struct Skinny {
   int n_rows = 0;                 // 1 to kSkinnyRows
   int64_t n_in = 0;               // a multiple of 8
   bool overlaps = false;          // with what is before it: sm_90 or later
+  bool x_is_there = false;        // when the kernel begins: it waits for what is before it at its end
   /// Weights that are multiplied after these, or null: their beginning is brought into the L2 cache
   /// while nothing else reads memory. sm_90 or later.
   Matrix next;
