@@ -260,14 +260,8 @@ class Bench {
         }
         const int64_t n_in = kMatrices[matrices[0]].n_in;
         const Tensor in = x.slice(0, n * n_in).reshaped({n, n_in});
-        if (d == 0) {
-          linear.run(*stream_, in, targets);
-          continue;
-        }
-        cuda::DeltaSum deltas(context_, *stream_, plan, in, targets);
-        const bool x_is_there = deltas.start();
-        linear.run(*stream_, in, targets, x_is_there);
-        deltas.finish();
+        const bool x_is_there = linear.run(*stream_, in, targets);
+        if (d > 0) cuda::add_deltas(context_, *stream_, plan, in, targets, x_is_there);
       }
     });
     report(d == 0 ? "base, backend bf16" : "layer with the base", kind, d, d == 0 ? base_rows : 1,
@@ -341,8 +335,7 @@ class Bench {
     cuda::DeltaLaunch how = cuda::launch_of(context_, *stream_, plan, shape.n_in);
     if (form.change) form.change(how);
     call.kinds &= form.parts;
-    cuda::launch_of_x(call, buffers, how);
-    cuda::launch_of_y(call, buffers, how);
+    cuda::launch_call(call, buffers, how);
     for (const cuda::PromptGroup& group : call.prompts)
       cuda::multiply_prompt(context_, *stream_, group, plan.order(), buffers, shape.n_in);
   }

@@ -30,12 +30,6 @@ __device__ inline void copy4(uint32_t* shared, const uint32_t* global) {
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(global) : "memory");
 }
-/// Begins to bring `bytes`, a multiple of 16, into the L2 cache (nothing before sm_90).
-__device__ inline void prefetch_l2(const void* global, uint32_t bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
-#endif
-}
 template <bool kReadOnce>
 __device__ inline uint64_t cache_policy() {
   uint64_t policy;

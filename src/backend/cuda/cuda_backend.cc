@@ -140,14 +140,8 @@ class CudaBackend final : public Backend {
     const CudaVariantPlan& variants = cuda_plan(plan);
     DELTACOME_CHECK(variants.n_rows() == x.rows());
     CudaStream& queue = on(stream);
-    if (variants.base_only()) {
-      linear_.run(queue, x, targets);
-    } else {
-      DeltaSum deltas(context_, queue, variants, x, targets);
-      const bool x_is_there = deltas.start();
-      linear_.run(queue, x, targets, x_is_there);
-      deltas.finish();
-    }
+    const bool x_is_there = linear_.run(queue, x, targets);
+    if (!variants.base_only()) add_deltas(context_, queue, variants, x, targets, x_is_there);
     add_biases(queue, variants, targets);
   }
   std::unique_ptr<AttentionPlan> plan_attention(std::span<const SequenceChunk> chunks) override {

@@ -23,58 +23,33 @@ void launch_if(unsigned needed, const Plan::Call& call, const DeltaBuffers& buff
   if ((call.kinds & needed) != 0) DELTACOME_CUDA_CHECK(launcher(call.table, buffers, more..., how));
 }
 
-void launch_shrinks(const Plan::Call& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  if (how.prepares) launch_if(Plan::kInputs, call, buffers, how, launch_inputs, false);
-  launch_if(Plan::kShrink, call, buffers, how, launch_shrink);
-}
-
 }  // namespace
 
-DeltaSum::DeltaSum(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
-                   const Tensor& x, std::span<const LinearTarget> targets)
-    : context_(context), stream_(stream), plan_(plan), x_(x), targets_(targets) {
+void add_deltas(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
+                const Tensor& x, std::span<const LinearTarget> targets, bool x_is_there) {
   DELTACOME_CHECK(plan.n_rows() == x.rows());
-}
-
-DeltaSum::Part DeltaSum::part_of(std::span<const LinearTarget> targets) const {
-  std::vector<int> slots;
-  for (const LinearTarget& target : targets) slots.push_back(target.slot);
-  Part part{plan_.call(slots, x_.cols(), stream_), {}};
-  if (part.call.kinds == 0 && part.call.prompts.empty()) return part;
-  part.buffers = plan_.buffers(part.call, stream_);
-  part.buffers.x = f32(x_);
-  part.buffers.x_stride = x_.cols();
-  for (size_t i = 0; i < targets.size(); ++i) {
-    DELTACOME_CHECK(targets[i].y.rows() == x_.rows());
-    part.buffers.y[i] = f32(targets[i].y);
-    part.buffers.y_stride[i] = targets[i].y.cols();
-  }
-  return part;
-}
-
-bool DeltaSum::start() {
-  // z of a call is zeroed by the call before, so that only one can be on its way.
-  if (targets_.size() > kMaxTargets) return false;
-  started_ = part_of(targets_);
-  return launch_of_x(started_->call, started_->buffers, launch_of(context_, stream_, plan_, x_.cols()));
-}
-
-void DeltaSum::finish() {
-  const DeltaLaunch how = launch_of(context_, stream_, plan_, x_.cols());
-  for (size_t first = 0; first < targets_.size(); first += kMaxTargets) {
-    Part part;
-    if (started_) {
-      part = *started_;
-    } else {
-      part =
-          part_of(targets_.subspan(first, std::min<size_t>(targets_.size() - first, kMaxTargets)));
-      launch_of_x(part.call, part.buffers, how);
+  const DeltaLaunch how = launch_of(context, stream, plan, x.cols());
+  while (!targets.empty()) {
+    const auto now = targets.first(std::min<size_t>(targets.size(), kMaxTargets));
+    targets = targets.subspan(now.size());
+    std::vector<int> slots;
+    for (const LinearTarget& target : now) slots.push_back(target.slot);
+    const Plan::Call call = plan.call(slots, x.cols(), stream);
+    if (call.kinds == 0 && call.prompts.empty()) continue;
+    DeltaBuffers buffers = plan.buffers(call, stream);
+    buffers.x = f32(x);
+    buffers.x_stride = x.cols();
+    buffers.x_is_there = x_is_there;
+    for (size_t i = 0; i < now.size(); ++i) {
+      DELTACOME_CHECK(now[i].y.rows() == x.rows());
+      buffers.y[i] = f32(now[i].y);
+      buffers.y_stride[i] = now[i].y.cols();
     }
-    launch_of_y(part.call, part.buffers, how);
-    for (const PromptGroup& group : part.call.prompts)
-      multiply_prompt(context_, stream_, group, plan_.order(), part.buffers, x_.cols());
+    launch_call(call, buffers, how);
+    for (const PromptGroup& group : call.prompts)
+      multiply_prompt(context, stream, group, plan.order(), buffers, x.cols());
+    x_is_there = false;
   }
-  started_.reset();
 }
 
 DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
@@ -96,19 +71,16 @@ DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const Cuda
           .blocks_per_sm = few ? 2 : 0};
 }
 
-bool launch_of_x(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
-  if (!needs_only_x(call.kinds)) return false;
+void launch_call(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
   buffers.whole_blocks = how.deterministic;
-  launch_shrinks(call, buffers, how);
-  return how.one_token;
-}
-
-void launch_of_y(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
-  buffers.whole_blocks = how.deterministic;
+  // V beside what wrote y, which has to be there for all others.
+  buffers.x_is_there &= how.one_token && needs_only_x(call.kinds);
+  if (how.prepares) launch_if(Plan::kInputs, call, buffers, how, launch_inputs, false);
+  launch_if(Plan::kShrink, call, buffers, how, launch_shrink);
+  buffers.x_is_there = false;
   launch_if(Plan::kVectorInputs, call, buffers, how, launch_inputs, true);
   launch_if(Plan::kVectors, call, buffers, how, launch_vectors);
   launch_if(Plan::kPlain, call, buffers, how, launch_plain, false);
-  if (!needs_only_x(call.kinds)) launch_shrinks(call, buffers, how);
   if (how.prepares) launch_if(Plan::kExpand, call, buffers, how, launch_components);
   // One after another if the order of additions to y matters.
   for (int tier = 0; tier < (how.deterministic ? kTierLaunches : 1); ++tier) {
@@ -116,11 +88,6 @@ void launch_of_y(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch
     launch_if(Plan::kExpand, call, buffers, how, launch_expand);
     launch_if(Plan::kPlainExpand, call, buffers, how, launch_plain, true);
   }
-}
-
-void add_deltas(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
-                const Tensor& x, std::span<const LinearTarget> targets) {
-  DeltaSum(context, stream, plan, x, targets).finish();
 }
 
 void embed_deltas(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,

@@ -85,9 +85,15 @@ struct ListOf<true> {
   __device__ static const WorkList<Segment>& of(const DeltaCall& call) { return call.expand; }
 };
 
-/// Where in a list of segments a warp is: at a group of a row block. kRun 0: row blocks follow each
-/// other, each with all its groups. Else (of one part): runs of kRun groups of all row blocks, then
-/// the next kRun groups of all of them, so that warps have the inputs of few groups.
+/// Groups of a row block after which a warp goes on to the next one. kRun 0: all of them. Else (of
+/// one part) kRun groups of all row blocks, then the next kRun groups of all of them, so that a
+/// warp has the inputs of few groups; unless there are few row blocks.
+template <int kRun, class Segment>
+__device__ inline int run_of(const Segment& segment) {
+  return kRun == 0 || segment.n_blocks < kRun ? segment.groups : kRun;
+}
+
+/// Where in a list of segments a warp is: at a group of a row block.
 template <class Segment, int kRun>
 struct Cursor {
   const Segment* segment = nullptr;
@@ -96,13 +102,17 @@ struct Cursor {
   int group = 0, groups = 0;  // of all parts
   int first = 0, end = 0;     // groups of the run
 
+  __device__ void begin_run(int at) {
+    first = at;
+    end = min(at + run_of<kRun>(*segment), groups);
+  }
   __device__ void enter(const Segment* to, int its_item, int unit) {
     segment = to;
     item = its_item;
     groups = segment->groups;
     n_blocks = segment->n_blocks;
-    first = kRun == 0 ? 0 : unit / (n_blocks * kRun) * kRun;
-    end = kRun == 0 ? groups : min(first + kRun, groups);
+    const int run = run_of<kRun>(*segment);
+    begin_run(kRun == 0 ? 0 : unit / (n_blocks * run) * run);
     unit -= first * n_blocks;
     block = unit / (end - first);
     group = first + unit % (end - first);
@@ -114,8 +124,8 @@ struct Cursor {
     group = first;
     if (++block < n_blocks || last) return;
     if (end == groups) return enter(segment + 1, item + 1, 0);
-    first = group = end;
-    end = min(first + kRun, groups);
+    begin_run(end);
+    group = first;
     block = 0;
   }
 };
@@ -171,14 +181,14 @@ struct CopyCursor {
     if (--groups > 0 || last) return;
     if (kRun > 0 || ++part == segment->n_parts) next_block();
     enter_part(first);
-    if (kRun > 0) groups = min(groups, kRun);
+    if (kRun > 0) groups = min(groups, run_of<kRun>(*segment));
   }
   __device__ void next_block() {
     part = 0;
     if (++block == n_blocks) {
       block = 0;
-      first = kRun == 0 ? 0 : first + kRun;
-      if (kRun == 0 || first >= segment->groups) {
+      first += run_of<kRun>(*segment);
+      if (first >= segment->groups) {
         ++segment;
         first = 0;
         n_blocks = segment->n_blocks;

@@ -255,6 +255,8 @@ struct DeltaBuffers {
   /// A row block belongs to one warp, so that a row's sum does not depend on what else there is.
   bool whole_blocks = false;
   int32_t tier = -1;  // of expand, -1: all
+  /// What is behind the kernel before, which it has only to outlast, does not change x.
+  bool x_is_there = false;
 };
 
 }  // namespace deltacome::cuda

@@ -147,8 +147,8 @@ __device__ void multiply_groups(const SegmentPart& part, int bits, int block, in
 
 /// The groups of one row block that the warp has, of a run, and their results.
 template <bool kExpand, class Stream, int kWindow>
-__device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream,
-                               Window<kWindow>& window, Held& held) {
+__device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Window<kWindow>& window,
+                               Held& held) {
   const auto& segment = *stream.now.segment;
   const int bits = segment.bits, block = stream.now.block;
   const int n = min(stream.left, stream.now.end - stream.now.group);
@@ -172,7 +172,8 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream,
         // All of them only if the warp has as many: those of other row blocks are the same.
         const bool all = stream.left >= stream.now.end - stream.now.first;
         held.item = stream.now.item;
-        held.begin = all ? stream.now.first + (group - stream.now.first) / kWindow * kWindow : group;
+        held.begin =
+            all ? stream.now.first + (group - stream.now.first) / kWindow * kWindow : group;
         held.end = min(all ? stream.now.end : last, held.begin + kWindow);
         fill<kExpand>(buffers, segment, held.begin, held.end, window);
       }
@@ -232,7 +233,7 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   const WorkList<Segment>& where = ListOf<kExpand>::of(call);
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   uint4* own_shared = shared + warp * TokenStream<kExpand>::kWarpShared;
-  if (kExpand) release_dependents();
+  release_dependents();
   // Read beside the head of the list, not after it: enough for few variants.
   const auto* starts = reinterpret_cast<const int32_t*>(where.head + 1);
   const int start = lane < where.capacity ? starts[lane] : 0;
@@ -246,12 +247,14 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
                                  : __popc(__ballot_sync(~0u, lane < list.n && start <= begin)) - 1;
     stream.start(list, item, begin, end, own_shared);
   }
-  wait_for_inputs();
-  if (!kExpand) release_dependents();  // what begins now finds x without waiting for this kernel
-  auto& window = *reinterpret_cast<typename TokenStream<kExpand>::Window*>(own_shared + kStages * stream.kSlot);
+  if (!buffers.x_is_there) wait_for_inputs();
+  auto& window = *reinterpret_cast<typename TokenStream<kExpand>::Window*>(own_shared +
+                                                                           kStages * stream.kSlot);
   Held held;
   while (stream.left > 0) multiply_block<kExpand>(buffers, stream, window, held);
   if (kExpand) clear_next_z(buffers);
+  // One block of threads is enough to outlast the kernel before; the others make room.
+  if (buffers.x_is_there && blockIdx.x == 0) wait_for_inputs();
 }
 
 template <bool kExpand>

@@ -10,8 +10,9 @@ namespace deltacome::cuda {
 constexpr int kBatch = 4;                     // groups that it loads at once
 constexpr int kEntryWords = kGroupCols / 16;  // of 16 bytes
 
-/// Inputs of up to kWindow groups that a warp holds: as prepared inputs have them; or, of a small part with gains of row
-/// blocks, 32 floats. `own`: such a group with the gains of the warp's row block.
+/// Inputs of up to kWindow groups that a warp holds: as prepared inputs have them; or, of a small
+/// part with gains of row blocks, 32 floats. `own`: such a group with the gains of the warp's row
+/// block.
 template <int kWindow>
 struct Window {
   uint4 entries[kWindow][kEntryWords];

@@ -2,7 +2,6 @@
 #include "backend/cuda/linear.h"
 
 #include "backend/cuda/rows.h"
-#include "backend/cuda/skinny.h"
 
 namespace deltacome::cuda {
 namespace {
@@ -55,24 +54,7 @@ void BaseLinear::multiply(CudaStream& stream, const Tensor& x, const Tensor& rou
   if (!done) plain();
 }
 
-/// The weights that will be multiplied after these, if they are still there and it is known from the
-/// step before; notes what is multiplied now.
-Matrix BaseLinear::after(std::span<const LinearTarget> targets) {
-  constexpr size_t kMost = 4096;  // calls of a step: what is beyond belongs to models that are gone
-  if (followers_.size() > kMost) followers_.clear();
-  const Tensor& first = targets.front().weight;
-  const void* data = bytes_of(first);
-  if (last_ != nullptr && last_ != data) followers_[last_] = {matrix_of(first), first.storage};
-  last_ = data;
-  const auto found = followers_.find(data);
-  if (found == followers_.end() || found->second.storage.expired()) return {};
-  const Matrix& next = found->second.weight;
-  return next.type == Element::kF32 || next.cols % 8 != 0 || !aligned(next.data, 16) ? Matrix{}
-                                                                                    : next;
-}
-
-void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets,
-                     bool x_is_there) {
+bool BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets) {
   const int64_t n_rows = x.rows(), n_in = x.cols();
   for (const LinearTarget& target : targets) {
     DELTACOME_CHECK(target.weight.cols() == n_in && target.y.rows() == n_rows);
@@ -87,10 +69,10 @@ void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const Linear
     of_codes.clear();
   }
   if (!of_codes.empty()) coded_.run(stream, x, of_codes);
-  const int64_t own_rows = context_.deterministic ? kSkinnyRows : kOwnRows;
+  const int64_t most = context_.deterministic ? kSkinnyRows : own_rows(n_in);
   const auto is_skinny = [&](const LinearTarget& target) {
     const Matrix w = matrix_of(target.weight);
-    return n_rows <= own_rows && w.type != Element::kF32 && n_in % 8 == 0 && aligned(w.data, 16) &&
+    return n_rows <= most && w.type != Element::kF32 && n_in % 8 == 0 && aligned(w.data, 16) &&
            aligned(bytes_of(x), 16);
   };
   Tensor rounded;  // x, for cuBLASLt
@@ -100,13 +82,11 @@ void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const Linear
   skinny.n_rows = static_cast<int>(n_rows);
   skinny.n_in = n_in;
   skinny.overlaps = context_.overlaps;
-  skinny.x_is_there = x_is_there && context_.overlaps;
-  if (!targets.empty() && coded(targets.front().weight) == nullptr) skinny.next = after(targets);
   const auto launch = [&] {
-    if (skinny.n_targets > 0)
-      DELTACOME_CUDA_CHECK(launch_skinny(skinny, context_.n_sms, stream.get()));
+    if (skinny.n_targets == 0) return false;
+    DELTACOME_CUDA_CHECK(launch_skinny(skinny, context_.n_sms, stream.get()));
     skinny.n_targets = 0;
-    skinny.x_is_there = false;  // the next one would follow this one
+    return context_.overlaps;
   };
   for (const LinearTarget& target : targets) {
     if (coded(target.weight) != nullptr) continue;
@@ -118,14 +98,14 @@ void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const Linear
       skinny.targets[skinny.n_targets++] = {w.data, f32(target.y), w.rows, target.y.cols()};
       continue;
     }
-    if (w.type != Element::kF32 && n_rows > own_rows && rounded_to != w.type) {
+    if (w.type != Element::kF32 && n_rows > most && rounded_to != w.type) {
       rounded = context_.allocate(target.weight.dtype, x.shape);
       rounded_to = w.type;
       DELTACOME_CUDA_CHECK(launch_round(f32(x), w.type, bytes_of(rounded), x.size(), stream.get()));
     }
     multiply(stream, x, rounded, target);
   }
-  launch();
+  return launch();
 }
 
 void add_biases(CudaStream& stream, const CudaVariantPlan& plan,

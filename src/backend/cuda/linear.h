@@ -1,49 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <map>
-#include <memory>
 #include <span>
 
 #include "backend/cuda/coded_base.h"
 #include "backend/cuda/context.h"
 #include "backend/cuda/element.h"
+#include "backend/cuda/skinny.h"
 #include "backend/cuda/variant_plan.h"
 
 namespace deltacome::cuda {
 
-/// Rows that the own kernel multiplies. A step of Llama-2-7B on an H200 took 6.5 ms with 16 rows by
-/// it, 5.7 ms with 48 by cuBLASLt.
-inline constexpr int64_t kOwnRows = 4;
+/// Rows that the own kernel multiplies: where it is faster than cuBLASLt (docs/benchmarks.md).
+constexpr int64_t own_rows(int64_t n_in) {
+  return n_in <= kHeldInputs ? 8 : 4;
+}
 
 Element element_of(DType dtype);  // throws kUnsupported for a type that kernels do not read
 Matrix matrix_of(const Tensor& weight);
 
 /// y = W x of the base: an own kernel for a few rows, cuBLASLt for more; W in codes: CodedBase. x
-/// is rounded to the type of W, sums are in f32. For at most kOwnRows rows (deterministic:
+/// is rounded to the type of W, sums are in f32. For at most own_rows() rows (deterministic:
 /// kSkinnyRows) a row's result does not depend on the others; with cuBLASLt it may, by the order of
 /// the sum.
 class BaseLinear {
  public:
   explicit BaseLinear(const CudaContext& context) : context_(context), coded_(context) {}
-  /// `x_is_there`: a kernel that begins early finds x (see DeltaSum::start()).
-  void run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets,
-           bool x_is_there = false);
+  /// True: a kernel that begins early behind it begins when x is there, and has to wait for it
+  /// before it ends.
+  bool run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets);
 
  private:
   void multiply(CudaStream& stream, const Tensor& x, const Tensor& rounded,
                 const LinearTarget& target);
-  Matrix after(std::span<const LinearTarget> targets);
 
   CudaContext context_;
   CodedBase coded_;
-  /// Weights of the call that followed the one with these first weights: steps of a model are alike.
-  struct Follower {
-    Matrix weight;
-    std::weak_ptr<Storage> storage;
-  };
-  std::map<const void*, Follower> followers_;
-  const void* last_ = nullptr;  // first weights of the last call
 };
 
 /// y += b, each row's own variant's where it has one; after the deltas, since a raw tensor of a

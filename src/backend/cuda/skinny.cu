@@ -13,8 +13,7 @@ constexpr int kPiece = 128;          // inputs that a warp reads at a time: 256 
 constexpr int kSteps = kPiece / 32;  // of four lanes that read 8 inputs each
 constexpr int kStages = 3;           // pieces on their way to a warp
 constexpr int kPlainRows = 8;        // rows of x of a block of the plain product
-
-constexpr int64_t kPrefetched = 8192;  // bytes of a row of the next weights
+constexpr int kHeldPieces = kHeldInputs / (kWarps * kPiece);  // whose inputs a warp holds
 
 constexpr int kRingBytes = kWarps * kStages * kOutputs * kPiece * 2;
 constexpr int kMostInputBytes = 90 * 1024;  // of x in shared memory
@@ -132,29 +131,34 @@ __device__ void copy_inputs(const Skinny& a, T* to) {
   const int64_t stride = input_stride(a.n_in), quads = stride / 4;
   for (int64_t i = threadIdx.x; i < a.n_rows * quads; i += 32 * kWarps) {
     const int64_t row = i / quads, k = i % quads * 4;
-    // Past the first-level cache, which may hold what was there before if nothing was waited for.
-    const float4 v = k < a.n_in ? __ldcg(reinterpret_cast<const float4*>(a.x + row * a.n_in + k))
-                                : float4{0, 0, 0, 0};
+    const float4 v =
+        k < a.n_in ? *reinterpret_cast<const float4*>(a.x + row * a.n_in + k) : float4{0, 0, 0, 0};
     *reinterpret_cast<uint2*>(to + row * stride + k) = {pack2<T>(v.x, v.y), pack2<T>(v.z, v.w)};
   }
 }
 
-/// The beginning of the first tile that this block will have of the next weights.
-__device__ void prefetch_next(const Matrix& next) {
-  const int64_t row = int64_t{blockIdx.x} * kOutputs + threadIdx.x;
-  if (next.data == nullptr || threadIdx.x >= kOutputs || row >= next.rows) return;
-  const int64_t bytes = 2 * next.cols;
-  prefetch_l2(static_cast<const char*>(next.data) + row * bytes,
-              static_cast<uint32_t>(min(bytes, kPrefetched)));
+/// 8 neighbouring inputs of a row of x as operands of the tensor cores, zeros if it is not there.
+template <class T>
+__device__ void load_inputs(const Skinny& a, int row, int64_t k, uint32_t (&b)[4]) {
+  if (row >= a.n_rows || k >= a.n_in) return;
+  const auto* x = reinterpret_cast<const float4*>(a.x + row * a.n_in + k);
+  const float4 low = __ldg(x), high = __ldg(x + 1);
+  b[0] = pack2<T>(low.x, low.y);
+  b[1] = pack2<T>(low.z, low.w);
+  b[2] = pack2<T>(high.x, high.y);
+  b[3] = pack2<T>(high.z, high.w);
 }
+
+/// Where x is: rounded once, in registers of who multiplies it or in shared memory; or read and
+/// rounded for each tile. In registers it takes no room from the kernel that begins early behind.
+enum class Inputs { kHeld, kShared, kRead };
 
 /// Weights are the 16-row operand of the tensor cores, rows of x the 8 columns. Which inputs of a
 /// step are multiplied together is of no matter as long as both operands agree, so each lane reads
 /// 8 neighbours of its rows straight into the operand. A block takes tiles of 16 outputs in turn;
-/// its warps take pieces of n_in in turn and are summed in their order. kShared: x is rounded once,
-/// into shared memory; else whenever it is read.
-/// Grid: any, block (32 * kWarps), shared memory kRingBytes + sums_bytes() + x.
-template <class T, int kColumns, bool kShared>  // kColumns: eights of rows of x
+/// its warps take pieces of n_in in turn and are summed in their order.
+/// Grid: any, block (32 * kWarps), shared memory kRingBytes + sums_bytes() + x if it is kShared.
+template <class T, int kColumns, Inputs kInputs>  // kColumns: eights of rows of x
 __global__ void __launch_bounds__(32 * kWarps, 1)
     skinny_kernel(const __grid_constant__ Skinny a, int64_t n_tiles) {
   extern __shared__ uint4 shared[];
@@ -165,19 +169,32 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
   const int group = lane / 4, quarter = lane % 4;
 
   // Weights are on their way before x is there.
-  release_dependents();
   WeightStream<T> stream(a, shared, n_tiles);
 #pragma unroll
   for (int i = 0; i < kStages - 1; ++i) stream.copy_next();
-  if (!a.x_is_there) wait_for_inputs();
-  if (kShared) {
+  wait_for_inputs();
+  release_dependents();  // what begins now finds x
+  uint32_t held[kInputs == Inputs::kHeld ? kHeldPieces : 1][kSteps][4] = {};
+  if (kInputs == Inputs::kHeld) {
+#pragma unroll
+    for (int p = 0; p < kHeldPieces; ++p) {
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s)
+        load_inputs<T>(a, group, (warp + kWarps * p) * kPiece + 32 * s + 8 * quarter, held[p][s]);
+    }
+  }
+  if (kInputs == Inputs::kShared) {
     copy_inputs(a, inputs);
     __syncthreads();
   }
   int turn = 0;
   for (int64_t tile = blockIdx.x; tile < n_tiles; tile += gridDim.x, turn ^= 1) {
     float c[kColumns][4] = {};
-    for (int64_t piece = warp; piece < stream.n_pieces; piece += kWarps) {
+    constexpr int kUnrolled = kInputs == Inputs::kHeld ? kHeldPieces : 1;
+#pragma unroll kUnrolled
+    for (int p = 0; p < (kInputs == Inputs::kHeld ? kHeldPieces : INT_MAX); ++p) {
+      const int64_t piece = warp + kWarps * p;
+      if (piece >= stream.n_pieces) break;
       const uint4* weights = stream.take();
 #pragma unroll
       for (int s = 0; s < kSteps; ++s) {
@@ -187,7 +204,10 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
         for (int j = 0; j < kColumns; ++j) {
           const int row = 8 * j + group;
           uint32_t b[4] = {};
-          if (kShared) {
+          if (kInputs == Inputs::kHeld) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) b[i] = held[kInputs == Inputs::kHeld ? p : 0][s][i];
+          } else if (kInputs == Inputs::kShared) {
             if (row < a.n_rows) {
               const uint4 eight =
                   *reinterpret_cast<const uint4*>(inputs + row * input_stride(a.n_in) + k);
@@ -196,13 +216,8 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
               b[2] = eight.z;
               b[3] = eight.w;
             }
-          } else if (row < a.n_rows && k < a.n_in) {
-            const float4 low = load4(a.x + row * a.n_in + k);
-            const float4 high = load4(a.x + row * a.n_in + k + 4);
-            b[0] = pack2<T>(low.x, low.y);
-            b[1] = pack2<T>(low.z, low.w);
-            b[2] = pack2<T>(high.x, high.y);
-            b[3] = pack2<T>(high.z, high.w);
+          } else {
+            load_inputs<T>(a, row, k, b);
           }
           multiply(static_cast<const T*>(nullptr), c[j], upper.x, lower.x, upper.y, lower.y, b[0],
                    b[1]);
@@ -229,8 +244,6 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
       target.y[row * target.stride + now.first + output] = sum;
     }
   }
-  prefetch_next(a.next);
-  if (a.x_is_there) wait_for_inputs();
 }
 
 /// Grid (ceil(n_out / kWarps), ceil(n_rows / kPlainRows)), block (32 * kWarps): a warp owns an
@@ -263,32 +276,35 @@ __global__ void plain_kernel(const T* __restrict__ w,      // [n_out, n_in]
   }
 }
 
-template <class T, int kColumns, bool kShared>
-cudaError_t launch(const Skinny& args, int64_t input_bytes, int n_sms, cudaStream_t stream) {
-  const auto kernel = skinny_kernel<T, kColumns, kShared>;
+int64_t input_bytes(const Skinny& args) {
+  return args.n_rows * input_stride(args.n_in) * 2;
+}
+
+template <class T, int kColumns, Inputs kInputs>
+cudaError_t launch(const Skinny& args, int n_sms, cudaStream_t stream) {
+  const auto kernel = skinny_kernel<T, kColumns, kInputs>;
   int64_t tiles = 0;
   for (int t = 0; t < args.n_targets; ++t)
     tiles += (args.targets[t].n_out + kOutputs - 1) / kOutputs;
+  const bool shared = kInputs == Inputs::kShared;
   const int bytes = kRingBytes + sums_bytes(kColumns);
-  Skinny with = args;
-  with.x_is_there = args.x_is_there && kShared;
   const cudaError_t status = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes + (kShared ? kMostInputBytes : 0));
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes + (shared ? kMostInputBytes : 0));
   if (status != cudaSuccess) return status;
   const auto grid = static_cast<unsigned>(tiles < n_sms ? tiles : n_sms);
-  return launch_early(args.overlaps, static_cast<size_t>(bytes + (kShared ? input_bytes : 0)),
-                      kernel, grid, 32 * kWarps, stream, with, tiles);
+  return launch_early(args.overlaps, static_cast<size_t>(bytes + (shared ? input_bytes(args) : 0)),
+                      kernel, grid, 32 * kWarps, stream, args, tiles);
 }
 
 template <class T>
 cudaError_t launch_rows(const Skinny& args, int n_sms, cudaStream_t stream) {
-  const int64_t input_bytes = args.n_rows * input_stride(args.n_in) * 2;
-  const bool fits = input_bytes <= kMostInputBytes;
+  const bool fits = input_bytes(args) <= kMostInputBytes;
   if (args.n_rows > 8)
-    return fits ? launch<T, 2, true>(args, input_bytes, n_sms, stream)
-                : launch<T, 2, false>(args, input_bytes, n_sms, stream);
-  return fits ? launch<T, 1, true>(args, input_bytes, n_sms, stream)
-              : launch<T, 1, false>(args, input_bytes, n_sms, stream);
+    return fits ? launch<T, 2, Inputs::kShared>(args, n_sms, stream)
+                : launch<T, 2, Inputs::kRead>(args, n_sms, stream);
+  if (args.n_in <= kHeldInputs) return launch<T, 1, Inputs::kHeld>(args, n_sms, stream);
+  return fits ? launch<T, 1, Inputs::kShared>(args, n_sms, stream)
+              : launch<T, 1, Inputs::kRead>(args, n_sms, stream);
 }
 
 template <class T>

@@ -11,6 +11,7 @@ namespace deltacome::cuda {
 
 inline constexpr int kSkinnyRows = 16;    // most rows of x of launch_skinny()
 inline constexpr int kSkinnyTargets = 4;  // most matrices of a launch
+inline constexpr int kHeldInputs = 4096;  // n_in up to which x of 8 rows stays in registers
 
 /// y = x W^T for a few rows of x, which are rounded to the type of W; sums in f32. A row's result
 /// does not depend on the other rows, nor on their number. All targets share x and the type.
@@ -27,11 +28,8 @@ struct Skinny {
   int n_rows = 0;                 // 1 to kSkinnyRows
   int64_t n_in = 0;               // a multiple of 8
   bool overlaps = false;          // with what is before it: sm_90 or later
-  bool x_is_there = false;        // when the kernel begins: it waits for what is before it at its end
-  /// Weights that are multiplied after these, or null: their beginning is brought into the L2 cache
-  /// while nothing else reads memory. sm_90 or later.
-  Matrix next;
 };
+/// Kernels that begin early behind it begin when x is there.
 cudaError_t launch_skinny(const Skinny& args, int n_sms, cudaStream_t stream);
 
 /// The same for any type (f32: x is not rounded), number of rows and n_in; one matrix. Slower.
