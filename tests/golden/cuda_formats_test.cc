@@ -70,8 +70,8 @@ TEST_P(CudaFormat, ProductsAreThoseOfTheValuesOfTheFormula) {
     }
     // 8 bits of inputs, and of weights where the format has no layout of its own; from 65 rows on
     // bf16 instead, where the CPU goes on with 8 bits.
-    EXPECT_LE(std::sqrt(error / size), 0.02) << n << " rows";
-    EXPECT_LE(std::sqrt(to_cpu / size), n <= 64 ? 1e-4 : 0.02) << n << " rows";
+    EXPECT_LE(std::sqrt(error / size), 0.03) << n << " rows";
+    EXPECT_LE(std::sqrt(to_cpu / size), n <= 64 ? 1e-4 : 0.03) << n << " rows";
   }
 }
 

@@ -11,7 +11,6 @@ using test::VisionGolden;
 class CudaVision : public ::testing::TestWithParam<VisionGolden> {
  protected:
   void SetUp() override {
-    if (!GetParam().missing().empty()) GTEST_SKIP() << "no " << GetParam().missing();
     try {
       gpu_ = create_cuda_backend(0);
     } catch (const Error& error) {
@@ -66,10 +65,15 @@ TEST_P(CudaVision, AnIdBeyondTheGivenRowsIsRefused) {
   EXPECT_THROW(run.logits(), Error);
 }
 
-INSTANTIATE_TEST_SUITE_P(Llava, CudaVision,
-                         ::testing::Values(VisionGolden{"llava"},
-                                           VisionGolden{"tiny-vision", true}),
-                         test::golden_name);
+/// The goldens that are there: a GPU machine may have the checkout alone, and a skipped test there
+/// means that there was no GPU.
+std::vector<VisionGolden> goldens() {
+  std::vector<VisionGolden> all = {{"llava"}, {"tiny-vision", true}};
+  std::erase_if(all, [](const VisionGolden& golden) { return !golden.missing().empty(); });
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Llava, CudaVision, ::testing::ValuesIn(goldens()), test::golden_name);
 
 }  // namespace
 }  // namespace deltacome
