@@ -46,7 +46,10 @@ CudaContext open_device(int index) {
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(int index)
-      : context_(open_device(index)), order_(context_.memory), linear_(context_) {
+      : context_(open_device(index)),
+        order_(context_.memory),
+        linear_(context_),
+        coded_maker_(context_) {
     cudaDeviceProp properties{};
     DELTACOME_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
     name_ = fmt::format("cuda:{} ({})", index, properties.name);
@@ -72,12 +75,16 @@ class CudaBackend final : public Backend {
     if (format == WeightFormat::kStored) return import_weight(host);
     if (format != WeightFormat::kBf16) {
       if (loading_ == nullptr) loading_ = std::make_unique<CudaStream>(context_.memory);
-      return make_coded(context_, *loading_, host, format);
+      return coded_maker_.from_weights(*loading_, host, format);
     }
     if (host.dtype == DType::kBf16) return import_weight(host);
     std::vector<std::byte> rounded(static_cast<size_t>(2 * host.size()));
     convert_from_float(host.to_float(), DType::kBf16, rounded.data());
     return import_weight(HostTensor::of(DType::kBf16, host.shape, std::move(rounded)));
+  }
+  QuantizedImport import_quantized(const QuantizedMatrix& matrix) override {
+    if (loading_ == nullptr) loading_ = std::make_unique<CudaStream>(context_.memory);
+    return coded_maker_.from_codes(*loading_, matrix);
   }
   void upload(Stream& stream, std::span<const std::byte> host, const Tensor& to) override {
     DELTACOME_CHECK(static_cast<int64_t>(host.size()) == to.bytes());
@@ -219,6 +226,7 @@ class CudaBackend final : public Backend {
   CudaContext context_;
   StreamOrder order_;
   BaseLinear linear_;
+  CodedMaker coded_maker_;
   std::unique_ptr<VisionOps> vision_;
   std::unique_ptr<CudaStream> loading_;  // of imported weights
   std::unique_ptr<CompressionOps> compression_;
