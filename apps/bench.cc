@@ -103,6 +103,7 @@ CLI::App* add_measurement(CLI::App& bench, const char* name, const char* help, M
       ->type_name("N")
       ->check(integer_in(1, kMany));
   add_device_option(*c, o->bench.device);
+  add_device_memory_option(*c, o->bench.device_memory_bytes);
   add_threads_option(*c, o->bench.n_threads);
   add_json_option(*c, o->json);
   c->callback([o, measure] { run(*o, measure); });
@@ -123,6 +124,9 @@ void add_make(CLI::App& bench) {
   c->add_option("--models", *n_models, "Whole models besides the base; default 0")
       ->type_name("N")
       ->check(integer_in(0, kMany));
+  c->add_flag("--vocabulary", o->bench.vocabulary,
+              "Deltas have codes of 4 bits for embedding and head too");
+  add_threads_option(*c, o->bench.n_threads);
   c->callback([o, out, n_models] { write_synthetic(o->bench, *n_models, *out); });
 }
 
@@ -156,6 +160,8 @@ void add_bench(CLI::App& program) {
       ->type_name("N")
       ->check(integer_in(1, kMany));
   add_make(*bench);
+  add_bench_memory(*bench);
+  add_bench_loads(*bench);
   add_bench_trace(*bench);
 }
 

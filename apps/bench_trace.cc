@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 
+#include "bench_options.h"
 #include "cli.h"
 #include "swapped_models.h"
 #include "trace_run.h"
@@ -23,22 +24,6 @@ struct Options {
   TraceOptions trace;
   bool json = false;
 };
-
-void print_table(const nlohmann::ordered_json& report) {
-  for (const auto& [key, value] : report.items()) {
-    if (value.is_object()) {
-      print(fmt::format("{:24} mean {:.4f}  p50 {:.4f}  p90 {:.4f}  p99 {:.4f}  max {:.4f}\n", key,
-                        value["mean"].get<double>(), value["p50"].get<double>(),
-                        value["p90"].get<double>(), value["p99"].get<double>(),
-                        value["max"].get<double>()));
-    } else if (value.is_number_float()) {
-      print(fmt::format("{:24} {:.4f}\n", key, value.get<double>()));
-    } else {
-      print(fmt::format("{:24} {}\n", key,
-                        value.is_string() ? value.get<std::string>() : value.dump()));
-    }
-  }
-}
 
 /// What is measured, and the names that it knows.
 struct Served {
@@ -94,12 +79,7 @@ void bench_trace(Options options) {
       options.merged.empty() ? serve_deltas(options) : swap_models(options);
   TraceRun run(*server, options.trace, variants);
   run.go();
-  const nlohmann::ordered_json report = run.report();
-  if (options.json) {
-    print_json(report);
-  } else {
-    print_table(report);
-  }
+  print_report(run.report(), options.json);
 }
 
 }  // namespace
@@ -157,6 +137,7 @@ void add_bench_trace(CLI::App& bench) {
   c->add_flag("--strict-shares", o->engine.strict_shares,
               "No tenant gets more seats than its share while others are active");
   add_device_option(*c, o->engine.device);
+  add_device_memory_option(*c, o->engine.device_memory_bytes);
   add_threads_option(*c, o->engine.n_threads);
   add_base_dtype_option(*c, o->engine.base_dtype);
   add_kv_dtype_option(*c, o->engine.kv_dtype);

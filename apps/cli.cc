@@ -94,6 +94,17 @@ void add_device_option(CLI::App& command, std::string& device) {
       ->check(not_empty());
 }
 
+void add_device_memory_option(CLI::App& command, int64_t& bytes) {
+  command
+      .add_option_function<double>(
+          "--device-memory",
+          [&bytes](const double& gib) { bytes = static_cast<int64_t>(gib * 0x1p30); },
+          "Device memory for weights, variants, keys and values and workspace together (what is "
+          "free)")
+      ->type_name("GIB")
+      ->check(number_in(0.001, 1e6));
+}
+
 void add_threads_option(CLI::App& command, int& n_threads) {
   command.add_option("--threads", n_threads, "Threads; 0 = one per core")
       ->type_name("N")

@@ -30,6 +30,8 @@ void add_eval(CLI::App& program);
 void add_generate(CLI::App& program);
 void add_serve(CLI::App& program);
 void add_bench(CLI::App& program);
+void add_bench_loads(CLI::App& bench);
+void add_bench_memory(CLI::App& bench);
 void add_bench_trace(CLI::App& bench);
 
 /// The reader of standard output has gone (EPIPE): the program ends without a word.
@@ -77,6 +79,8 @@ CLI::Option* add_path(CLI::App& command, const std::string& name, T& value, cons
 }
 
 void add_device_option(CLI::App& command, std::string& device);
+/// In GiB on the command line.
+void add_device_memory_option(CLI::App& command, int64_t& bytes);
 void add_threads_option(CLI::App& command, int& n_threads);
 void add_base_dtype_option(CLI::App& command, std::string& base_dtype);
 void add_kv_dtype_option(CLI::App& command, std::string& kv_dtype);

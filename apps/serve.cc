@@ -134,6 +134,8 @@ void serve(Options options) {
 
 void add_engine_options(CLI::App& command, Options& o) {
   const auto positive = integer_in(1, int64_t{1} << 40);
+  add_device_option(command, o.engine.device);
+  add_device_memory_option(command, o.engine.device_memory_bytes);
   add_threads_option(command, o.engine.n_threads);
   add_base_dtype_option(command, o.engine.base_dtype);
   add_kv_dtype_option(command, o.engine.kv_dtype);

@@ -1,26 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "swapped_models.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <optional>
 #include <tuple>
 #include <utility>
 
+#include "file_cache.h"
+
 namespace deltacome::cli {
 namespace {
-
-void drop_from_file_cache(const std::filesystem::path& model) {
-  for (const auto& entry : std::filesystem::directory_iterator(model)) {
-    const int file = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC);
-    if (file < 0) continue;
-    ::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
-    ::close(file);
-  }
-}
 
 /// What an engine has counted.
 void add(EngineStats& sum, const EngineStats& s) {

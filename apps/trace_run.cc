@@ -5,23 +5,11 @@
 
 #include <algorithm>
 #include <map>
-#include <numeric>
 #include <thread>
 
+#include "bench_options.h"
+
 namespace deltacome::cli {
-namespace {
-
-nlohmann::ordered_json distribution(std::vector<double> values) {
-  std::ranges::sort(values);
-  const double sum = std::accumulate(values.begin(), values.end(), 0.0);
-  return {{"mean", values.empty() ? 0 : sum / static_cast<double>(values.size())},
-          {"p50", percentile(values, 0.5)},
-          {"p90", percentile(values, 0.9)},
-          {"p99", percentile(values, 0.99)},
-          {"max", values.empty() ? 0 : values.back()}};
-}
-
-}  // namespace
 
 TraceRun::TraceRun(TraceServer& server, const TraceOptions& options,
                    std::vector<std::string> variants)
@@ -89,7 +77,7 @@ EngineRequest TraceRun::engine_request(const TraceRequest& r, const std::string&
   std::mt19937_64 shared(static_cast<uint64_t>(r.tenant)), own(content);
   for (int64_t t = 0; t < r.n_input; ++t) {
     std::mt19937_64& rng = t < options_.workload.shared_prefix ? shared : own;
-    request.prompt.push_back(static_cast<int32_t>(3 + rng() % 200));
+    request.prompt.push_back(random_token(rng));
   }
   return request;
 }

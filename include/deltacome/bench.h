@@ -22,6 +22,7 @@ struct BenchOptions {
   /// one scale), vector, dense, lora (rank 16).
   std::string delta = "come";
   double bits = 1;
+  bool vocabulary = false;     // deltas of embedding and head too, 4 bits (make)
   int64_t n_variants = 8;      // distinct deltas of the mixed step
   std::vector<int64_t> mixes;  // also mixed steps of so many of them (decode)
   bool whole_models = false;   // beside the mixed step as many whole models (decode)
@@ -30,6 +31,7 @@ struct BenchOptions {
   int64_t prompt = 512;        // tokens (prefill)
   int repeats = 10;            // rounds; in each everything is measured once
   int n_threads = 0;           // 0 = one per core
+  int64_t device_memory_bytes = 0;  // as EngineOptions::device_memory_bytes
 };
 
 /// One thing that was measured: the fastest of all rounds.

@@ -24,6 +24,9 @@ struct EngineOptions {
   std::string kv_dtype = "f32";              // as ModelOptions::kv_dtype
   int64_t kv_cache_bytes = 1 << 30;          // for keys and values of all sequences
   int64_t variant_bytes = int64_t{4} << 30;  // for packed variants in memory
+  /// Of a device with memory of its own: what weights, variants, keys and values, and workspace may
+  /// take together; 0 = what is free.
+  int64_t device_memory_bytes = 0;
   int64_t max_sequences = 32;                // answers that are computed at once
   int64_t step_tokens = 512;                 // rows of one step; bounds the time between tokens
   int64_t max_waiting = 1024;                // requests that have not begun, and of one tenant
@@ -78,11 +81,20 @@ struct EngineStats {
   int64_t loads = 0, failed_loads = 0, evictions = 0;
 };
 
+/// Bytes of a device's memory by what they are for; all 0 on the CPU, where nobody counts.
+struct DeviceMemoryUse {
+  int64_t weights = 0, variants = 0, kv_cache = 0, workspace = 0;  // in use
+  int64_t held = 0;    // taken from the device: those and what is kept for the next
+  int64_t budget = 0;  // what `held` may reach
+  int64_t device_total = 0, device_free = 0;  // as the driver says, other programs included
+};
+
 /// Serves a base and any number of its variants in one batch. All members may be called from any
 /// thread; none waits for a step, but those that say so wait for other things. docs/engine.md.
 class Engine {
  public:
-  /// Opens the base. Throws Error.
+  /// Opens the base. Throws Error, kOutOfMemory if weights and caches do not fit the device memory
+  /// that was asked for.
   explicit Engine(const EngineOptions& options);
   /// As stop(false).
   ~Engine();
@@ -129,6 +141,7 @@ class Engine {
   std::string chat_prompt_json(const std::string& variant, std::string_view context_json) const;
 
   EngineStats stats() const;
+  DeviceMemoryUse device_memory() const;
   std::string device() const;
   int64_t max_context() const;  // tokens of prompt and output that the model and the cache can hold
 

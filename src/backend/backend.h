@@ -111,6 +111,14 @@ struct QuantizedImport {
   double relative_error = 0;  // ||held - W||_F / ||W||_F; 0 = the checkpoint's values exactly
 };
 
+/// Bytes of a backend's memory by what they are for; all 0 where nobody counts (the CPU).
+struct MemoryUse {
+  int64_t weights = 0, variants = 0, kv_cache = 0, workspace = 0;  // in use
+  int64_t held = 0;    // taken from the device: those and what is kept for the next
+  int64_t budget = 0;  // what `held` may reach
+  int64_t device_total = 0, device_free = 0;  // as the driver says, other programs included
+};
+
 /// Steps of batches whose ops a backend records once and replays: what a step is made of may change
 /// (variants, positions, block tables), its shapes and tensors may not. Used by one stream.
 class StepRecorder {
@@ -144,6 +152,8 @@ class Backend {
 
   // Memory. allocate() throws kOutOfMemory; its contents are undefined.
   virtual Tensor allocate(DType dtype, Shape shape) = 0;
+  /// The same for keys and values, which are counted apart.
+  virtual Tensor allocate_kv(DType dtype, Shape shape) { return allocate(dtype, std::move(shape)); }
   /// A weight: the backend may share the host's bytes (it keeps their owner) or copy them.
   virtual Tensor import_weight(const HostTensor& host) = 0;
   /// A matrix [n_out, n_in] that only linear() reads. Throws kUnsupported for a format that the
@@ -155,6 +165,7 @@ class Backend {
     const HostTensor host = matrix.dequantize();
     return {import_weight(host), static_cast<int64_t>(host.bytes.size()), 0};
   }
+  virtual MemoryUse memory_use() const { return {}; }  // thread-safe
   virtual void upload(Stream& stream, std::span<const std::byte> host, const Tensor& to) = 0;
   /// Returns when the bytes have arrived.
   virtual void download(Stream& stream, const Tensor& from, std::span<std::byte> host) = 0;
@@ -217,7 +228,9 @@ class Backend {
 
 /// The CPU; n_threads 0 = one per core.
 std::unique_ptr<Backend> create_cpu_backend(int n_threads = 0);
-/// Device `index`. Throws kUnsupported in a build without CUDA, kDevice without such a device.
-std::unique_ptr<Backend> create_cuda_backend(int index = 0);
+/// Device `index`, of whose memory it takes at most `memory_bytes`; 0 = what is free. Throws
+/// kUnsupported in a build without CUDA, kDevice without such a device, kOutOfMemory if less is
+/// free.
+std::unique_ptr<Backend> create_cuda_backend(int index = 0, int64_t memory_bytes = 0);
 
 }  // namespace deltacome

@@ -11,10 +11,16 @@
 namespace deltacome {
 
 /// The backend of --device: "cpu", "cuda" (device 0) or "cuda:N"; n_threads are the CPU's, 0 = one
-/// per core. Throws kInvalidArgument for another name, and what the backend's factory throws.
-inline std::unique_ptr<Backend> create_backend(const std::string& device, int n_threads) {
+/// per core. `memory_bytes`: of a device with memory of its own, 0 = what is free. Throws
+/// kInvalidArgument for another name, and what the backend's factory throws.
+inline std::unique_ptr<Backend> create_backend(const std::string& device, int n_threads,
+                                               int64_t memory_bytes = 0) {
+  if (device == "cpu" && memory_bytes > 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "{} bytes of device memory were asked for, but the device is cpu", memory_bytes);
+  }
   if (device == "cpu") return create_cpu_backend(n_threads);
-  if (device == "cuda") return create_cuda_backend();
+  if (device == "cuda") return create_cuda_backend(0, memory_bytes);
   const std::string prefix = "cuda:";
   int index = -1;
   const char* end = device.data() + device.size();
@@ -25,7 +31,7 @@ inline std::unique_ptr<Backend> create_backend(const std::string& device, int n_
   if (index < 0) {
     fail(ErrorCode::kInvalidArgument, "device \"{}\", expected cpu, cuda or cuda:N", device);
   }
-  return create_cuda_backend(index);
+  return create_cuda_backend(index, memory_bytes);
 }
 
 }  // namespace deltacome

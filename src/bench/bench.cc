@@ -53,7 +53,7 @@ class Bench {
         config_(options.base
                     ? read_model_config(*options.base)
                     : synthetic_config(options.shape, options.n_layers, options.vocab_size)),
-        backend_(create_backend(options.device, options.n_threads)),
+        backend_(create_backend(options.device, options.n_threads, options.device_memory_bytes)),
         stream_(backend_->create_stream()),
         roofs_(*backend_, options.device == "cpu", options.n_threads) {
     const Checkpoint checkpoint =
@@ -69,8 +69,7 @@ class Bench {
 
   Variant add_variant() {
     const SyntheticVariant made =
-        options_.device == "cpu" ? synthetic_variant(*backend_, *stream_, config_, options_.delta,
-                                                     options_.bits, ++n_variants_)
+        options_.device == "cpu" ? synthetic_variant(*backend_, *stream_, config_, delta(++n_variants_))
                                  : copy_of_delta();
     report_.delta_bytes = made.bytes;
     report_.delta_resident_bytes = made.device->resident_bytes();
@@ -145,11 +144,18 @@ class Bench {
   }
 
  private:
+  SyntheticDelta delta(uint64_t seed) const {
+    return {.kind = options_.delta,
+            .bits = options_.bits,
+            .vocabulary = options_.vocabulary,
+            .seed = seed};
+  }
+
   /// A variant in memory of its own whose codes are those of the others: on a device that changes
   /// no figure, and making 50 GB of random codes would take longer than measuring.
   SyntheticVariant copy_of_delta() {
     if (delta_.empty()) {
-      make_synthetic_delta(config_, options_.delta, options_.bits, 1,
+      make_synthetic_delta(config_, delta(1),
                            [&](int slot, const MatrixFormat& format, HostTensor blob) {
                              delta_.push_back({slot, format, std::move(blob)});
                            });

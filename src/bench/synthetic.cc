@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/thread_pool.h"
 #include "quant/vector_codes.h"
 
 namespace deltacome {
@@ -116,6 +117,14 @@ MatrixFormat dense_code_format(const Shape& shape, double bits) {
   return format;
 }
 
+/// As compression stores the change of an embedding or a head.
+MatrixFormat vocabulary_format(const Shape& shape) {
+  MatrixFormat format = of_tiers(shape, {});
+  format.codec = Codec::kDense;
+  format.dense = {.bits = 4, .scale_rows = 1, .scale_cols = kGroup};
+  return format;
+}
+
 HostTensor random_blob(Random& random, const MatrixFormat& format) {
   const BlobLayout layout = layout_of(format);
   std::vector<std::byte> blob(static_cast<size_t>(layout.total_bytes));
@@ -166,15 +175,21 @@ ModelConfig synthetic_config(const std::string& shape, int64_t n_layers, int64_t
   return config;
 }
 
-Checkpoint synthetic_checkpoint(const ModelConfig& config, uint64_t seed) {
+Checkpoint synthetic_checkpoint(const ModelConfig& config, uint64_t seed, int n_threads) {
+  const std::vector<ExpectedTensor> expected = expected_tensors(config);
+  std::vector<HostTensor> made(expected.size());
+  ThreadPool threads(n_threads);
+  threads.parallel_for(static_cast<int64_t>(made.size()), 1, [&](int64_t begin, int64_t end) {
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+      Random random(seed * made.size() + i);
+      const Shape& shape = expected[i].shape;
+      std::vector<std::byte> bytes(static_cast<size_t>(2 * element_count(shape)));
+      fill_bf16(random, bytes.data(), element_count(shape));
+      made[i] = HostTensor::of(DType::kBf16, shape, std::move(bytes));
+    }
+  });
   std::map<std::string, HostTensor> tensors;
-  Random random(seed);
-  for (const ExpectedTensor& tensor : expected_tensors(config)) {
-    const int64_t n = element_count(tensor.shape);
-    std::vector<std::byte> bytes(static_cast<size_t>(2 * n));
-    fill_bf16(random, bytes.data(), n);
-    tensors[tensor.name] = HostTensor::of(DType::kBf16, tensor.shape, std::move(bytes));
-  }
+  for (size_t i = 0; i < made.size(); ++i) tensors[expected[i].name] = std::move(made[i]);
   return Checkpoint::of(std::move(tensors), "a random base");
 }
 
@@ -199,21 +214,26 @@ MatrixFormat synthetic_format(const std::string& kind, double bits, const Shape&
 }
 
 void make_synthetic_delta(
-    const ModelConfig& config, const std::string& kind, double bits, uint64_t seed,
+    const ModelConfig& config, const SyntheticDelta& delta,
     const std::function<void(int slot, const MatrixFormat& format, HostTensor blob)>& take) {
   const std::vector<ExpectedTensor> expected = expected_tensors(config);
-  Random random(seed);
+  Random random(delta.seed);
+  using Kind = ExpectedTensor::Kind;
   for (size_t slot = 0; slot < expected.size(); ++slot) {
-    if (expected[slot].kind != ExpectedTensor::Kind::kProjection) continue;
-    const MatrixFormat format = synthetic_format(kind, bits, expected[slot].shape);
+    const Shape& shape = expected[slot].shape;
+    const Kind kind = expected[slot].kind;
+    const bool of_vocabulary = kind == Kind::kEmbedding || kind == Kind::kHead;
+    if (kind != Kind::kProjection && !(delta.vocabulary && of_vocabulary)) continue;
+    const MatrixFormat format =
+        of_vocabulary ? vocabulary_format(shape) : synthetic_format(delta.kind, delta.bits, shape);
     take(static_cast<int>(slot), format, random_blob(random, format));
   }
 }
 
 SyntheticVariant synthetic_variant(Backend& backend, Stream& stream, const ModelConfig& config,
-                                   const std::string& kind, double bits, uint64_t seed) {
+                                   const SyntheticDelta& delta) {
   SyntheticVariant out{backend.create_variant(static_cast<int>(expected_tensors(config).size()))};
-  make_synthetic_delta(config, kind, bits, seed,
+  make_synthetic_delta(config, delta,
                        [&](int slot, const MatrixFormat& format, const HostTensor& blob) {
                          out.bytes += static_cast<int64_t>(blob.bytes.size());
                          out.device->set(slot, format, blob, stream);

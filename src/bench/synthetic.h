@@ -17,16 +17,24 @@ namespace deltacome {
 ModelConfig synthetic_config(const std::string& shape, int64_t n_layers, int64_t vocab_size = 0);
 
 /// Random bf16 weights of a configuration, in memory. The values do not matter but for being
-/// finite and small.
-Checkpoint synthetic_checkpoint(const ModelConfig& config, uint64_t seed = 1);
+/// finite and small. n_threads 0 = one per core.
+Checkpoint synthetic_checkpoint(const ModelConfig& config, uint64_t seed = 1, int n_threads = 0);
 
 /// How a projection of a random delta is stored, at about `bits` bits a weight.
 /// Throws kInvalidArgument for an unknown kind.
 MatrixFormat synthetic_format(const std::string& kind, double bits, const Shape& shape);
 
-/// Calls `take` with the slot, in expected_tensors(), and the random codes of every projection.
+/// What a random delta is.
+struct SyntheticDelta {
+  std::string kind;
+  double bits = 1;          // of the projections
+  bool vocabulary = false;  // embedding and head too, as `auto` stores them
+  uint64_t seed = 1;
+};
+
+/// Calls `take` with the slot, in expected_tensors(), and the random codes of every tensor.
 void make_synthetic_delta(
-    const ModelConfig& config, const std::string& kind, double bits, uint64_t seed,
+    const ModelConfig& config, const SyntheticDelta& delta,
     const std::function<void(int slot, const MatrixFormat& format, HostTensor blob)>& take);
 
 /// The same in memory of a backend.
@@ -35,6 +43,6 @@ struct SyntheticVariant {
   int64_t bytes = 0;  // of the blobs
 };
 SyntheticVariant synthetic_variant(Backend& backend, Stream& stream, const ModelConfig& config,
-                                   const std::string& kind, double bits, uint64_t seed);
+                                   const SyntheticDelta& delta);
 
 }  // namespace deltacome

@@ -7,6 +7,7 @@
 
 #include "bench/synthetic.h"
 #include "core/check.h"
+#include "core/thread_pool.h"
 #include "deltacome/bench.h"
 #include "io/archive.h"
 #include "io/files.h"
@@ -69,7 +70,11 @@ void write_delta(const BenchOptions& options, const ModelConfig& config, const s
       archive.projection_weights += element_count(tensor.shape);
   }
   ArchiveWriter writer(archive);
-  make_synthetic_delta(config, options.delta, options.bits, seed,
+  make_synthetic_delta(config,
+                       {.kind = options.delta,
+                        .bits = options.bits,
+                        .vocabulary = options.vocabulary,
+                        .seed = seed},
                        [&](int slot, const MatrixFormat& format, const HostTensor& blob) {
                          writer.add(CodedTensor{expected[static_cast<size_t>(slot)].name,
                                                 format,
@@ -86,15 +91,21 @@ void write_synthetic(const BenchOptions& options, int64_t n_models,
   const ModelConfig config = synthetic_config(options.shape, options.n_layers, options.vocab_size);
   if (std::filesystem::exists(out) && !std::filesystem::is_empty(out))
     fail(ErrorCode::kInvalidArgument, "{} exists and is not empty", out.string());
-  const Checkpoint base = synthetic_checkpoint(config);
-  write_model(config, base, out / "base");
-  const std::string hash = options.n_variants > 0 ? base.content_hash() : "";
-  for (int64_t i = 0; i < options.n_variants; ++i) {
-    write_delta(options, config, hash, static_cast<uint64_t>(i + 1), out / "base",
-                out / fmt::format("delta{}", i));
+  std::string hash;
+  {
+    const Checkpoint base = synthetic_checkpoint(config, 1, options.n_threads);
+    write_model(config, base, out / "base");
+    if (options.n_variants > 0) hash = base.content_hash();
   }
+  ThreadPool threads(options.n_threads);
+  threads.parallel_for(options.n_variants, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      write_delta(options, config, hash, static_cast<uint64_t>(i + 1), out / "base",
+                  out / fmt::format("delta{}", i));
+    }
+  });
   for (int64_t i = 0; i < n_models; ++i) {
-    write_model(config, synthetic_checkpoint(config, static_cast<uint64_t>(i + 2)),
+    write_model(config, synthetic_checkpoint(config, static_cast<uint64_t>(i + 2), options.n_threads),
                 out / fmt::format("model{}", i));
   }
 }

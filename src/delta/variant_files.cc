@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "delta/variant_files.h"
 
+#include <algorithm>
+#include <deque>
+#include <future>
+#include <thread>
+
 #include "core/check.h"
 #include "delta/variant_loader.h"
 #include "delta/vision_tensors.h"
@@ -19,6 +24,40 @@ std::string content_hash_of(const std::vector<CodedTensor>& tensors) {
   }
   return hash.hex();
 }
+
+/// Blobs that are read and hashed on threads of their own, a few ahead of the one at hand: on one
+/// thread hashing takes longer than all else of a load. Machines of few cores have none to spare.
+class BlobsAhead {
+ public:
+  explicit BlobsAhead(const Archive& archive)
+      : archive_(archive),
+        n_ahead_(std::min<size_t>(kMostAhead, std::thread::hardware_concurrency() / 4)) {
+    for (const ArchiveTensor& tensor : archive.config().tensors) {
+      if (!is_vision_tensor(tensor.name)) tensors_.push_back(&tensor);  // load_vision() has those
+    }
+  }
+  const std::vector<const ArchiveTensor*>& tensors() const noexcept { return tensors_; }
+  /// Of the next of tensors(). Throws as Archive::read_blob().
+  std::vector<std::byte> next() {
+    if (n_ahead_ == 0) return archive_.read_blob(*tensors_[n_started_++]);
+    for (; n_started_ < tensors_.size() && reading_.size() < n_ahead_; ++n_started_) {
+      reading_.push_back(std::async(std::launch::async, [this, tensor = tensors_[n_started_]] {
+        return archive_.read_blob(*tensor);
+      }));
+    }
+    std::vector<std::byte> blob = reading_.front().get();
+    reading_.pop_front();
+    return blob;
+  }
+
+ private:
+  static constexpr size_t kMostAhead = 6;
+  const Archive& archive_;
+  const size_t n_ahead_;
+  std::vector<const ArchiveTensor*> tensors_;
+  size_t n_started_ = 0;
+  std::deque<std::future<std::vector<std::byte>>> reading_;
+};
 
 }  // namespace
 
@@ -77,10 +116,9 @@ std::shared_ptr<DeviceVariant> VariantFiles::load(
     loaded += n_bytes;
   };
   if (const auto* archive = std::get_if<Archive>(&tensors_)) {
-    for (const ArchiveTensor& tensor : archive->config().tensors) {
-      if (is_vision_tensor(tensor.name)) continue;  // load_vision() has them
-      set(tensor.name, tensor.format, [&] { return archive->read_blob(tensor); });
-    }
+    BlobsAhead blobs(*archive);
+    for (const ArchiveTensor* tensor : blobs.tensors())
+      set(tensor->name, tensor->format, [&] { return blobs.next(); });
   } else if (auto* coded = std::get_if<std::vector<CodedTensor>>(&tensors_)) {
     for (CodedTensor& tensor : *coded)
       set(tensor.name, tensor.format, [&] { return std::move(tensor.blob); });

@@ -16,7 +16,7 @@ struct Engine::Impl {
       : options(o),
         checkpoint(Checkpoint::open(o.base)),
         config(read_model_config(o.base)),
-        backend(create_backend(o.device, o.n_threads)),
+        backend(create_backend(o.device, o.n_threads, o.device_memory_bytes)),
         model(*backend, checkpoint, config, parse_weight_format(o.base_dtype),
               parse_kv_dtype(o.kv_dtype)),
         base_text(texts.load(o.base, "the base")),
@@ -26,13 +26,27 @@ struct Engine::Impl {
                                   : VariantVision{}),
         store(
             *backend, o.base, config, [this] { return checkpoint.content_hash(); }, o.variant_bytes,
-            texts, visions, [this] { poke(); }),
-        loop(std::make_unique<EngineLoop>(o, model, store, base_text, base_vision, deliveries)) {}
+            texts, visions, [this] { poke(); }) {
+    check_device_memory();
+    loop = std::make_unique<EngineLoop>(o, model, store, base_text, base_vision, deliveries);
+  }
   ~Impl() {
     loop->stop(false);
     flush();  // deliveries may still name the loop
     const std::lock_guard lock(loop_mutex);
     loop.reset();
+  }
+
+  /// Only if a budget was given: otherwise variants may never need all that is theirs.
+  void check_device_memory() const {
+    if (options.device_memory_bytes == 0) return;
+    const MemoryUse use = backend->memory_use();
+    const int64_t wanted = use.held + options.kv_cache_bytes + options.variant_bytes;
+    if (wanted <= use.budget) return;
+    fail(ErrorCode::kOutOfMemory,
+         "the base ({} bytes), keys and values ({}) and variants ({}) take {} bytes of device memory, "
+         "expected at most {}",
+         use.held, options.kv_cache_bytes, options.variant_bytes, wanted, use.budget);
   }
 
   /// Waits until everything that was posted has been delivered.
@@ -186,6 +200,18 @@ EngineStats Engine::stats() const {
   out.failed_loads = store.failed_loads;
   out.evictions = store.evictions;
   return out;
+}
+
+DeviceMemoryUse Engine::device_memory() const {
+  const MemoryUse use = impl_->backend->memory_use();
+  return {.weights = use.weights,
+          .variants = use.variants,
+          .kv_cache = use.kv_cache,
+          .workspace = use.workspace,
+          .held = use.held,
+          .budget = use.budget,
+          .device_total = use.device_total,
+          .device_free = use.device_free};
 }
 
 std::string Engine::device() const {

@@ -3,9 +3,11 @@
 #include <array>
 #include <set>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include "core/check.h"
+#include "core/thread_pool.h"
 #include "io/fused_projections.h"
 #include "io/json.h"
 #include "io/safetensors.h"
@@ -28,6 +30,7 @@ const std::array<Form, 2> kForms{
      {"pytorch_model.bin", "pytorch_model.bin.index.json", read_torch_file}}};
 
 constexpr size_t kHashPieceBytes = 4u << 20;
+constexpr int kHashThreads = 8;  // each keeps up with a disk
 
 /// What a user may have taken for the checkpoint; for a message.
 std::string weight_files(const fs::path& directory) {
@@ -197,10 +200,19 @@ int64_t Checkpoint::total_bytes() const noexcept {
 }
 
 std::string content_hash(const std::map<std::string, HostTensor>& tensors) {
+  std::vector<std::string> hashes(tensors.size());
+  std::vector<std::span<const std::byte>> bytes;
+  for (const auto& [_, tensor] : tensors) bytes.push_back(tensor.bytes);
+  ThreadPool threads(std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kHashThreads));
+  threads.parallel_for(static_cast<int64_t>(bytes.size()), 1, [&](int64_t begin, int64_t end) {
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
+      hashes[i] = hash_tensor(bytes[i]);
+  });
   Sha256 hash;
+  auto hash_of_tensor = hashes.begin();
   for (const auto& [name, tensor] : tensors) {
     hash.update(fmt::format("{}\t{}\t{}\t{}\n", name, dtype_name(tensor.dtype),
-                            to_string(tensor.shape), hash_tensor(tensor.bytes)));
+                            to_string(tensor.shape), *hash_of_tensor++));
   }
   return hash.hex();
 }

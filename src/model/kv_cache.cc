@@ -9,8 +9,8 @@ KvCache::KvCache(Backend& backend, const ModelConfig& config, int64_t n_layers, 
                  DType dtype, Blocks blocks) {
   const int64_t width = kv_row(dtype, config.n_kv_heads, config.head_dim);
   for (int64_t i = 0; i < n_layers; ++i) {
-    keys_.push_back(backend.allocate(dtype, {n_blocks, kKvBlock, width}));
-    values_.push_back(backend.allocate(dtype, {n_blocks, kKvBlock, width}));
+    keys_.push_back(backend.allocate_kv(dtype, {n_blocks, kKvBlock, width}));
+    values_.push_back(backend.allocate_kv(dtype, {n_blocks, kKvBlock, width}));
   }
   if (blocks == Blocks::kCountedElsewhere) return;
   for (int64_t i = n_blocks; i > 0; --i) free_.push_back(static_cast<int32_t>(i - 1));

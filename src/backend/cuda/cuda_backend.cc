@@ -19,7 +19,7 @@ namespace deltacome {
 namespace cuda {
 namespace {
 
-CudaContext open_device(int index) {
+CudaContext open_device(int index, int64_t memory_bytes) {
   int count = 0;
   DELTACOME_CUDA_CHECK(cudaGetDeviceCount(&count));
   if (index < 0 || index >= count) {
@@ -37,7 +37,13 @@ CudaContext open_device(int index) {
   context.overlaps = major >= 9;
   size_t free = 0, total = 0;
   DELTACOME_CUDA_CHECK(cudaMemGetInfo(&free, &total));
-  context.memory = std::make_shared<DeviceMemory>(index, static_cast<int64_t>(free));
+  const auto n_free = static_cast<int64_t>(free);
+  if (memory_bytes > n_free) {
+    fail(ErrorCode::kOutOfMemory, "{} bytes of device memory were asked for, CUDA device {} has {} free",
+         memory_bytes, index, n_free);
+  }
+  context.memory =
+      std::make_shared<DeviceMemory>(index, memory_bytes > 0 ? memory_bytes : n_free);
   context.lt_matmul = std::make_shared<LtMatmul>(context.memory);
   return context;
 }
@@ -45,8 +51,8 @@ CudaContext open_device(int index) {
 /// Checks, then hands each op to its file.
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(int index)
-      : context_(open_device(index)),
+  CudaBackend(int index, int64_t memory_bytes)
+      : context_(open_device(index, memory_bytes)),
         order_(context_.memory),
         linear_(context_),
         coded_maker_(context_) {
@@ -63,6 +69,10 @@ class CudaBackend final : public Backend {
   Tensor allocate(DType dtype, Shape shape) override {
     return context_.allocate(dtype, std::move(shape));
   }
+  Tensor allocate_kv(DType dtype, Shape shape) override {
+    return context_.allocate(dtype, std::move(shape), Purpose::kKvCache);
+  }
+  MemoryUse memory_use() const override { return context_.memory->use(); }
   Tensor import_weight(const HostTensor& host) override {
     const Tensor tensor = context_.allocate(host.dtype, host.shape, Purpose::kWeights);
     DELTACOME_CHECK(static_cast<int64_t>(host.bytes.size()) == tensor.bytes());
@@ -237,8 +247,8 @@ class CudaBackend final : public Backend {
 }  // namespace
 }  // namespace cuda
 
-std::unique_ptr<Backend> create_cuda_backend(int index) {
-  return std::make_unique<cuda::CudaBackend>(index);
+std::unique_ptr<Backend> create_cuda_backend(int index, int64_t memory_bytes) {
+  return std::make_unique<cuda::CudaBackend>(index, memory_bytes);
 }
 
 }  // namespace deltacome

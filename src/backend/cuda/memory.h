@@ -12,6 +12,7 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/cuda_check.h"
+#include "backend/cuda/slab.h"
 
 namespace deltacome::cuda {
 
@@ -22,7 +23,8 @@ inline constexpr size_t kPurposes = 4;
 /// Device memory under a budget of bytes. What is released is kept and handed out again, so that a
 /// steady state calls no allocator of CUDA, which may wait for the device. Workspace is handed out
 /// again at once: its users are ops on the one stream that computes, so they run in order. All
-/// other blocks wait until every stream has passed the point of the release. Thread-safe.
+/// other blocks wait until every stream has passed the point of the release; those of up to 16 MiB
+/// lie in slabs. Thread-safe.
 class DeviceMemory {
  public:
   DeviceMemory(int device, int64_t budget_bytes);
@@ -53,6 +55,7 @@ class DeviceMemory {
 
   /// Bytes of blocks in use.
   int64_t used(Purpose purpose) const;
+  MemoryUse use() const;
   int64_t budget() const noexcept { return budget_; }
   int device() const noexcept { return device_; }
 
@@ -67,7 +70,12 @@ class DeviceMemory {
     std::vector<cudaEvent_t> passed;
     std::vector<Block> blocks;
   };
-  bool take_cached(Cache& cache, Block& block);
+  void put_back(const Block& block);
+  static bool take_from(Cache& cache, Block& block);
+  bool take_free(Block& block);
+  /// Throws kOutOfMemory.
+  std::byte* take_from_device(int64_t bytes, Purpose purpose);
+  std::byte* try_device(int64_t bytes);  // null: it has no room
   void fence_released();
   bool collect(bool wait);  // true if a fence was passed
   void drop_cached() noexcept;
@@ -78,7 +86,8 @@ class DeviceMemory {
   std::vector<cudaStream_t> streams_;
   std::vector<Block> released_;  // since the last fence
   std::vector<Fenced> fenced_;   // oldest first
-  Cache workspace_, others_;     // free blocks
+  Cache workspace_, large_;      // free blocks
+  std::vector<Slab> slabs_;      // of all that is neither workspace nor large
   Arena* arena_ = nullptr;       // of the recording
   bool capturing_ = false;
   int64_t held_ = 0;  // bytes taken from the device

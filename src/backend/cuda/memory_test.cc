@@ -31,6 +31,45 @@ TEST_F(DeviceMemoryTest, CountsWhatIsInUseByPurpose) {
   EXPECT_EQ(memory.used(Purpose::kWorkspace), 0);
 }
 
+TEST(Slab, PlacesDoNotOverlapAndFreeOnesJoin) {
+  constexpr int64_t kBytes = 64;
+  std::array<std::byte, kBytes> memory{};
+  Slab slab(memory.data(), kBytes);
+  EXPECT_TRUE(slab.unused());
+  std::byte* const a = slab.take(16);
+  std::byte* const b = slab.take(24);
+  std::byte* const c = slab.take(24);
+  EXPECT_EQ(a, memory.data());
+  EXPECT_EQ(b, a + 16);
+  EXPECT_EQ(c, b + 24);
+  EXPECT_EQ(slab.take(1), nullptr);
+  slab.give_back(a, 16);
+  slab.give_back(c, 24);
+  EXPECT_EQ(slab.take(40), nullptr) << "the free places do not touch";
+  slab.give_back(b, 24);
+  EXPECT_TRUE(slab.unused());
+  EXPECT_EQ(slab.take(kBytes), memory.data());
+  EXPECT_FALSE(slab.unused());
+}
+
+TEST_F(DeviceMemoryTest, ManySmallBlocksTakeHardlyMoreThanTheirBytes) {
+  DeviceMemory memory(0, 1024 * kMiB);
+  std::vector<DeviceMemory::Block> blocks;
+  const int64_t before = memory.use().device_free;
+  for (int i = 0; i < 90; ++i) blocks.push_back(memory.allocate(2 * kMiB + 3000, Purpose::kVariants));
+  for (size_t i = 1; i < blocks.size(); ++i)
+    for (size_t j = 0; j < i; ++j) EXPECT_GE(std::abs(blocks[i].data - blocks[j].data), blocks[i].bytes);
+  const MemoryUse use = memory.use();
+  EXPECT_EQ(use.variants, 90 * (2 * kMiB + 3072));
+  EXPECT_EQ(use.held, 192 * kMiB);
+  EXPECT_LE(before - use.device_free, 200 * kMiB);
+  for (const auto& block : blocks) memory.release(block);
+  EXPECT_EQ(memory.use().variants, 0);
+  const auto all = memory.allocate(1000 * kMiB, Purpose::kWeights);  // the slabs make room
+  EXPECT_EQ(memory.use().held, 1000 * kMiB);
+  memory.release(all);
+}
+
 TEST_F(DeviceMemoryTest, WorkspaceIsHandedOutAgainAtOnce) {
   DeviceMemory memory(0, 64 * kMiB);
   const auto first = memory.allocate(5 * kMiB, Purpose::kWorkspace);
