@@ -73,12 +73,14 @@ DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const Cuda
 
 void launch_call(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
   buffers.whole_blocks = how.deterministic;
-  // V beside what wrote y, which has to be there for all others.
-  buffers.x_is_there &= how.one_token && needs_only_x(call.kinds);
+  // What only x is needed for may run beside what wrote y: the first one.
+  const bool x_is_there = buffers.x_is_there, shrinks = (call.kinds & Plan::kShrink) != 0;
+  buffers.x_is_there = x_is_there && how.one_token && needs_only_x(call.kinds);
   if (how.prepares) launch_if(Plan::kInputs, call, buffers, how, launch_inputs, false);
   launch_if(Plan::kShrink, call, buffers, how, launch_shrink);
-  buffers.x_is_there = false;
+  buffers.x_is_there = x_is_there && !shrinks;
   launch_if(Plan::kVectorInputs, call, buffers, how, launch_inputs, true);
+  buffers.x_is_there = false;
   launch_if(Plan::kVectors, call, buffers, how, launch_vectors);
   launch_if(Plan::kPlain, call, buffers, how, launch_plain, false);
   if (how.prepares) launch_if(Plan::kExpand, call, buffers, how, launch_components);

@@ -243,10 +243,10 @@ __global__ void __launch_bounds__(kRotationThreads)
       v[i] = signed_input(a, x, first + i);
     }
     __syncthreads();
-    if (a.block > 0) hadamard(v, min(n, a.cols - first), a.block);
+    const float by = a.block > 0 ? hadamard(v, min(n, a.cols - first), a.block) : 1.0f;
     auto* out = reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(a.out) + r * a.padded + first);
     for (int i = static_cast<int>(threadIdx.x); i < n / 2; i += kRotationThreads)
-      out[i] = pack2<bf16>(v[2 * i], v[2 * i + 1]);
+      out[i] = pack2<bf16>(v[2 * i] * by, v[2 * i + 1] * by);
     __syncthreads();  // before the next row replaces v
   }
 }

@@ -10,16 +10,16 @@ constexpr int kThreads = kRotationThreads;
 constexpr int kMaxChunk = 4096;  // columns in shared memory
 constexpr int kChunkGrid = 16;   // blocks of threads of a row
 
-/// One group of v as bytes, by a warp: scale = largest / levels, and the sum of the bytes.
+/// One group of v as bytes, by a warp: scale = factor * largest / levels, and the sum of the bytes.
 template <bool kVectors>
-__device__ void quantize_group(const float* v, int group, float levels, int8_t* out,
+__device__ void quantize_group(const float* v, float factor, int group, float levels, int8_t* out,
                                float2* scale_sum) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   uint32_t largest = 0;  // by bits, so that what is not a number is the largest
   for (int i = lane; i < group; i += 32)
     largest = max(largest, __float_as_uint(v[i]) & 0x7fffffffu);
   largest = __reduce_max_sync(~0u, largest);
-  const float scale = __uint_as_float(largest) * (1.0f / levels);
+  const float scale = factor * __uint_as_float(largest) * (1.0f / levels);
   const float by = largest == 0 ? 0.0f : levels / __uint_as_float(largest);
   int sum = 0;
   for (int i = 4 * lane; i < group; i += 128) {
@@ -45,12 +45,12 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ float v[kMaxChunk];
   const Work<InputJob> list = kVectors ? open(call.vector_inputs) : open(call.inputs);
   release_dependents();
-  wait_for_inputs();
+  if (!buffers.x_is_there) wait_for_inputs();
   const int parts = min(kChunkGrid, static_cast<int>(gridDim.x));
   const int part = static_cast<int>(blockIdx.x) % parts;
   const int of_job = static_cast<int>(gridDim.x) / parts;  // rows that are prepared at a time
-  if (static_cast<int>(blockIdx.x) >= of_job * parts) return;
-  for (int j = static_cast<int>(blockIdx.x) / parts; j < list.n; j += of_job) {
+  const int first_job = static_cast<int>(blockIdx.x) / parts;
+  for (int j = first_job < of_job ? first_job : list.n; j < list.n; j += of_job) {
     const InputJob job = list.items[j];
     const float* x = buffers.x + int64_t{job.row} * buffers.x_stride;
     for (int first = part * job.chunk; first < job.padded; first += parts * job.chunk) {
@@ -59,16 +59,17 @@ __global__ void __launch_bounds__(kThreads)
         v[i] = signed_input(job, x, first + i);
       }
       __syncthreads();
-      if (job.block > 0) hadamard(v, min(n, job.cols - first), job.block);
+      const float by = job.block > 0 ? hadamard(v, min(n, job.cols - first), job.block) : 1.0f;
       for (int g = static_cast<int>(threadIdx.x / 32); g * job.group < n; g += kThreads / 32) {
         auto* scales =
             reinterpret_cast<float2*>(buffers.input_scales) + job.scales + first / job.group + g;
-        quantize_group<kVectors>(v + g * job.group, job.group, job.levels,
+        quantize_group<kVectors>(v + g * job.group, by, job.group, job.levels,
                                  buffers.inputs + job.out + first + g * job.group, scales);
       }
       __syncthreads();  // before the next chunk replaces v
     }
   }
+  if (buffers.x_is_there && blockIdx.x == 0) wait_for_inputs();  // as in delta_token.cu
 }
 
 /// z as U multiplies it. Grid: any, block (kThreads); a warp takes units in turn.

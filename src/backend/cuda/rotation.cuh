@@ -23,15 +23,15 @@ __device__ inline float sign_of(uint64_t seed, int64_t n, int64_t i) {
 template <class Input>
 __device__ float signed_input(const Input& a, const float* x, int c) {
   if (c >= a.cols) return 0;
-  float value = x[c];
+  float value = __ldcg(x + c);  // which may have been written while this kernel waited
   if (a.gains != nullptr) value *= a.gains[c];
   if (a.block > 0) value *= sign_of(a.seed, a.cols, c);
   return value;
 }
 
-/// Hadamard blocks of v [n], a multiple of `block`, in place, over sqrt(block): two levels at a
-/// time, in the order of one at a time. By a block of kRotationThreads.
-__device__ inline void hadamard(float* v, int n, int block) {
+/// Hadamard blocks of v [n], a multiple of `block`, in place: two levels at a time, in the order of
+/// one at a time. By a block of kRotationThreads. What they have to be multiplied with is returned.
+__device__ inline float hadamard(float* v, int n, int block) {
   const int t = static_cast<int>(threadIdx.x);
   int half = 1;
   for (; 2 * half < block; half *= 4) {
@@ -55,9 +55,7 @@ __device__ inline void hadamard(float* v, int n, int block) {
     }
     __syncthreads();
   }
-  const float by = 1 / sqrtf(static_cast<float>(block));
-  for (int i = t; i < n; i += kRotationThreads) v[i] *= by;
-  __syncthreads();
+  return 1 / sqrtf(static_cast<float>(block));
 }
 
 }  // namespace deltacome::cuda
