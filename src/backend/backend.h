@@ -217,7 +217,9 @@ class Backend {
 
 /// The CPU; n_threads 0 = one per core.
 std::unique_ptr<Backend> create_cpu_backend(int n_threads = 0);
-/// Device `index`. Throws kUnsupported in a build without CUDA, kDevice without such a device.
-std::unique_ptr<Backend> create_cuda_backend(int index = 0);
+/// Device `index`. `deterministic`: a row's results have the same bits in every run and in any batch
+/// (docs/architecture.md has what that costs); else some sums are added in the order in which they
+/// are ready. Throws kUnsupported in a build without CUDA, kDevice without such a device.
+std::unique_ptr<Backend> create_cuda_backend(int index = 0, bool deterministic = false);
 
 }  // namespace deltacome

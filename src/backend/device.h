@@ -4,28 +4,33 @@
 #include <charconv>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "backend/backend.h"
 #include "core/check.h"
 
 namespace deltacome {
 
-/// The backend of --device: "cpu", "cuda" (device 0) or "cuda:N"; n_threads are the CPU's, 0 = one
-/// per core. Throws kInvalidArgument for another name, and what the backend's factory throws.
+/// The backend of --device: "cpu", "cuda" (device 0) or "cuda:N", the latter two also with
+/// ",deterministic" behind; n_threads are the CPU's, 0 = one per core. Throws kInvalidArgument for
+/// another name, and what the backend's factory throws.
 inline std::unique_ptr<Backend> create_backend(const std::string& device, int n_threads) {
   if (device == "cpu") return create_cpu_backend(n_threads);
-  if (device == "cuda") return create_cuda_backend();
-  const std::string prefix = "cuda:";
+  constexpr std::string_view kPrefix = "cuda:", kDeterministic = ",deterministic";
+  std::string_view name = device;
+  const bool deterministic = name.ends_with(kDeterministic);
+  if (deterministic) name.remove_suffix(kDeterministic.size());
+  if (name == "cuda") return create_cuda_backend(0, deterministic);
   int index = -1;
-  const char* end = device.data() + device.size();
-  if (device.starts_with(prefix)) {
-    const auto [at, error] = std::from_chars(device.data() + prefix.size(), end, index);
+  const char* end = name.data() + name.size();
+  if (name.starts_with(kPrefix)) {
+    const auto [at, error] = std::from_chars(name.data() + kPrefix.size(), end, index);
     if (error != std::errc() || at != end) index = -1;
   }
   if (index < 0) {
     fail(ErrorCode::kInvalidArgument, "device \"{}\", expected cpu, cuda or cuda:N", device);
   }
-  return create_cuda_backend(index);
+  return create_cuda_backend(index, deterministic);
 }
 
 }  // namespace deltacome

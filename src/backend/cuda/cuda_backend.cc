@@ -19,7 +19,7 @@ namespace deltacome {
 namespace cuda {
 namespace {
 
-CudaContext open_device(int index) {
+CudaContext open_device(int index, bool deterministic) {
   int count = 0;
   DELTACOME_CUDA_CHECK(cudaGetDeviceCount(&count));
   if (index < 0 || index >= count) {
@@ -28,6 +28,7 @@ CudaContext open_device(int index) {
   DELTACOME_CUDA_CHECK(cudaSetDevice(index));
   CudaContext context;
   context.device = index;
+  context.deterministic = deterministic;
   int l2_bytes = 0, major = 0;
   DELTACOME_CUDA_CHECK(
       cudaDeviceGetAttribute(&context.n_sms, cudaDevAttrMultiProcessorCount, index));
@@ -45,14 +46,15 @@ CudaContext open_device(int index) {
 /// Checks, then hands each op to its file.
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(int index)
-      : context_(open_device(index)),
+  CudaBackend(int index, bool deterministic)
+      : context_(open_device(index, deterministic)),
         order_(context_.memory),
         linear_(context_),
         coded_maker_(context_) {
     cudaDeviceProp properties{};
     DELTACOME_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
-    name_ = fmt::format("cuda:{} ({})", index, properties.name);
+    name_ = fmt::format("cuda:{} ({}{})", index, properties.name,
+                        deterministic ? ", deterministic" : "");
   }
 
   std::string name() const override { return name_; }
@@ -243,8 +245,8 @@ class CudaBackend final : public Backend {
 }  // namespace
 }  // namespace cuda
 
-std::unique_ptr<Backend> create_cuda_backend(int index) {
-  return std::make_unique<cuda::CudaBackend>(index);
+std::unique_ptr<Backend> create_cuda_backend(int index, bool deterministic) {
+  return std::make_unique<cuda::CudaBackend>(index, deterministic);
 }
 
 }  // namespace deltacome

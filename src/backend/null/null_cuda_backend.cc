@@ -3,7 +3,7 @@
 
 namespace deltacome {
 
-std::unique_ptr<Backend> create_cuda_backend(int /*index*/) {
+std::unique_ptr<Backend> create_cuda_backend(int /*index*/, bool /*deterministic*/) {
   fail(ErrorCode::kUnsupported,
        "this build has no CUDA backend; configure with -DDELTACOME_CUDA=ON (preset \"cuda\")");
 }
