@@ -51,7 +51,7 @@ HostTensor random_matrix(DType dtype, int64_t n_out, int64_t n_in) {
 class Bench {
  public:
   explicit Bench(DType dtype)
-      : backend_(create_cuda_backend(0)), stream_(backend_->create_stream()), dtype_(dtype) {
+      : backend_(create_cuda_backend()), stream_(backend_->create_stream()), dtype_(dtype) {
     int major = 0;
     cudaDeviceGetAttribute(&n_sms_, cudaDevAttrMultiProcessorCount, 0);
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);

@@ -228,9 +228,15 @@ class Backend {
 
 /// The CPU; n_threads 0 = one per core.
 std::unique_ptr<Backend> create_cpu_backend(int n_threads = 0);
-/// Device `index`, of whose memory it takes at most `memory_bytes`; 0 = what is free. Throws
-/// kUnsupported in a build without CUDA, kDevice without such a device, kOutOfMemory if less is
-/// free.
-std::unique_ptr<Backend> create_cuda_backend(int index = 0, int64_t memory_bytes = 0);
+struct CudaOptions {
+  int index = 0;             // of the device
+  int64_t memory_bytes = 0;  // it takes at most as much of the device's memory; 0 = what is free
+  /// A row's results have the same bits in every run and in any batch (docs/architecture.md has what
+  /// that costs); else some sums are added in the order in which they are ready.
+  bool deterministic = false;
+};
+/// Throws kUnsupported in a build without CUDA, kDevice without such a device, kOutOfMemory if less
+/// memory is free.
+std::unique_ptr<Backend> create_cuda_backend(const CudaOptions& options = {});
 
 }  // namespace deltacome

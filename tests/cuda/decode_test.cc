@@ -36,7 +36,7 @@ class DecodeTest : public testing::Test {
  protected:
   void SetUp() override {
     try {
-      gpu_ = create_cuda_backend(0);
+      gpu_ = create_cuda_backend();
     } catch (const Error& error) {
       GTEST_SKIP() << error.what();
     }

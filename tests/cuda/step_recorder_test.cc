@@ -17,7 +17,7 @@ class StepRecorderTest : public testing::Test {
  protected:
   void SetUp() override {
     try {
-      backend_ = create_cuda_backend(0);
+      backend_ = create_cuda_backend();
     } catch (const Error& error) {
       GTEST_SKIP() << error.what();
     }

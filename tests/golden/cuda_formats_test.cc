@@ -39,7 +39,7 @@ std::vector<float> product(Backend& backend, const QuantizedMatrix& matrix,
 TEST_P(CudaFormat, ProductsAreThoseOfTheValuesOfTheFormula) {
   std::unique_ptr<Backend> gpu;
   try {
-    gpu = create_cuda_backend(0);
+    gpu = create_cuda_backend();
   } catch (const Error& error) {
     GTEST_SKIP() << error.what();
   }

@@ -26,7 +26,7 @@ class CudaGolden : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     try {
-      gpu_ = create_cuda_backend(0);
+      gpu_ = create_cuda_backend();
     } catch (const Error& error) {
       GTEST_SKIP() << error.what();
     }

@@ -12,7 +12,7 @@ class CudaVision : public ::testing::TestWithParam<VisionGolden> {
  protected:
   void SetUp() override {
     try {
-      gpu_ = create_cuda_backend(0);
+      gpu_ = create_cuda_backend();
     } catch (const Error& error) {
       GTEST_SKIP() << error.what();
     }

@@ -58,7 +58,8 @@ void CudaAttentionPlan::assign(std::span<const SequenceChunk> chunks) {
     n_rows_ += chunk.n_rows;
     for (int32_t i = 0; i < chunk.n_rows; i += kQueryTile) {
       const auto left = static_cast<int32_t>(chunk.n_rows - i);
-      if (chunk.n_rows <= kFewQueries) {
+      // The two round in other places: one of them for all, if bits may not depend on the chunk.
+      if (chunk.n_rows <= kFewQueries || context_.deterministic) {
         for (int32_t r = 0; r < left; ++r) singles_.push_back(first + r);
       } else {
         tiles_.push_back({first + i, std::min<int32_t>(kQueryTile, left)});

@@ -19,7 +19,8 @@ namespace deltacome {
 namespace cuda {
 namespace {
 
-CudaContext open_device(int index, int64_t memory_bytes) {
+CudaContext open_device(const CudaOptions& options) {
+  const int index = options.index;
   int count = 0;
   DELTACOME_CUDA_CHECK(cudaGetDeviceCount(&count));
   if (index < 0 || index >= count) {
@@ -28,6 +29,7 @@ CudaContext open_device(int index, int64_t memory_bytes) {
   DELTACOME_CUDA_CHECK(cudaSetDevice(index));
   CudaContext context;
   context.device = index;
+  context.deterministic = options.deterministic;
   int l2_bytes = 0, major = 0;
   DELTACOME_CUDA_CHECK(
       cudaDeviceGetAttribute(&context.n_sms, cudaDevAttrMultiProcessorCount, index));
@@ -38,12 +40,13 @@ CudaContext open_device(int index, int64_t memory_bytes) {
   size_t free = 0, total = 0;
   DELTACOME_CUDA_CHECK(cudaMemGetInfo(&free, &total));
   const auto n_free = static_cast<int64_t>(free);
-  if (memory_bytes > n_free) {
-    fail(ErrorCode::kOutOfMemory, "{} bytes of device memory were asked for, CUDA device {} has {} free",
-         memory_bytes, index, n_free);
+  if (options.memory_bytes > n_free) {
+    fail(ErrorCode::kOutOfMemory,
+         "{} bytes of device memory were asked for, CUDA device {} has {} free",
+         options.memory_bytes, index, n_free);
   }
-  context.memory =
-      std::make_shared<DeviceMemory>(index, memory_bytes > 0 ? memory_bytes : n_free);
+  context.memory = std::make_shared<DeviceMemory>(
+      index, options.memory_bytes > 0 ? options.memory_bytes : n_free);
   context.lt_matmul = std::make_shared<LtMatmul>(context.memory);
   return context;
 }
@@ -51,14 +54,15 @@ CudaContext open_device(int index, int64_t memory_bytes) {
 /// Checks, then hands each op to its file.
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(int index, int64_t memory_bytes)
-      : context_(open_device(index, memory_bytes)),
+  explicit CudaBackend(const CudaOptions& options)
+      : context_(open_device(options)),
         order_(context_.memory),
         linear_(context_),
         coded_maker_(context_) {
     cudaDeviceProp properties{};
     DELTACOME_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
-    name_ = fmt::format("cuda:{} ({})", index, properties.name);
+    name_ = fmt::format("cuda:{} ({}{})", index, properties.name,
+                        deterministic ? ", deterministic" : "");
   }
 
   std::string name() const override { return name_; }
@@ -247,8 +251,8 @@ class CudaBackend final : public Backend {
 }  // namespace
 }  // namespace cuda
 
-std::unique_ptr<Backend> create_cuda_backend(int index, int64_t memory_bytes) {
-  return std::make_unique<cuda::CudaBackend>(index, memory_bytes);
+std::unique_ptr<Backend> create_cuda_backend(const CudaOptions& options) {
+  return std::make_unique<cuda::CudaBackend>(options);
 }
 
 }  // namespace deltacome

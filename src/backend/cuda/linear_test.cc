@@ -178,6 +178,22 @@ TEST_F(LinearTest, ARowOfFewHasTheSameBitsInAnyCompany) {
   }
 }
 
+TEST_F(LinearTest, ADeterministicBackendGivesARowItsBitsInAnyCompany) {
+  Device device(create_cuda_backend(0, true));
+  const int64_t n_in = 1024, n_out = 144, n = 75;
+  const std::vector<float> x = random_floats(rng_, n * n_in);
+  for (const DType dtype : {DType::kBf16, DType::kF16, DType::kF32}) {
+    const std::vector<HostTensor> weight = {
+        host_tensor(dtype, {n_out, n_in}, random_floats(rng_, n_out * n_in))};
+    const std::vector<float> all = run(device, weight, {}, n, x, 0).front();
+    for (const int64_t row : {0, 15, 16, 74}) {
+      const auto first = x.begin() + row * n_in;
+      const std::vector<float> alone = run(device, weight, {}, 1, {first, first + n_in}, 0).front();
+      EXPECT_TRUE(std::equal(alone.begin(), alone.end(), all.begin() + row * n_out)) << row;
+    }
+  }
+}
+
 TEST_F(LinearTest, InputsBeyondF16AreItsLargestNumber) {
   const std::vector<HostTensor> weight = {
       host_tensor(DType::kF16, {1, 8}, {1, 0, 0, 0, 0, 0, 0, 0})};

@@ -3,7 +3,7 @@
 
 namespace deltacome {
 
-std::unique_ptr<Backend> create_cuda_backend(int /*index*/, int64_t /*memory_bytes*/) {
+std::unique_ptr<Backend> create_cuda_backend(const CudaOptions& /*options*/) {
   fail(ErrorCode::kUnsupported,
        "this build has no CUDA backend; configure with -DDELTACOME_CUDA=ON (preset \"cuda\")");
 }
