@@ -44,7 +44,8 @@ class Streams {
   void wait_until_all_run() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] {
-      return failed_ || std::ranges::none_of(last_, [](auto t) { return t == Clock::time_point(); });
+      return failed_ ||
+             std::ranges::none_of(last_, [](auto t) { return t == Clock::time_point(); });
     });
   }
   /// After Engine::stop(). Throws the error of an answer that failed.

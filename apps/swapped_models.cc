@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -28,6 +27,7 @@ EngineOptions share_of(EngineOptions options, int slots) {
     options.n_threads = static_cast<int>(std::thread::hardware_concurrency());
   options.n_threads = std::max(1, options.n_threads / slots);
   options.kv_cache_bytes /= slots;
+  options.device_memory_bytes /= slots;
   options.variant_bytes = 0;
   return options;
 }
@@ -88,7 +88,7 @@ void SwappedModels::start(Slot& slot, Waiting waiting) {
     }
     changed_.notify_all();
   };
-  slot.engine->submit(std::move(waiting.request), told);
+  slot.submitted.push_back(slot.engine->submit(std::move(waiting.request), told));
 }
 
 /// Requires the mutex.
@@ -109,6 +109,7 @@ void SwappedModels::run_swapper() {
     });
     if (stopping_) return;
     const std::string leaves = std::exchange(slot->model, waiting_.front().request.variant);
+    slot->submitted.clear();
     std::unique_ptr<Engine> engine = std::move(slot->engine);
     lock.unlock();
     const EngineStats stats = engine->stats();
@@ -123,6 +124,7 @@ void SwappedModels::run_swapper() {
     lock.lock();
     if (error) return fail_waiting(std::move(lock), *error);
     slot->engine = std::move(engine);
+    slot->submitted.clear();
     slot->closing = false;
     add(ended_, stats);
     ++ended_.loads;
@@ -140,10 +142,28 @@ void SwappedModels::fail_waiting(std::unique_lock<std::mutex> lock, const Error&
   std::deque<Waiting> left;
   left.swap(waiting_);
   lock.unlock();
+  end(std::move(left), FinishReason::kError, error);
+}
+
+void SwappedModels::end(std::deque<Waiting> waiting, FinishReason reason,
+                        std::optional<Error> error) {
   TokenEvent event;
-  event.error = error;
-  event.finish = FinishReason::kError;
-  for (const Waiting& w : left) w.on_event(event);
+  event.error = std::move(error);
+  event.finish = reason;
+  for (const Waiting& w : waiting) w.on_event(event);
+}
+
+void SwappedModels::cancel_all() {
+  std::deque<Waiting> left;
+  {
+    const std::lock_guard lock(mutex_);
+    left.swap(waiting_);
+    for (Slot& slot : slots_) {
+      for (const uint64_t id : slot.submitted) slot.engine->cancel(id);
+      slot.submitted.clear();
+    }
+  }
+  end(std::move(left), FinishReason::kCancelled);
 }
 
 void SwappedModels::stop() {

@@ -27,9 +27,9 @@ struct EngineOptions {
   /// Of a device with memory of its own: what weights, variants, keys and values, and workspace may
   /// take together; 0 = what is free.
   int64_t device_memory_bytes = 0;
-  int64_t max_sequences = 32;                // answers that are computed at once
-  int64_t step_tokens = 512;                 // rows of one step; bounds the time between tokens
-  int64_t max_waiting = 1024;                // requests that have not begun, and of one tenant
+  int64_t max_sequences = 32;  // answers that are computed at once
+  int64_t step_tokens = 512;   // rows of one step; bounds the time between tokens
+  int64_t max_waiting = 1024;  // requests that have not begun, and of one tenant
   int64_t max_waiting_per_tenant = 1024;
   bool prefix_cache = true;
   bool share_prefixes = false;  // between tenants; they could notice by the time it takes

@@ -198,8 +198,7 @@ class DELTACOME_STORM_NAME : public ::testing::Test {
 };
 
 TEST_F(DELTACOME_STORM_NAME, EveryAnswerIsThatOfItsRequestAlone) {
-  EngineOptions o{
-      .base = testing::tiny_base(), .device = std::string(kDevice), .n_threads = 2};
+  EngineOptions o{.base = testing::tiny_base(), .device = std::string(kDevice), .n_threads = 2};
   o.kv_cache_bytes = 12 * 2 * 2 * 16 * 2 * 16 * 4;  // 12 blocks
   o.variant_bytes = 7 * alone_->variants().front().bytes / 2;
   o.max_sequences = 8;

@@ -39,11 +39,11 @@ CudaContext open_device(int index, int64_t memory_bytes) {
   DELTACOME_CUDA_CHECK(cudaMemGetInfo(&free, &total));
   const auto n_free = static_cast<int64_t>(free);
   if (memory_bytes > n_free) {
-    fail(ErrorCode::kOutOfMemory, "{} bytes of device memory were asked for, CUDA device {} has {} free",
-         memory_bytes, index, n_free);
+    fail(ErrorCode::kOutOfMemory,
+         "{} bytes of device memory were asked for, CUDA device {} has {} free", memory_bytes,
+         index, n_free);
   }
-  context.memory =
-      std::make_shared<DeviceMemory>(index, memory_bytes > 0 ? memory_bytes : n_free);
+  context.memory = std::make_shared<DeviceMemory>(index, memory_bytes > 0 ? memory_bytes : n_free);
   context.lt_matmul = std::make_shared<LtMatmul>(context.memory);
   return context;
 }
