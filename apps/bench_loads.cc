@@ -41,6 +41,10 @@ class Streams {
     last_.resize(variants_.size());
     for (size_t i = 0; i < variants_.size(); ++i) submit(i);
   }
+  /// Events name it: the engine is stopped first.
+  ~Streams() { engine_.stop(false); }
+  Streams(const Streams&) = delete;
+  Streams& operator=(const Streams&) = delete;
   void wait_until_all_run() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] {

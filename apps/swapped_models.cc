@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <tuple>
 #include <utility>
 
@@ -112,6 +113,7 @@ void SwappedModels::run_swapper() {
     slot->submitted.clear();
     std::unique_ptr<Engine> engine = std::move(slot->engine);
     lock.unlock();
+    const auto began = std::chrono::steady_clock::now();
     const EngineStats stats = engine->stats();
     engine.reset();
     drop_from_file_cache(models_.at(leaves));
@@ -128,6 +130,8 @@ void SwappedModels::run_swapper() {
     slot->closing = false;
     add(ended_, stats);
     ++ended_.loads;
+    load_times_.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
     std::deque<Waiting> others;
     for (Waiting& w : waiting_)
       w.request.variant == slot->model ? start(*slot, std::move(w))
@@ -179,6 +183,11 @@ void SwappedModels::start_load(const std::string& name, const std::string& /*pat
                                Engine::DoneHandler /*done*/) {
   throw Error(ErrorCode::kUnsupported,
               fmt::format("\"{}\": whole models are loaded by their requests only", name));
+}
+
+std::vector<double> SwappedModels::load_times() const {
+  const std::lock_guard lock(mutex_);
+  return load_times_;
 }
 
 EngineStats SwappedModels::stats() const {

@@ -36,6 +36,7 @@ class SwappedModels : public TraceServer {
   void start_load(const std::string& name, const std::string& path,
                   Engine::DoneHandler done) override;
   EngineStats stats() const override;
+  std::vector<double> load_times() const override;
   std::string device() const override { return device_; }
 
  private:
@@ -68,6 +69,7 @@ class SwappedModels : public TraceServer {
   std::deque<Waiting> waiting_;  // oldest first
   std::vector<Slot> slots_;
   EngineStats ended_;  // of engines that are gone
+  std::vector<double> load_times_;
   std::string device_;
   uint64_t clock_ = 0;
   bool stopping_ = false;

@@ -221,7 +221,7 @@ nlohmann::ordered_json TraceRun::report() const {
           {"steps", stats.steps},
           {"preemptions", stats.preemptions},
           {"loads", stats.loads},
-          {"load_s", distribution(load_times_)},
+          {"load_s", distribution(options_.reloaded.empty() ? server_.load_times() : load_times_)},
           {"evictions", stats.evictions},
           {"base_bytes", stats.base_bytes},
           {"variant_bytes", stats.variant_bytes},

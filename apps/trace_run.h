@@ -32,6 +32,10 @@ class TraceRun {
  public:
   /// `variants`: the names that the workload's indices stand for.
   TraceRun(TraceServer& server, const TraceOptions& options, std::vector<std::string> variants);
+  /// Stops the server, as its events name the run.
+  ~TraceRun() { server_.stop(); }
+  TraceRun(const TraceRun&) = delete;
+  TraceRun& operator=(const TraceRun&) = delete;
   void go();
   /// Whether every request was answered and 90 % had their first token in time.
   bool holds() const;

@@ -16,11 +16,12 @@ std::string line_of(const nlohmann::ordered_json& r) {
   return fmt::format(
       "{:8.4f}/s  {}  {:4} requests  first token p50 {:7.2f} p90 {:7.2f} s  between tokens p50 "
       "{:6.1f} "
-      "p99 {:7.1f} ms  {:6.1f} tokens/s  {} loads{}",
+      "p99 {:7.1f} ms  {:6.1f} tokens/s  {} loads, {:.2f} s{}",
       r["rate"].get<double>(), r["holds"].get<bool>() ? "holds" : "fails",
       r["requests"].get<int64_t>(), first["p50"].get<double>(), first["p90"].get<double>(),
       1e3 * between["p50"].get<double>(), 1e3 * between["p99"].get<double>(),
       r["output_tokens_per_s"].get<double>(), r["loads"].get<int64_t>(),
+      r["load_s"]["p50"].get<double>(),
       r["ended_early"].get<bool>()
           ? fmt::format("  ended after {:.0f} s", r["elapsed_s"].get<double>())
           : "");

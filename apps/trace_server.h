@@ -27,6 +27,8 @@ class TraceServer {
   virtual void start_load(const std::string& name, const std::string& path,
                           Engine::DoneHandler done) = 0;
   virtual EngineStats stats() const = 0;
+  /// Seconds that it took to bring in each model that requests asked for.
+  virtual std::vector<double> load_times() const { return {}; }
   virtual std::string device() const = 0;
 };
 
