@@ -72,6 +72,7 @@ void bench_memory(const BenchEngineOptions& options, int64_t n_tokens) {
        {"device_kv_bytes", use.kv_cache},
        {"device_workspace_bytes", use.workspace},
        {"device_held_bytes", use.held},
+       {"device_peak_bytes", use.peak},
        {"device_budget_bytes", use.budget},
        {"device_used_bytes", use.device_total - use.device_free},
        {"device_total_bytes", use.device_total},

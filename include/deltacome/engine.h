@@ -85,6 +85,7 @@ struct EngineStats {
 struct DeviceMemoryUse {
   int64_t weights = 0, variants = 0, kv_cache = 0, workspace = 0;  // in use
   int64_t held = 0;    // taken from the device: those and what is kept for the next
+  int64_t peak = 0;    // the most that `held` was
   int64_t budget = 0;  // what `held` may reach
   int64_t device_total = 0, device_free = 0;  // as the driver says, other programs included
 };

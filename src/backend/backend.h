@@ -115,6 +115,7 @@ struct QuantizedImport {
 struct MemoryUse {
   int64_t weights = 0, variants = 0, kv_cache = 0, workspace = 0;  // in use
   int64_t held = 0;    // taken from the device: those and what is kept for the next
+  int64_t peak = 0;    // the most that `held` was
   int64_t budget = 0;  // what `held` may reach
   int64_t device_total = 0, device_free = 0;  // as the driver says, other programs included
 };
@@ -148,6 +149,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string name() const = 0;  // "cpu (AVX-512, 2 threads)"
+  /// Whether ops keep the host's cores busy, so that other threads take their time from them.
+  virtual bool uses_host_cores() const { return true; }
   virtual std::unique_ptr<Stream> create_stream() = 0;
 
   // Memory. allocate() throws kOutOfMemory; its contents are undefined.

@@ -210,6 +210,7 @@ DeviceMemoryUse Engine::device_memory() const {
           .kv_cache = use.kv_cache,
           .workspace = use.workspace,
           .held = use.held,
+          .peak = use.peak,
           .budget = use.budget,
           .device_total = use.device_total,
           .device_free = use.device_free};

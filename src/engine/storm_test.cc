@@ -41,7 +41,10 @@ class DELTACOME_STORM_NAME : public ::testing::Test {
                     .n_threads = 1,
                     .kv_cache_bytes = 64 << 20};
     o.prefix_cache = false;
-    if (kDevice != "cpu") o.step_tokens = kStepTokens;
+    if (kDevice != "cpu") {
+      o.step_tokens = kStepTokens;
+      o.max_sequences = 8;
+    }
     try {
       alone_ = std::make_unique<Engine>(o);
     } catch (const Error& error) {

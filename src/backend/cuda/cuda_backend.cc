@@ -59,6 +59,7 @@ class CudaBackend final : public Backend {
   }
 
   std::string name() const override { return name_; }
+  bool uses_host_cores() const override { return false; }
   std::unique_ptr<Stream> create_stream() override {
     return std::make_unique<CudaStream>(context_.memory);
   }

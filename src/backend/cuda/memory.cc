@@ -153,7 +153,9 @@ DeviceMemory::Block DeviceMemory::allocate(int64_t bytes, Purpose purpose) {
     drop_cached();  // cudaFree waits for the device, so no kernel reads them any more
   }
   if (in_slab(block)) {
-    const int64_t slab = std::max(block.bytes, std::min(kSlabBytes, budget_ - held_));
+    // Of a small budget most is left for others.
+    const int64_t share = (budget_ - held_) / 8;
+    const int64_t slab = rounded_to(std::max(block.bytes, std::min(kSlabBytes, share)), kAlign);
     slabs_.emplace_back(take_from_device(slab, purpose), slab);
     block.data = slabs_.back().take(block.bytes);
   } else {
@@ -182,6 +184,7 @@ std::byte* DeviceMemory::take_from_device(int64_t bytes, Purpose purpose) {
          bytes, name_of(purpose), held_, budget_);
   }
   held_ += bytes;
+  peak_ = std::max(peak_, held_);
   return data;
 }
 
@@ -246,6 +249,7 @@ MemoryUse DeviceMemory::use() const {
           .kv_cache = used(Purpose::kKvCache),
           .workspace = used(Purpose::kWorkspace),
           .held = held_,
+          .peak = peak_,
           .budget = budget_,
           .device_total = static_cast<int64_t>(device_total),
           .device_free = static_cast<int64_t>(device_free)};

@@ -92,6 +92,7 @@ class DeviceMemory {
   Arena* arena_ = nullptr;       // of the recording
   bool capturing_ = false;
   int64_t held_ = 0;  // bytes taken from the device
+  int64_t peak_ = 0;  // the most that they were
   std::array<int64_t, kPurposes> used_{};
 };
 
