@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -41,10 +42,15 @@ class Streams {
     last_.resize(variants_.size());
     for (size_t i = 0; i < variants_.size(); ++i) submit(i);
   }
+  /// Events name it: the engine is stopped first.
+  ~Streams() { engine_.stop(false); }
+  Streams(const Streams&) = delete;
+  Streams& operator=(const Streams&) = delete;
   void wait_until_all_run() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] {
-      return failed_ || std::ranges::none_of(last_, [](auto t) { return t == Clock::time_point(); });
+      return failed_ ||
+             std::ranges::none_of(last_, [](auto t) { return t == Clock::time_point(); });
     });
   }
   /// After Engine::stop(). Throws the error of an answer that failed.
@@ -94,17 +100,55 @@ class Streams {
   std::atomic<uint64_t> n_submitted_ = 0;
 };
 
-/// A load, from the request that asks for it to its first token.
-std::pair<Clock::time_point, Clock::time_point> cold_start(Engine& engine, const Options& options,
-                                                           int turn) {
+/// A load, with a request that waits for it.
+struct ColdStart {
+  Clock::time_point asked, loaded, answered;
+  double load_s() const { return std::chrono::duration<double>(loaded - asked).count(); }
+  double first_token_s() const { return std::chrono::duration<double>(answered - asked).count(); }
+};
+
+ColdStart cold_start(Engine& engine, const Options& options, int turn) {
   const std::string name = "loaded";
-  engine.load(name, options.loaded, {.lazy = true});
   if (!options.keep_file_cache) drop_from_file_cache(options.loaded);
-  const auto asked = Clock::now();
-  engine.generate(options.request(name, static_cast<uint64_t>(turn) << 32, 1));
-  const auto answered = Clock::now();
+  ColdStart start{.asked = Clock::now()};
+  const auto done = std::make_shared<std::promise<std::optional<Error>>>();
+  engine.start_load(name, options.loaded, {}, [&start, done](const Error* error) {
+    start.loaded = Clock::now();
+    done->set_value(error == nullptr ? std::optional<Error>() : *error);
+  });
+  std::optional<Error> failed;
+  try {
+    engine.generate(options.request(name, static_cast<uint64_t>(turn) << 32, 1));
+    start.answered = Clock::now();
+  } catch (const Error& error) {
+    failed = error;
+  }
+  if (const std::optional<Error> error = done->get_future().get()) throw Error(*error);
+  if (failed) throw Error(*failed);
   engine.unload(name);
-  return {asked, answered};
+  return start;
+}
+
+/// Gaps by what went on at their time.
+struct Gaps {
+  std::vector<double> quiet, loading, first_token;
+};
+
+Gaps sort_gaps(const std::vector<Gap>& gaps, const std::vector<ColdStart>& starts) {
+  Gaps out;
+  for (const Gap& gap : gaps) {
+    const auto began = gap.at - std::chrono::duration_cast<Clock::duration>(
+                                    std::chrono::duration<double>(gap.seconds));
+    const auto within = [&](Clock::time_point ColdStart::*from, Clock::time_point ColdStart::*to) {
+      return std::ranges::any_of(
+          starts, [&](const ColdStart& s) { return gap.at > s.*from && began < s.*to; });
+    };
+    (within(&ColdStart::loaded, &ColdStart::answered) ? out.first_token
+     : within(&ColdStart::asked, &ColdStart::loaded)  ? out.loading
+                                                      : out.quiet)
+        .push_back(gap.seconds);
+  }
+  return out;
 }
 
 void bench_loads(const Options& options) {
@@ -118,34 +162,32 @@ void bench_loads(const Options& options) {
   streams.wait_until_all_run();
   const std::chrono::duration<double> pause(options.pause_s);
   std::this_thread::sleep_for(pause);
-  std::vector<std::pair<Clock::time_point, Clock::time_point>> loads;
+  std::vector<ColdStart> starts;
   for (int turn = 0; turn < options.repeats; ++turn) {
-    loads.push_back(cold_start(engine, options, turn));
+    starts.push_back(cold_start(engine, options, turn));
     std::this_thread::sleep_for(pause);
   }
   const EngineStats stats = engine.stats();
   engine.stop(false);
 
-  std::vector<double> quiet, loading, cold;
-  for (const auto& [asked, answered] : loads)
-    cold.push_back(std::chrono::duration<double>(answered - asked).count());
-  for (const Gap& gap : streams.gaps()) {
-    const auto began = gap.at - std::chrono::duration_cast<Clock::duration>(
-                                    std::chrono::duration<double>(gap.seconds));
-    const bool in_load = std::ranges::any_of(
-        loads, [&](const auto& load) { return gap.at > load.first && began < load.second; });
-    (in_load ? loading : quiet).push_back(gap.seconds);
+  std::vector<double> loads, cold;
+  for (const ColdStart& start : starts) {
+    loads.push_back(start.load_s());
+    cold.push_back(start.first_token_s());
   }
-  const auto before = distribution(quiet), meanwhile = distribution(loading);
+  const Gaps gaps = sort_gaps(streams.gaps(), starts);
+  const auto before = distribution(gaps.quiet), meanwhile = distribution(gaps.loading);
   const double base = before["p99"].get<double>();
   print_report({{"device", engine.device()},
                 {"answers_meanwhile", variants.size()},
                 {"variant_bytes", stats.variant_bytes},
                 {"file_cache", options.keep_file_cache ? "kept" : "dropped before each load"},
                 {"loads", loads.size()},
+                {"load_s", distribution(loads)},
                 {"cold_start_s", distribution(cold)},
                 {"step_s", before},
                 {"step_while_loading_s", meanwhile},
+                {"step_of_first_token_s", distribution(gaps.first_token)},
                 {"p99_ratio", base == 0 ? 0 : meanwhile["p99"].get<double>() / base}},
                options.json);
 }

@@ -56,29 +56,30 @@ void bench_memory(const BenchEngineOptions& options, int64_t n_tokens) {
   const double answering = seconds_since(asked);
   const EngineStats stats = engine.stats();
   const DeviceMemoryUse use = engine.device_memory();
-  print_report({{"device", engine.device()},
-                {"variants", variants.size()},
-                {"answered", answered},
-                {"preemptions", stats.preemptions},
-                {"evictions", stats.evictions},
-                {"kv_tokens", stats.kv_blocks * stats.kv_block_tokens},
-                {"kv_tokens_asked_for",
-                 static_cast<int64_t>(variants.size()) * (options.prompt + n_tokens)},
-                {"base_bytes", stats.base_bytes},
-                {"variant_bytes", stats.variant_bytes},
-                {"kv_bytes", stats.kv_bytes},
-                {"device_weights_bytes", use.weights},
-                {"device_variants_bytes", use.variants},
-                {"device_kv_bytes", use.kv_cache},
-                {"device_workspace_bytes", use.workspace},
-                {"device_held_bytes", use.held},
-                {"device_budget_bytes", use.budget},
-                {"device_used_bytes", use.device_total - use.device_free},
-                {"device_total_bytes", use.device_total},
-                {"open_base_s", opened},
-                {"load_s", distribution(std::move(load_times))},
-                {"answer_all_s", answering}},
-               options.json);
+  print_report(
+      {{"device", engine.device()},
+       {"variants", variants.size()},
+       {"answered", answered},
+       {"preemptions", stats.preemptions},
+       {"evictions", stats.evictions},
+       {"kv_tokens", stats.kv_blocks * stats.kv_block_tokens},
+       {"kv_tokens_asked_for", static_cast<int64_t>(variants.size()) * (options.prompt + n_tokens)},
+       {"base_bytes", stats.base_bytes},
+       {"variant_bytes", stats.variant_bytes},
+       {"kv_bytes", stats.kv_bytes},
+       {"device_weights_bytes", use.weights},
+       {"device_variants_bytes", use.variants},
+       {"device_kv_bytes", use.kv_cache},
+       {"device_workspace_bytes", use.workspace},
+       {"device_held_bytes", use.held},
+       {"device_peak_bytes", use.peak},
+       {"device_budget_bytes", use.budget},
+       {"device_used_bytes", use.device_total - use.device_free},
+       {"device_total_bytes", use.device_total},
+       {"open_base_s", opened},
+       {"load_s", distribution(std::move(load_times))},
+       {"answer_all_s", answering}},
+      options.json);
   engine.stop(false);
 }
 

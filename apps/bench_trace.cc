@@ -11,6 +11,7 @@
 #include "cli.h"
 #include "swapped_models.h"
 #include "trace_run.h"
+#include "trace_search.h"
 
 namespace deltacome::cli {
 namespace {
@@ -22,6 +23,7 @@ struct Options {
   int n_variants = 0, slots = 1;
   double kv_gib = 1, variant_gib = 4;
   TraceOptions trace;
+  SearchOptions search;
   bool json = false;
 };
 
@@ -68,6 +70,9 @@ void bench_trace(Options options) {
   const auto bytes = [](double gib) { return static_cast<int64_t>(gib * 1024 * 1024 * 1024); };
   if (options.base.empty() == options.merged.empty())
     throw CLI::ValidationError("expected either --base or --merged");
+  if (options.search.runs > 0 &&
+      (options.trace.flood > 0 || options.trace.neighbour > 0 || !options.trace.reloaded.empty()))
+    throw CLI::ValidationError("--search takes none of --flood, --neighbour and --reload");
   if (!options.merged.empty() && !(options.deltas.empty() && options.trace.reloaded.empty()))
     throw CLI::ValidationError("--merged takes neither --delta nor --reload");
   options.engine.base = options.base;
@@ -77,9 +82,14 @@ void bench_trace(Options options) {
       std::numeric_limits<int32_t>::max();
   const auto [server, variants] =
       options.merged.empty() ? serve_deltas(options) : swap_models(options);
-  TraceRun run(*server, options.trace, variants);
-  run.go();
-  print_report(run.report(), options.json);
+  if (options.search.runs == 0) {
+    TraceRun run(*server, options.trace, variants);
+    run.go();
+    server->stop();
+    print_report(run.report(), options.json);
+  } else {
+    print_search(highest_rate(*server, options.trace, variants, options.search), options.json);
+  }
 }
 
 }  // namespace
@@ -127,6 +137,16 @@ void add_bench_trace(CLI::App& bench) {
   add_path(*c, "--reload", o->trace.reloaded,
            "Archive or adapter that is loaded over and over meanwhile");
   c->add_option("--slo", o->trace.slo_s, "Seconds to the first token; default 6")->check(positive);
+  c->add_option(
+       "--search", o->search.runs,
+       "Look for the highest rate at which 90 % of the first tokens come within --slo, in so "
+       "many runs; --rate is the first")
+      ->type_name("N")
+      ->check(integer_in(0, 100));
+  c->add_option(
+       "--within", o->search.within,
+       "Ratio of the rates between which the limit lies when the search ends; default 1.15")
+      ->check(number_in(1.001, 100));
   c->add_option("--seed", o->trace.workload.seed, "Default 42");
   c->add_option("--kv-gib", o->kv_gib, "Memory for keys and values; default 1")->check(positive);
   c->add_option("--variant-gib", o->variant_gib, "Memory for variants; default 4")->check(positive);

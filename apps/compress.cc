@@ -86,6 +86,7 @@ nlohmann::ordered_json to_json(const CompressReport& report, const std::string& 
   object["notes"] = report.notes;
   object["seconds"] = report.seconds;
   object["peak_resident_bytes"] = report.peak_resident_bytes;
+  object["peak_device_bytes"] = report.peak_device_bytes;
   return object;
 }
 
@@ -105,8 +106,11 @@ std::string to_text(const CompressReport& report, const std::string& out) {
     text += "\n" + tried.text();
   }
   for (const std::string& sentence : report.notes) text += "note: " + one_line(sentence) + "\n";
-  text += fmt::format("{} written in {}, at most {} resident\n", one_line(out),
+  text += fmt::format("{} written in {}, at most {} resident", one_line(out),
                       format_duration(report.seconds), format_bytes(report.peak_resident_bytes));
+  if (report.peak_device_bytes > 0)
+    text += fmt::format(", {} of device memory", format_bytes(report.peak_device_bytes));
+  text += "\n";
   return text;
 }
 

@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
+#include <chrono>
 #include <tuple>
 #include <utility>
 
@@ -28,6 +28,7 @@ EngineOptions share_of(EngineOptions options, int slots) {
     options.n_threads = static_cast<int>(std::thread::hardware_concurrency());
   options.n_threads = std::max(1, options.n_threads / slots);
   options.kv_cache_bytes /= slots;
+  options.device_memory_bytes /= slots;
   options.variant_bytes = 0;
   return options;
 }
@@ -88,7 +89,7 @@ void SwappedModels::start(Slot& slot, Waiting waiting) {
     }
     changed_.notify_all();
   };
-  slot.engine->submit(std::move(waiting.request), told);
+  slot.submitted.push_back(slot.engine->submit(std::move(waiting.request), told));
 }
 
 /// Requires the mutex.
@@ -109,8 +110,10 @@ void SwappedModels::run_swapper() {
     });
     if (stopping_) return;
     const std::string leaves = std::exchange(slot->model, waiting_.front().request.variant);
+    slot->submitted.clear();
     std::unique_ptr<Engine> engine = std::move(slot->engine);
     lock.unlock();
+    const auto began = std::chrono::steady_clock::now();
     const EngineStats stats = engine->stats();
     engine.reset();
     drop_from_file_cache(models_.at(leaves));
@@ -123,9 +126,12 @@ void SwappedModels::run_swapper() {
     lock.lock();
     if (error) return fail_waiting(std::move(lock), *error);
     slot->engine = std::move(engine);
+    slot->submitted.clear();
     slot->closing = false;
     add(ended_, stats);
     ++ended_.loads;
+    load_times_.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
     std::deque<Waiting> others;
     for (Waiting& w : waiting_)
       w.request.variant == slot->model ? start(*slot, std::move(w))
@@ -140,10 +146,28 @@ void SwappedModels::fail_waiting(std::unique_lock<std::mutex> lock, const Error&
   std::deque<Waiting> left;
   left.swap(waiting_);
   lock.unlock();
+  end(std::move(left), FinishReason::kError, error);
+}
+
+void SwappedModels::end(std::deque<Waiting> waiting, FinishReason reason,
+                        std::optional<Error> error) {
   TokenEvent event;
-  event.error = error;
-  event.finish = FinishReason::kError;
-  for (const Waiting& w : left) w.on_event(event);
+  event.error = std::move(error);
+  event.finish = reason;
+  for (const Waiting& w : waiting) w.on_event(event);
+}
+
+void SwappedModels::cancel_all() {
+  std::deque<Waiting> left;
+  {
+    const std::lock_guard lock(mutex_);
+    left.swap(waiting_);
+    for (Slot& slot : slots_) {
+      for (const uint64_t id : slot.submitted) slot.engine->cancel(id);
+      slot.submitted.clear();
+    }
+  }
+  end(std::move(left), FinishReason::kCancelled);
 }
 
 void SwappedModels::stop() {
@@ -159,6 +183,11 @@ void SwappedModels::start_load(const std::string& name, const std::string& /*pat
                                Engine::DoneHandler /*done*/) {
   throw Error(ErrorCode::kUnsupported,
               fmt::format("\"{}\": whole models are loaded by their requests only", name));
+}
+
+std::vector<double> SwappedModels::load_times() const {
+  const std::lock_guard lock(mutex_);
+  return load_times_;
 }
 
 EngineStats SwappedModels::stats() const {

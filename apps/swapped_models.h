@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -29,11 +30,13 @@ class SwappedModels : public TraceServer {
   ~SwappedModels() override;
 
   void submit(EngineRequest request, Engine::EventHandler on_event) override;
+  void cancel_all() override;
   void stop() override;
   /// Throws kUnsupported.
   void start_load(const std::string& name, const std::string& path,
                   Engine::DoneHandler done) override;
   EngineStats stats() const override;
+  std::vector<double> load_times() const override;
   std::string device() const override { return device_; }
 
  private:
@@ -45,6 +48,7 @@ class SwappedModels : public TraceServer {
     std::string model;
     std::unique_ptr<Engine> engine;  // null while it is swapped
     int64_t running = 0;
+    std::vector<uint64_t> submitted;  // to this engine; ended ones too
     uint64_t last_used = 0;
     bool closing = false;  // until it has another model
   };
@@ -54,6 +58,8 @@ class SwappedModels : public TraceServer {
   /// The slot for another model, which takes no requests from now on; null while it has some left.
   Slot* free_slot();
   void start(Slot& slot, Waiting waiting);
+  static void end(std::deque<Waiting> waiting, FinishReason reason,
+                  std::optional<Error> error = {});
   void fail_waiting(std::unique_lock<std::mutex> lock, const Error& error);
 
   const EngineOptions options_;
@@ -63,6 +69,7 @@ class SwappedModels : public TraceServer {
   std::deque<Waiting> waiting_;  // oldest first
   std::vector<Slot> slots_;
   EngineStats ended_;  // of engines that are gone
+  std::vector<double> load_times_;
   std::string device_;
   uint64_t clock_ = 0;
   bool stopping_ = false;

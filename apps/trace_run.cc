@@ -11,6 +11,9 @@
 
 namespace deltacome::cli {
 
+// How often a run looks whether it is too late.
+constexpr std::chrono::milliseconds kLook{250};
+
 TraceRun::TraceRun(TraceServer& server, const TraceOptions& options,
                    std::vector<std::string> variants)
     : server_(server), options_(options), variants_(std::move(variants)) {
@@ -31,16 +34,40 @@ void TraceRun::go() {
     std::this_thread::sleep_until(
         start_ + std::chrono::duration_cast<Clock::duration>(
                      std::chrono::duration<double>(records_[i].request.arrival_s)));
+    if (options_.ends_if_late && is_late()) break;
     submit(i);
   }
-  {
+  for (bool all_ended = false; !all_ended;) {
+    if (options_.ends_if_late && is_late()) server_.cancel_all();
     std::unique_lock lock(mutex_);
-    ended_.wait(lock, [this] { return n_open_ == 0; });
-    loading_ends_ = true;
+    all_ended = ended_.wait_for(lock, kLook, [this] { return n_open_ == 0; });
+    loading_ends_ = all_ended;
   }
   elapsed_s_ = since_start();
-  server_.stop();
+  server_.cancel_all();
   if (load_error_) throw Error(*load_error_);
+}
+
+/// What has no token yet counts from its arrival.
+bool TraceRun::is_late() {
+  const double now = since_start();
+  const std::lock_guard lock(mutex_);
+  const auto late = std::ranges::count_if(records_, [&](const Record& r) {
+    const double first = r.tokens.empty() ? now : r.tokens.front();
+    return first - r.request.arrival_s >= options_.slo_s;
+  });
+  ended_early_ = 10 * late > static_cast<int64_t>(records_.size());
+  return ended_early_;
+}
+
+bool TraceRun::holds() const {
+  std::vector<double> first;
+  for (const Record& r : records_) {
+    if (r.finished < 0 || r.failed || r.tokens.empty()) return false;
+    first.push_back(r.tokens.front() - r.request.arrival_s);
+  }
+  std::ranges::sort(first);
+  return !ended_early_ && percentile(first, 0.9) < options_.slo_s;
 }
 
 /// One load after another takes the place of the same name, until the run ends.
@@ -176,6 +203,7 @@ nlohmann::ordered_json TraceRun::report() const {
           {"finished", finished},
           {"refused", refused},
           {"failed", failed},
+          {"ended_early", ended_early_},
           {"elapsed_s", elapsed_s_},
           {"requests_per_s", static_cast<double>(finished) / elapsed_s_},
           {"input_tokens_per_s", static_cast<double>(input) / elapsed_s_},
@@ -193,7 +221,7 @@ nlohmann::ordered_json TraceRun::report() const {
           {"steps", stats.steps},
           {"preemptions", stats.preemptions},
           {"loads", stats.loads},
-          {"load_s", distribution(load_times_)},
+          {"load_s", distribution(options_.reloaded.empty() ? server_.load_times() : load_times_)},
           {"evictions", stats.evictions},
           {"base_bytes", stats.base_bytes},
           {"variant_bytes", stats.variant_bytes},

@@ -21,15 +21,24 @@ struct TraceOptions {
   int64_t neighbour = 0;  // requests that it keeps going at any time
   double slo_s = 6;       // to the first token
   std::string reloaded;   // an archive that is loaded over and over meanwhile; empty = none
+  /// Ends as soon as it is clear that fewer than 90 % of the requests have their first token in
+  /// `slo_s`: a rate that is too high would take long.
+  bool ends_if_late = false;
 };
 
-/// One run of a workload through an engine, which is stopped at its end: when the workload's
-/// requests have been answered, what is left of the neighbour's is cancelled.
+/// One run of a workload through a server, which outlives it. When the workload's requests have
+/// been answered, what is left of the neighbour's is cancelled.
 class TraceRun {
  public:
   /// `variants`: the names that the workload's indices stand for.
   TraceRun(TraceServer& server, const TraceOptions& options, std::vector<std::string> variants);
+  /// Stops the server, as its events name the run.
+  ~TraceRun() { server_.stop(); }
+  TraceRun(const TraceRun&) = delete;
+  TraceRun& operator=(const TraceRun&) = delete;
   void go();
+  /// Whether every request was answered and 90 % had their first token in time.
+  bool holds() const;
   /// Figures of all requests but the neighbour's; times in seconds.
   nlohmann::ordered_json report() const;
 
@@ -45,6 +54,7 @@ class TraceRun {
   };
 
   double since_start() const;
+  bool is_late();
   EngineRequest engine_request(const TraceRequest& request, const std::string& tenant,
                                uint64_t content) const;
   void submit(size_t i);
@@ -62,6 +72,7 @@ class TraceRun {
   std::mt19937_64 neighbour_rng_{7};
   int64_t neighbour_tokens_ = 0;
   bool loading_ends_ = false;
+  bool ended_early_ = false;
   std::optional<Error> load_error_;
   std::vector<double> load_times_;  // of the variant that is loaded over and over
   Clock::time_point start_;

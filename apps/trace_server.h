@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <mutex>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "deltacome/engine.h"
 
@@ -17,12 +19,16 @@ class TraceServer {
   TraceServer& operator=(const TraceServer&) = delete;
 
   virtual void submit(EngineRequest request, Engine::EventHandler on_event) = 0;
+  /// Ends what has been submitted; the events of its end come as any.
+  virtual void cancel_all() = 0;
   /// Cancels what goes on. submit() throws kOverloaded from now on.
   virtual void stop() = 0;
   /// As Engine::start_load(), with `replace`.
   virtual void start_load(const std::string& name, const std::string& path,
                           Engine::DoneHandler done) = 0;
   virtual EngineStats stats() const = 0;
+  /// Seconds that it took to bring in each model that requests asked for.
+  virtual std::vector<double> load_times() const { return {}; }
   virtual std::string device() const = 0;
 };
 
@@ -33,7 +39,17 @@ class EngineServer : public TraceServer {
   Engine& engine() { return engine_; }
 
   void submit(EngineRequest request, Engine::EventHandler on_event) override {
-    engine_.submit(std::move(request), std::move(on_event));
+    const uint64_t id = engine_.submit(std::move(request), std::move(on_event));
+    const std::lock_guard lock(mutex_);
+    submitted_.push_back(id);
+  }
+  void cancel_all() override {
+    std::vector<uint64_t> ids;
+    {
+      const std::lock_guard lock(mutex_);
+      ids.swap(submitted_);
+    }
+    for (const uint64_t id : ids) engine_.cancel(id);
   }
   void stop() override { engine_.stop(false); }
   void start_load(const std::string& name, const std::string& path,
@@ -44,6 +60,8 @@ class EngineServer : public TraceServer {
   std::string device() const override { return engine_.device(); }
 
  private:
+  std::mutex mutex_;
+  std::vector<uint64_t> submitted_;  // since the last cancel_all(); ended ones too
   Engine engine_;
 };
 

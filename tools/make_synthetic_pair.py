@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a random base and a fine-tune of it in a real model's shapes, to measure memory and time.
 
-    tools/make_synthetic_pair.py OUT [--preset 1b|7b|13b] [--layers 2] [--vocab 8192] [--shard-mb 2000]
+    tools/make_synthetic_pair.py OUT [--preset 1b|7b|13b] [--layers 2] [--vocab 8192] [--shard-mb 2000] [--torch cuda]
 
 OUT/base and OUT/finetuned are Llama checkpoints in bf16. Weights are N(0, 0.02); the delta of a
 matrix has a decaying spectrum plus dense noise, small beside the weights as in a real fine-tune.
 The tokenizer is that of tests/data/models/tiny-base, whose ids fit every preset's vocabulary. A
 tensor depends on the seed, its name and its shape alone; a slice of one is in memory at a time.
+With --torch a device draws the numbers, others than numpy's: 7B takes seconds instead of minutes.
 """
 import argparse
 import json
@@ -49,29 +50,59 @@ def tensors(shape):
     return out
 
 
-def to_bf16(values):
-    """Bytes of float32 values, rounded to nearest even."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
+class NumpyValues:
+    """Normal float32 numbers of one tensor, and their bytes as bf16."""
+
+    def __init__(self, name, seed):
+        self.random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+    def normal(self, *extent):
+        return self.random.standard_normal(extent, dtype=np.float32)
+
+    @staticmethod
+    def column(values):
+        return values[:, None]
+
+    @staticmethod
+    def to_bf16(values):  # rounded to nearest even
+        bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").data
 
 
-def slices(name, shape, seed):
-    """(base, fine-tune) of one tensor as float32, a few rows at a time."""
-    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    normal = lambda *extent: random.standard_normal(extent, dtype=np.float32)
+class TorchValues:
+    device = "cuda"
+
+    def __init__(self, name, seed):
+        import torch
+        self.torch = torch
+        self.random = torch.Generator(self.device).manual_seed(seed << 32 | zlib.crc32(name.encode()))
+
+    def normal(self, *extent):
+        return self.torch.randn(extent, generator=self.random, device=self.device)
+
+    def column(self, values):
+        return self.torch.from_numpy(values).to(self.device)[:, None]
+
+    def to_bf16(self, values):
+        return values.to(self.torch.bfloat16).view(self.torch.int16).cpu().numpy().data
+
+
+def slices(values, shape):
+    """(base, fine-tune) of one tensor, a few rows at a time."""
+    normal = values.normal
     if len(shape) == 1:
         base = 1 + SIGMA * normal(*shape)
-        yield base, base + np.float32(NOISE * SIGMA) * normal(*shape)
+        yield base, base + NOISE * SIGMA * normal(*shape)
         return
     rows, cols = shape
     rank = min(SPECTRUM, rows, cols)
     spectrum = 1 / np.sqrt(np.arange(1, rank + 1, dtype=np.float32))
     spectrum *= STRUCTURED * SIGMA / np.linalg.norm(spectrum)  # a product of normals has variance sum s^2
-    v = spectrum[:, None] * normal(rank, cols)
+    v = values.column(spectrum) * normal(rank, cols)
     for first in range(0, rows, SLICE_ROWS):
         n = min(SLICE_ROWS, rows - first)
         base = SIGMA * normal(n, cols)
-        yield base, base + normal(n, rank) @ v + np.float32(NOISE * SIGMA) * normal(n, cols)
+        yield base, base + normal(n, rank) @ v + NOISE * SIGMA * normal(n, cols)
 
 
 def shards_of(shapes, limit):
@@ -97,7 +128,7 @@ def write_header(file, names, shapes):
     file.write(struct.pack("<Q", len(text)) + text)
 
 
-def write_pair(out, shape, seed, limit):
+def write_pair(out, shape, seed, limit, source=NumpyValues):
     shapes = tensors(shape)
     shards = shards_of(shapes, limit)
     directories = [out / "base", out / "finetuned"]
@@ -119,9 +150,10 @@ def write_pair(out, shape, seed, limit):
                 write_header(file, names, shapes)
             for name in names:
                 weight_map[name] = file_name
-                for base, finetuned in slices(name, shapes[name], seed):
-                    base_file.write(to_bf16(base))
-                    finetuned_file.write(to_bf16(finetuned))
+                values = source(name, seed)
+                for base, finetuned in slices(values, shapes[name]):
+                    base_file.write(values.to_bf16(base))
+                    finetuned_file.write(values.to_bf16(finetuned))
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(2 * int(np.prod(s)) for s in shapes.values())}, "weight_map": weight_map}
         for directory in directories:
@@ -136,12 +168,15 @@ def main():
     parser.add_argument("--vocab", type=int, help="rows of the embedding; at least the tokenizer's 2048")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard-mb", type=int, default=0, help="largest shard in megabytes; 0 = one file")
+    parser.add_argument("--torch", metavar="DEVICE", help="PyTorch draws the numbers, on this device")
     args = parser.parse_args()
+    TorchValues.device = args.torch
     shape = dict(PRESETS[args.preset])
     shape |= {key: value for key, value in (("layers", args.layers), ("vocab", args.vocab)) if value is not None}
     if shape["vocab"] < 2048:
         parser.error("--vocab: the tokenizer has 2048 ids")
-    write_pair(args.out, shape, args.seed, args.shard_mb * 1_000_000 or float("inf"))
+    write_pair(args.out, shape, args.seed, args.shard_mb * 1_000_000 or float("inf"),
+               TorchValues if args.torch else NumpyValues)
 
 
 if __name__ == "__main__":

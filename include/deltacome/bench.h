@@ -22,15 +22,15 @@ struct BenchOptions {
   /// one scale), vector, dense, lora (rank 16).
   std::string delta = "come";
   double bits = 1;
-  bool vocabulary = false;     // deltas of embedding and head too, 4 bits (make)
-  int64_t n_variants = 8;      // distinct deltas of the mixed step
-  std::vector<int64_t> mixes;  // also mixed steps of so many of them (decode)
-  bool whole_models = false;   // beside the mixed step as many whole models (decode)
-  int64_t batch = 8;           // sequences of the other batched steps
-  int64_t context = 128;       // tokens in the cache (decode)
-  int64_t prompt = 512;        // tokens (prefill)
-  int repeats = 10;            // rounds; in each everything is measured once
-  int n_threads = 0;           // 0 = one per core
+  bool vocabulary = false;          // deltas of embedding and head too, 4 bits (make)
+  int64_t n_variants = 8;           // distinct deltas of the mixed step
+  std::vector<int64_t> mixes;       // also mixed steps of so many of them (decode)
+  bool whole_models = false;        // beside the mixed step as many whole models (decode)
+  int64_t batch = 8;                // sequences of the other batched steps
+  int64_t context = 128;            // tokens in the cache (decode)
+  int64_t prompt = 512;             // tokens (prefill)
+  int repeats = 10;                 // rounds; in each everything is measured once
+  int n_threads = 0;                // 0 = one per core
   int64_t device_memory_bytes = 0;  // as EngineOptions::device_memory_bytes
 };
 

@@ -83,6 +83,7 @@ struct CompressReport {
   std::vector<std::string> notes;  // what the user should know, one sentence each
   double seconds = 0;
   int64_t peak_resident_bytes = 0;
+  int64_t peak_device_bytes = 0;  // of a device with memory of its own
 };
 
 /// Compresses the fine-tune against its base into an archive. A LoRA adapter in PEFT's layout is

@@ -27,9 +27,9 @@ struct EngineOptions {
   /// Of a device with memory of its own: what weights, variants, keys and values, and workspace may
   /// take together; 0 = what is free.
   int64_t device_memory_bytes = 0;
-  int64_t max_sequences = 32;                // answers that are computed at once
-  int64_t step_tokens = 512;                 // rows of one step; bounds the time between tokens
-  int64_t max_waiting = 1024;                // requests that have not begun, and of one tenant
+  int64_t max_sequences = 32;  // answers that are computed at once
+  int64_t step_tokens = 512;   // rows of one step; bounds the time between tokens
+  int64_t max_waiting = 1024;  // requests that have not begun, and of one tenant
   int64_t max_waiting_per_tenant = 1024;
   bool prefix_cache = true;
   bool share_prefixes = false;  // between tenants; they could notice by the time it takes
@@ -85,6 +85,7 @@ struct EngineStats {
 struct DeviceMemoryUse {
   int64_t weights = 0, variants = 0, kv_cache = 0, workspace = 0;  // in use
   int64_t held = 0;    // taken from the device: those and what is kept for the next
+  int64_t peak = 0;    // the most that `held` was
   int64_t budget = 0;  // what `held` may reach
   int64_t device_total = 0, device_free = 0;  // as the driver says, other programs included
 };

@@ -115,6 +115,7 @@ struct QuantizedImport {
 struct MemoryUse {
   int64_t weights = 0, variants = 0, kv_cache = 0, workspace = 0;  // in use
   int64_t held = 0;    // taken from the device: those and what is kept for the next
+  int64_t peak = 0;    // the most that `held` was
   int64_t budget = 0;  // what `held` may reach
   int64_t device_total = 0, device_free = 0;  // as the driver says, other programs included
 };
@@ -148,6 +149,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string name() const = 0;  // "cpu (AVX-512, 2 threads)"
+  /// Whether ops keep the host's cores busy, so that other threads take their time from them.
+  virtual bool uses_host_cores() const { return true; }
   virtual std::unique_ptr<Stream> create_stream() = 0;
 
   // Memory. allocate() throws kOutOfMemory; its contents are undefined.
@@ -184,6 +187,12 @@ class Backend {
   /// each of the k pieces of a row is normalized on its own (k > 1 for the q/k norms). y may be x.
   virtual void rms_norm(Stream& stream, const VariantPlan& plan, int slot, const Tensor& x,
                         const Tensor& weight, double eps, const Tensor& y) = 0;
+  /// y += x, then z = y / sqrt(mean(y^2) + eps) * weight: add() and rms_norm(). z is not y.
+  virtual void add_rms_norm(Stream& stream, const VariantPlan& plan, int slot, const Tensor& x,
+                            const Tensor& y, const Tensor& weight, double eps, const Tensor& z) {
+    add(stream, x, y);
+    rms_norm(stream, plan, slot, y, weight, eps, z);
+  }
   /// For each target y = W x + b + (U diag(s) V) x, from the packed codes. x [n, n_in]. All targets
   /// share x. Columns of y beyond the base's n_out belong to added rows: written for variants that
   /// have them, left alone otherwise. A row's result does not depend on the other rows.
@@ -198,6 +207,14 @@ class Backend {
   /// BF16, or U8 (int8 codes). A token that is not finite stays so.
   virtual void store_kv(Stream& stream, const AttentionPlan& plan, const Tensor& k, const Tensor& v,
                         const Tensor& k_cache, const Tensor& v_cache) = 0;
+  /// rope() of q and k, then store_kv().
+  virtual void rope_and_store(Stream& stream, const AttentionPlan& plan, const Tensor& q,
+                              const Tensor& k, const Tensor& v, const Tensor& inv_freq,
+                              const Tensor& k_cache, const Tensor& v_cache) {
+    rope(stream, plan, q, inv_freq);
+    rope(stream, plan, k, inv_freq);
+    store_kv(stream, plan, k, v, k_cache, v_cache);
+  }
   /// Causal attention over the block tables, softmax(q k / sqrt(head_dim)) v, after store_kv of the
   /// same chunk. q, out [n, n_heads * head_dim].
   virtual void attention(Stream& stream, const AttentionPlan& plan, const AttentionShape& shape,
@@ -231,8 +248,8 @@ std::unique_ptr<Backend> create_cpu_backend(int n_threads = 0);
 struct CudaOptions {
   int index = 0;             // of the device
   int64_t memory_bytes = 0;  // it takes at most as much of the device's memory; 0 = what is free
-  /// A row's results have the same bits in every run and in any batch (docs/architecture.md has what
-  /// that costs); else some sums are added in the order in which they are ready.
+  /// A row's results have the same bits in every run and in any batch (docs/architecture.md has
+  /// what that costs); else some sums are added in the order in which they are ready.
   bool deterministic = false;
 };
 /// Throws kUnsupported in a build without CUDA, kDevice without such a device, kOutOfMemory if less

@@ -69,8 +69,9 @@ class Bench {
 
   Variant add_variant() {
     const SyntheticVariant made =
-        options_.device == "cpu" ? synthetic_variant(*backend_, *stream_, config_, delta(++n_variants_))
-                                 : copy_of_delta();
+        options_.device == "cpu"
+            ? synthetic_variant(*backend_, *stream_, config_, delta(++n_variants_))
+            : copy_of_delta();
     report_.delta_bytes = made.bytes;
     report_.delta_resident_bytes = made.device->resident_bytes();
     return {made.device, 0};

@@ -70,17 +70,15 @@ void write_delta(const BenchOptions& options, const ModelConfig& config, const s
       archive.projection_weights += element_count(tensor.shape);
   }
   ArchiveWriter writer(archive);
-  make_synthetic_delta(config,
-                       {.kind = options.delta,
-                        .bits = options.bits,
-                        .vocabulary = options.vocabulary,
-                        .seed = seed},
-                       [&](int slot, const MatrixFormat& format, const HostTensor& blob) {
-                         writer.add(CodedTensor{expected[static_cast<size_t>(slot)].name,
-                                                format,
-                                                {blob.bytes.begin(), blob.bytes.end()},
-                                                {}});
-                       });
+  make_synthetic_delta(
+      config,
+      {.kind = options.delta, .bits = options.bits, .vocabulary = options.vocabulary, .seed = seed},
+      [&](int slot, const MatrixFormat& format, const HostTensor& blob) {
+        writer.add(CodedTensor{expected[static_cast<size_t>(slot)].name,
+                               format,
+                               {blob.bytes.begin(), blob.bytes.end()},
+                               {}});
+      });
   writer.write(directory, base);
 }
 
@@ -105,7 +103,8 @@ void write_synthetic(const BenchOptions& options, int64_t n_models,
     }
   });
   for (int64_t i = 0; i < n_models; ++i) {
-    write_model(config, synthetic_checkpoint(config, static_cast<uint64_t>(i + 2), options.n_threads),
+    write_model(config,
+                synthetic_checkpoint(config, static_cast<uint64_t>(i + 2), options.n_threads),
                 out / fmt::format("model{}", i));
   }
 }

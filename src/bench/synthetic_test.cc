@@ -36,7 +36,8 @@ TEST(Synthetic, AVariantIsResidentInFivePercentMoreThanItsBlobs) {
   const auto stream = backend->create_stream();
   const ModelConfig config = synthetic_config("1b", 1);
   for (const char* kind : {"come", "auto", "vector", "dense"}) {
-    const SyntheticVariant variant = synthetic_variant(*backend, *stream, config, {.kind = kind, .seed = 3});
+    const SyntheticVariant variant =
+        synthetic_variant(*backend, *stream, config, {.kind = kind, .seed = 3});
     EXPECT_LT(static_cast<double>(variant.device->resident_bytes()),
               1.05 * static_cast<double>(variant.bytes))
         << kind;

@@ -69,6 +69,7 @@ class Compression {
       report.tried.push_back({tried.method, tried.bits_per_weight, tried.kl, tried.chosen});
     report.seconds = elapsed();
     report.peak_resident_bytes = peak_resident_bytes();
+    report.peak_device_bytes = backend_->memory_use().peak;
     if (options_.report) write_report(*options_.report, report_data(report, findings_));
     return report;
   }

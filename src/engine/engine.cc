@@ -44,7 +44,8 @@ struct Engine::Impl {
     const int64_t wanted = use.held + options.kv_cache_bytes + options.variant_bytes;
     if (wanted <= use.budget) return;
     fail(ErrorCode::kOutOfMemory,
-         "the base ({} bytes), keys and values ({}) and variants ({}) take {} bytes of device memory, "
+         "the base ({} bytes), keys and values ({}) and variants ({}) take {} bytes of device "
+         "memory, "
          "expected at most {}",
          use.held, options.kv_cache_bytes, options.variant_bytes, wanted, use.budget);
   }
@@ -209,6 +210,7 @@ DeviceMemoryUse Engine::device_memory() const {
           .kv_cache = use.kv_cache,
           .workspace = use.workspace,
           .held = use.held,
+          .peak = use.peak,
           .budget = use.budget,
           .device_total = use.device_total,
           .device_free = use.device_free};

@@ -41,7 +41,10 @@ class DELTACOME_STORM_NAME : public ::testing::Test {
                     .n_threads = 1,
                     .kv_cache_bytes = 64 << 20};
     o.prefix_cache = false;
-    if (kDevice != "cpu") o.step_tokens = kStepTokens;
+    if (kDevice != "cpu") {
+      o.step_tokens = kStepTokens;
+      o.max_sequences = 8;
+    }
     try {
       alone_ = std::make_unique<Engine>(o);
     } catch (const Error& error) {
@@ -198,8 +201,7 @@ class DELTACOME_STORM_NAME : public ::testing::Test {
 };
 
 TEST_F(DELTACOME_STORM_NAME, EveryAnswerIsThatOfItsRequestAlone) {
-  EngineOptions o{
-      .base = testing::tiny_base(), .device = std::string(kDevice), .n_threads = 2};
+  EngineOptions o{.base = testing::tiny_base(), .device = std::string(kDevice), .n_threads = 2};
   o.kv_cache_bytes = 12 * 2 * 2 * 16 * 2 * 16 * 4;  // 12 blocks
   o.variant_bytes = 7 * alone_->variants().front().bytes / 2;
   o.max_sequences = 8;

@@ -18,7 +18,7 @@ namespace deltacome {
 constexpr int kLoaderNice = 19;
 
 void VariantStore::run_loader() {
-  setpriority(PRIO_PROCESS, 0, kLoaderNice);
+  if (backend_.uses_host_cores()) setpriority(PRIO_PROCESS, 0, kLoaderNice);
   Lock lock(mutex_);
   for (;;) {
     wake_.wait(lock, [this] { return stopping_ || !jobs_.empty() || !buried_.empty(); });

@@ -203,7 +203,8 @@ std::string content_hash(const std::map<std::string, HostTensor>& tensors) {
   std::vector<std::string> hashes(tensors.size());
   std::vector<std::span<const std::byte>> bytes;
   for (const auto& [_, tensor] : tensors) bytes.push_back(tensor.bytes);
-  ThreadPool threads(std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kHashThreads));
+  ThreadPool threads(
+      std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kHashThreads));
   threads.parallel_for(static_cast<int64_t>(bytes.size()), 1, [&](int64_t begin, int64_t end) {
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
       hashes[i] = hash_tensor(bytes[i]);

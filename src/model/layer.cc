@@ -11,12 +11,18 @@ void norm(const LayerRun& run, const Weight& weight, const Tensor& x, const Tens
                        run.config.rms_norm_eps, y);
 }
 
-/// hidden += W x.
-void add_projection(const LayerRun& run, const LinearWeights& weights, const Tensor& x,
-                    const Tensor& out, const Tensor& hidden) {
+/// out = W x.
+void project(const LayerRun& run, const LinearWeights& weights, const Tensor& x,
+             const Tensor& out) {
   const std::array targets{target(weights, out)};
   run.backend.linear(run.stream, run.variants, x, targets);
-  run.backend.add(run.stream, out, hidden);
+}
+
+/// hidden += work.out, work.normed = norm(hidden).
+void add_and_norm(const LayerRun& run, const Weight& weight, const Workspace& work,
+                  const Tensor& hidden) {
+  run.backend.add_rms_norm(run.stream, run.variants, weight.slot, work.out, hidden, weight.tensor,
+                           run.config.rms_norm_eps, work.normed);
 }
 
 }  // namespace
@@ -64,9 +70,8 @@ void attention_mix(const LayerRun& run, const LayerWeights& layer, int64_t layer
     norm(run, layer.q_norm, work.q, work.q);
     norm(run, layer.k_norm, work.k, work.k);
   }
-  run.backend.rope(run.stream, run.attention, work.q, run.inv_freq);
-  run.backend.rope(run.stream, run.attention, work.k, run.inv_freq);
-  run.backend.store_kv(run.stream, run.attention, work.k, work.v, k_cache, v_cache);
+  run.backend.rope_and_store(run.stream, run.attention, work.q, work.k, work.v, run.inv_freq,
+                             k_cache, v_cache);
   const AttentionShape shape{.n_heads = run.config.n_heads,
                              .n_kv_heads = run.config.n_kv_heads,
                              .head_dim = run.config.head_dim,
@@ -76,7 +81,14 @@ void attention_mix(const LayerRun& run, const LayerWeights& layer, int64_t layer
 
 void attention_output(const LayerRun& run, const LayerWeights& layer, const Workspace& work,
                       const Tensor& hidden) {
-  add_projection(run, layer.o, work.mixed, work.out, hidden);
+  project(run, layer.o, work.mixed, work.out);
+  run.backend.add(run.stream, work.out, hidden);
+}
+
+void attention_output_and_mlp_input(const LayerRun& run, const LayerWeights& layer,
+                                    const Workspace& work, const Tensor& hidden) {
+  project(run, layer.o, work.mixed, work.out);
+  add_and_norm(run, layer.post_norm, work, hidden);
 }
 
 void mlp_input(const LayerRun& run, const LayerWeights& layer, const Tensor& hidden,
@@ -92,7 +104,15 @@ void mlp_mix(const LayerRun& run, const LayerWeights& layer, const Workspace& wo
 
 void mlp_output(const LayerRun& run, const LayerWeights& layer, const Workspace& work,
                 const Tensor& hidden) {
-  add_projection(run, layer.down, work.gate, work.out, hidden);
+  project(run, layer.down, work.gate, work.out);
+  run.backend.add(run.stream, work.out, hidden);
+}
+
+void mlp_output_and_attention_input(const LayerRun& run, const LayerWeights& layer,
+                                    const LayerWeights& next, const Workspace& work,
+                                    const Tensor& hidden) {
+  project(run, layer.down, work.gate, work.out);
+  add_and_norm(run, next.input_norm, work, hidden);
 }
 
 }  // namespace deltacome

@@ -40,6 +40,9 @@ void attention_mix(const LayerRun& run, const LayerWeights& layer, int64_t layer
 /// hidden += o(work.mixed).
 void attention_output(const LayerRun& run, const LayerWeights& layer, const Workspace& work,
                       const Tensor& hidden);
+/// attention_output(), then mlp_input().
+void attention_output_and_mlp_input(const LayerRun& run, const LayerWeights& layer,
+                                    const Workspace& work, const Tensor& hidden);
 /// work.normed = the input of gate and up.
 void mlp_input(const LayerRun& run, const LayerWeights& layer, const Tensor& hidden,
                const Workspace& work);
@@ -48,6 +51,11 @@ void mlp_mix(const LayerRun& run, const LayerWeights& layer, const Workspace& wo
 /// hidden += down(work.gate).
 void mlp_output(const LayerRun& run, const LayerWeights& layer, const Workspace& work,
                 const Tensor& hidden);
+
+/// mlp_output(), then attention_input() of the next layer.
+void mlp_output_and_attention_input(const LayerRun& run, const LayerWeights& layer,
+                                    const LayerWeights& next, const Workspace& work,
+                                    const Tensor& hidden);
 
 /// A target of Backend::linear() for these weights.
 LinearTarget target(const LinearWeights& weights, const Tensor& y);

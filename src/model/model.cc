@@ -88,14 +88,18 @@ Model::Rows Model::lay_out(std::span<const BatchItem> batch, KvCache& cache,
 
 void Model::run_layers(const LayerRun& run, KvCache& cache, const Tensor& hidden) const {
   const Workspace work(backend_, config_, hidden.rows());
+  attention_input(run, weights_.layers.front(), hidden, work);
   for (int64_t i = 0; i < config_.n_layers; ++i) {
     const LayerWeights& layer = weights_.layers[static_cast<size_t>(i)];
-    attention_input(run, layer, hidden, work);
     attention_mix(run, layer, i, cache.keys(i), cache.values(i), work);
-    attention_output(run, layer, work, hidden);
-    mlp_input(run, layer, hidden, work);
+    attention_output_and_mlp_input(run, layer, work, hidden);
     mlp_mix(run, layer, work);
-    mlp_output(run, layer, work, hidden);
+    if (i + 1 < config_.n_layers) {
+      const LayerWeights& next = weights_.layers[static_cast<size_t>(i + 1)];
+      mlp_output_and_attention_input(run, layer, next, work, hidden);
+    } else {
+      mlp_output(run, layer, work, hidden);
+    }
     layer_done(i);
   }
 }

@@ -75,6 +75,19 @@ class BenchTrace(CliTest):
             self.assertIn(f"{slots} of 3 whole models", report["device"])
         self.fails("bench", "trace", *brief(served=("--merged", self.scratch / "none")), says=["none"])
 
+    def test_the_highest_rate_lies_between_one_that_holds_and_one_that_fails(self):
+        brief_search = [*brief(), "--search", 2]
+        report = self.json("bench", "trace", *brief_search, "--slo", 600)
+        self.assertEqual([(r["rate"], r["holds"]) for r in report["runs"]], [(20, True), (40, True)])
+        self.assertEqual((report["highest_rate"], report["next_above"]), (40, None))
+        for served in (SERVED, ("--merged", BASE, "--merged", FINETUNED)):
+            brief_search = [*brief(served=served), "--search", 2]
+            report = self.json("bench", "trace", *brief_search, "--slo", 1e-6)  # no token comes so soon
+            self.assertEqual([(r["rate"], r["holds"]) for r in report["runs"]], [(20, False), (10, False)])
+            self.assertEqual((report["highest_rate"], report["next_above"]), (0, 10))
+            self.assertTrue(all(r["ended_early"] for r in report["runs"]))
+        self.fails("bench", "trace", *brief_search, "--flood", 3, says=["--search"], status=2)
+
     def test_files_of_random_models_are_usable(self):
         out = self.scratch / "random"
         make = ("bench", "make", out, "--shape", "1b", "--layers", 1, "--vocab", 256)
@@ -91,6 +104,28 @@ class BenchTrace(CliTest):
         self.fails("bench", "trace", *brief(served=()), says=["--base", "--merged"], status=2)
         self.fails("bench", "trace", *brief(), "--popularity", "zipf", says=["zipf:S"], status=2)
         self.fails("bench", "trace", *brief(4, 4), says=["empty"], status=2)
+
+
+class BenchMemory(CliTest):
+    def test_all_variants_answer_and_are_counted(self):
+        archive = self.compress("counted", method="bitdelta")
+        served = ("--base", BASE, "--delta", archive, "--delta", archive, "--threads", 2, "--kv-gib", 0.05, "--prompt", 20)
+        report = self.json("bench", "memory", *served, "--output", 3)
+        self.assertEqual((report["variants"], report["answered"], report["evictions"]), (2, 2, 0))
+        self.assertEqual(report["kv_tokens_asked_for"], 2 * 23)
+        self.assertGreater(report["variant_bytes"], 0)
+        self.assertEqual(report["device_held_bytes"], 0)  # the CPU keeps no account
+        self.fails("bench", "memory", *served, "--device-memory", 1, says=["device memory", "cpu"])
+        self.fails("serve", "--base", BASE, "--port", 0, "--device-memory", 1, says=["device memory", "cpu"])
+
+    def test_cold_starts_beside_answers_that_go_on(self):
+        archive = self.compress("loaded", method="bitdelta")
+        report = self.json("bench", "loads", "--base", BASE, "--delta", archive, "--delta", archive, "--load", archive, "--threads", 2,
+                           "--kv-gib", 0.05, "--repeats", 2, "--pause", 0.2, "--output", 30)
+        self.assertEqual((report["answers_meanwhile"], report["loads"]), (2, 2))
+        self.assertGreater(report["cold_start_s"]["p50"], 0)
+        self.assertGreater(report["p99_ratio"], 0)
+        self.fails("bench", "loads", "--base", BASE, "--delta", archive, "--load", self.scratch / "none", "--kv-gib", 0.05, says=["none"])
 
 
 if __name__ == "__main__":

@@ -148,39 +148,64 @@ void CudaAttentionPlan::attention(CudaStream& stream, const Attention& args) con
   }
 }
 
-void rope(CudaStream& stream, const CudaAttentionPlan& plan, const Tensor& x,
-          const Tensor& inv_freq) {
+namespace {
+
+Rope rope_of(CudaStream& stream, const CudaAttentionPlan& plan, const Tensor& x,
+             const Tensor& inv_freq) {
   const int64_t half = inv_freq.size();
   DELTACOME_CHECK(x.rows() == plan.n_rows() && half > 0 && x.cols() % (2 * half) == 0);
-  DELTACOME_CUDA_CHECK(launch_rope({.table = plan.rotations(stream, inv_freq),
-                                    .x = f32(x),
-                                    .n_rows = x.rows(),
-                                    .n_heads = x.cols() / (2 * half),
-                                    .half = half,
-                                    .overlaps = plan.overlaps()},
-                                   stream.get()));
+  return {.table = plan.rotations(stream, inv_freq),
+          .x = f32(x),
+          .n_rows = x.rows(),
+          .n_heads = x.cols() / (2 * half),
+          .half = half,
+          .overlaps = plan.overlaps()};
+}
+
+/// k and v of heads of head_dim elements into the caches.
+StoreKv store_of(CudaStream& stream, const CudaAttentionPlan& plan, const Tensor& k,
+                 const Tensor& v, int64_t head_dim, const Tensor& k_cache, const Tensor& v_cache) {
+  const int64_t n_heads = k.cols() / head_dim;
+  DELTACOME_CHECK(k.rows() == plan.n_rows() && v.shape == k.shape);
+  DELTACOME_CHECK(n_heads > 0 && k.cols() % head_dim == 0);
+  DELTACOME_CHECK(k_cache.cols() == kKvBlock * kv_row(k_cache.dtype, n_heads, head_dim));
+  DELTACOME_CHECK(v_cache.dtype == k_cache.dtype && v_cache.shape == k_cache.shape);
+  DELTACOME_CHECK(plan.n_blocks() <= k_cache.rows());
+  StoreKv store;
+  store.rows = plan.rows(stream);
+  store.k = f32(k);
+  store.v = f32(v);
+  store.k_cache = cache_of(k_cache);
+  store.v_cache = cache_of(v_cache);
+  store.n_heads = static_cast<int>(n_heads);
+  store.head_dim = static_cast<int>(head_dim);
+  store.overlaps = plan.overlaps();
+  return store;
+}
+
+}  // namespace
+
+void rope(CudaStream& stream, const CudaAttentionPlan& plan, const Tensor& x,
+          const Tensor& inv_freq) {
+  DELTACOME_CUDA_CHECK(launch_rope(rope_of(stream, plan, x, inv_freq), stream.get()));
 }
 
 void store_kv(CudaStream& stream, const CudaAttentionPlan& plan, const Tensor& k, const Tensor& v,
               const Tensor& k_cache, const Tensor& v_cache) {
-  const int64_t width = k.cols();
-  const bool coded = k_cache.dtype == DType::kU8;
+  // Heads matter only where each has a scale.
   const int64_t elements = k_cache.cols() / kKvBlock;  // of a token
-  const int64_t n_heads = coded ? (elements - width) / 4 : 1;
-  DELTACOME_CHECK(k.rows() == plan.n_rows() && v.shape == k.shape);
-  DELTACOME_CHECK(n_heads > 0 && width % n_heads == 0);
-  DELTACOME_CHECK(k_cache.cols() == kKvBlock * kv_row(k_cache.dtype, n_heads, width / n_heads));
-  DELTACOME_CHECK(v_cache.dtype == k_cache.dtype && v_cache.shape == k_cache.shape);
-  DELTACOME_CHECK(plan.n_blocks() <= k_cache.rows());
-  DELTACOME_CUDA_CHECK(launch_store_kv({.rows = plan.rows(stream),
-                                        .k = f32(k),
-                                        .v = f32(v),
-                                        .k_cache = cache_of(k_cache),
-                                        .v_cache = cache_of(v_cache),
-                                        .n_heads = static_cast<int>(n_heads),
-                                        .head_dim = static_cast<int>(width / n_heads),
-                                        .overlaps = plan.overlaps()},
-                                       stream.get()));
+  const int64_t n_heads = k_cache.dtype == DType::kU8 ? (elements - k.cols()) / 4 : 1;
+  DELTACOME_CHECK(n_heads > 0 && k.cols() % n_heads == 0);
+  DELTACOME_CUDA_CHECK(launch_store_kv(
+      store_of(stream, plan, k, v, k.cols() / n_heads, k_cache, v_cache), stream.get()));
+}
+
+void rope_and_store(CudaStream& stream, const CudaAttentionPlan& plan, const Tensor& q,
+                    const Tensor& k, const Tensor& v, const Tensor& inv_freq, const Tensor& k_cache,
+                    const Tensor& v_cache) {
+  StoreKv store = store_of(stream, plan, k, v, 2 * inv_freq.size(), k_cache, v_cache);
+  store.rotated = rope_of(stream, plan, q, inv_freq);
+  DELTACOME_CUDA_CHECK(launch_store_kv(store, stream.get()));
 }
 
 void attention(CudaStream& stream, const CudaAttentionPlan& plan, const AttentionShape& shape,

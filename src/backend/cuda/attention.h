@@ -64,6 +64,9 @@ void rope(CudaStream& stream, const CudaAttentionPlan& plan, const Tensor& x,
           const Tensor& inv_freq);
 void store_kv(CudaStream& stream, const CudaAttentionPlan& plan, const Tensor& k, const Tensor& v,
               const Tensor& k_cache, const Tensor& v_cache);
+void rope_and_store(CudaStream& stream, const CudaAttentionPlan& plan, const Tensor& q,
+                    const Tensor& k, const Tensor& v, const Tensor& inv_freq, const Tensor& k_cache,
+                    const Tensor& v_cache);
 void attention(CudaStream& stream, const CudaAttentionPlan& plan, const AttentionShape& shape,
                const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& out);
 

@@ -60,12 +60,13 @@ class CudaBackend final : public Backend {
         linear_(context_),
         coded_maker_(context_) {
     cudaDeviceProp properties{};
-    DELTACOME_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
-    name_ = fmt::format("cuda:{} ({}{})", index, properties.name,
-                        deterministic ? ", deterministic" : "");
+    DELTACOME_CUDA_CHECK(cudaGetDeviceProperties(&properties, context_.device));
+    name_ = fmt::format("cuda:{} ({}{})", context_.device, properties.name,
+                        options.deterministic ? ", deterministic" : "");
   }
 
   std::string name() const override { return name_; }
+  bool uses_host_cores() const override { return false; }
   std::unique_ptr<Stream> create_stream() override {
     return std::make_unique<CudaStream>(context_.memory);
   }
@@ -140,20 +141,12 @@ class CudaBackend final : public Backend {
   }
   void rms_norm(Stream& stream, const VariantPlan& plan, int slot, const Tensor& x,
                 const Tensor& weight, double eps, const Tensor& y) override {
-    const int64_t d = weight.size();
-    DELTACOME_CHECK(cuda_plan(plan).n_rows() == x.rows() && y.shape == x.shape);
-    DELTACOME_CHECK(d > 0 && x.cols() % d == 0);
-    DELTACOME_CUDA_CHECK(launch_rms_norm({.x = f32(x),
-                                          .y = f32(y),
-                                          .weight = bytes_of(weight),
-                                          .type = element_of(weight.dtype),
-                                          .own = cuda_plan(plan).raw_rows(slot),
-                                          .n_rows = x.rows(),
-                                          .per_row = x.cols() / d,
-                                          .d = d,
-                                          .eps = eps,
-                                          .overlaps = context_.overlaps},
-                                         on(stream).get()));
+    norm(stream, plan, slot, Tensor(), x, weight, eps, y);
+  }
+  void add_rms_norm(Stream& stream, const VariantPlan& plan, int slot, const Tensor& x,
+                    const Tensor& y, const Tensor& weight, double eps, const Tensor& z) override {
+    DELTACOME_CHECK(x.shape == y.shape && z.storage != y.storage);
+    norm(stream, plan, slot, x, y, weight, eps, z);
   }
   void linear(Stream& stream, const VariantPlan& plan, const Tensor& x,
               std::span<const LinearTarget> targets) override {
@@ -176,6 +169,12 @@ class CudaBackend final : public Backend {
                 const Tensor& k_cache, const Tensor& v_cache) override {
     if (k.rows() == 0) return;
     cuda::store_kv(on(stream), cuda_plan(plan), k, v, k_cache, v_cache);
+  }
+  void rope_and_store(Stream& stream, const AttentionPlan& plan, const Tensor& q, const Tensor& k,
+                      const Tensor& v, const Tensor& inv_freq, const Tensor& k_cache,
+                      const Tensor& v_cache) override {
+    if (k.rows() == 0) return;
+    cuda::rope_and_store(on(stream), cuda_plan(plan), q, k, v, inv_freq, k_cache, v_cache);
   }
   void attention(Stream& stream, const AttentionPlan& plan, const AttentionShape& shape,
                  const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
@@ -229,6 +228,26 @@ class CudaBackend final : public Backend {
   }
 
  private:
+  /// `added`: to x first, or empty.
+  void norm(Stream& stream, const VariantPlan& plan, int slot, const Tensor& added, const Tensor& x,
+            const Tensor& weight, double eps, const Tensor& y) {
+    const int64_t d = weight.size();
+    DELTACOME_CHECK(cuda_plan(plan).n_rows() == x.rows() && y.shape == x.shape);
+    DELTACOME_CHECK(d > 0 && x.cols() % d == 0);
+    DELTACOME_CUDA_CHECK(launch_rms_norm({.added = added.empty() ? nullptr : f32(added),
+                                          .x = f32(x),
+                                          .y = f32(y),
+                                          .weight = bytes_of(weight),
+                                          .type = element_of(weight.dtype),
+                                          .own = cuda_plan(plan).raw_rows(slot),
+                                          .n_rows = x.rows(),
+                                          .per_row = x.cols() / d,
+                                          .d = d,
+                                          .eps = eps,
+                                          .overlaps = context_.overlaps},
+                                         on(stream).get()));
+  }
+
   /// The stream, after all that ops were put on before; its device becomes the thread's current
   /// one.
   CudaStream& on(Stream& stream) {

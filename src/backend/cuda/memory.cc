@@ -2,16 +2,12 @@
 #include "backend/cuda/memory.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace deltacome::cuda {
 namespace {
 
-constexpr size_t kPieceBytes = size_t{4} << 20;  // large enough for full PCIe speed
-constexpr size_t kArrivalBytes = size_t{64} << 10;
-constexpr size_t kAlign = 256;
-
-constexpr int64_t kPage = int64_t{2} << 20;       // what the device hands out
+constexpr int64_t kAlign = 256;
+constexpr int64_t kPage = int64_t{2} << 20;  // what the device hands out
 constexpr int64_t kSlabBytes = int64_t{64} << 20;
 constexpr int64_t kLargestInSlab = int64_t{16} << 20;
 
@@ -19,11 +15,11 @@ int64_t rounded_to(int64_t bytes, int64_t step) {
   return (bytes + step - 1) / step * step;
 }
 
-/// Workspace comes in steps of an eighth of its magnitude, so that batches of about equal size reuse
-/// each other's blocks at a loss of at most an eighth.
+/// Workspace comes in steps of an eighth of its magnitude, so that batches of about equal size
+/// reuse each other's blocks at a loss of at most an eighth.
 int64_t rounded(int64_t bytes, Purpose purpose) {
   if (purpose != Purpose::kWorkspace)
-    return rounded_to(bytes, bytes > kLargestInSlab ? kPage : int64_t{kAlign});
+    return rounded_to(bytes, bytes > kLargestInSlab ? kPage : kAlign);
   int64_t step = kAlign;
   while (step * 16 <= bytes) step *= 2;
   return rounded_to(bytes, step);
@@ -69,8 +65,9 @@ void DeviceMemory::put_back(const Block& block) {
     large_.emplace(block.bytes, block.data);
     return;
   }
-  std::ranges::find_if(slabs_, [&](const Slab& slab) { return slab.holds(block.data); })
-      ->give_back(block.data, block.bytes);
+  std::ranges::find_if(slabs_, [&](const Slab& slab) {
+    return slab.holds(block.data);
+  })->give_back(block.data, block.bytes);
 }
 
 bool DeviceMemory::take_from(Cache& cache, Block& block) {
@@ -156,7 +153,9 @@ DeviceMemory::Block DeviceMemory::allocate(int64_t bytes, Purpose purpose) {
     drop_cached();  // cudaFree waits for the device, so no kernel reads them any more
   }
   if (in_slab(block)) {
-    const int64_t slab = std::max(block.bytes, std::min(kSlabBytes, budget_ - held_));
+    // Of a small budget most is left for others.
+    const int64_t share = (budget_ - held_) / 8;
+    const int64_t slab = rounded_to(std::max(block.bytes, std::min(kSlabBytes, share)), kAlign);
     slabs_.emplace_back(take_from_device(slab, purpose), slab);
     block.data = slabs_.back().take(block.bytes);
   } else {
@@ -179,11 +178,13 @@ std::byte* DeviceMemory::take_from_device(int64_t bytes, Purpose purpose) {
   }
   if (data == nullptr) {
     fail(ErrorCode::kOutOfMemory,
-         "{} bytes of device memory for {} were asked for, the device has no room though only {} of a "
+         "{} bytes of device memory for {} were asked for, the device has no room though only {} "
+         "of a "
          "budget of {} are in use",
          bytes, name_of(purpose), held_, budget_);
   }
   held_ += bytes;
+  peak_ = std::max(peak_, held_);
   return data;
 }
 
@@ -248,6 +249,7 @@ MemoryUse DeviceMemory::use() const {
           .kv_cache = used(Purpose::kKvCache),
           .workspace = used(Purpose::kWorkspace),
           .held = held_,
+          .peak = peak_,
           .budget = budget_,
           .device_total = static_cast<int64_t>(device_total),
           .device_free = static_cast<int64_t>(device_free)};
@@ -266,82 +268,6 @@ void DeviceMemory::remove_stream(cudaStream_t stream) noexcept {
 bool DeviceMemory::has_stream(cudaStream_t stream) const {
   const std::lock_guard lock(mutex_);
   return std::ranges::find(streams_, stream) != streams_.end();
-}
-
-StreamOrder::StreamOrder(std::shared_ptr<DeviceMemory> memory) : memory_(std::move(memory)) {
-  DELTACOME_CUDA_CHECK(cudaEventCreateWithFlags(&reached_, cudaEventDisableTiming));
-}
-
-void StreamOrder::enter(const CudaStream& stream) {
-  // A stream that is gone has been waited for.
-  if (last_ != nullptr && last_ != stream.get() && memory_->has_stream(last_)) {
-    DELTACOME_CUDA_CHECK(cudaEventRecord(reached_, last_));
-    DELTACOME_CUDA_CHECK(cudaStreamWaitEvent(stream.get(), reached_, 0));
-  }
-  last_ = stream.get();
-}
-
-CudaStream::CudaStream(std::shared_ptr<DeviceMemory> memory) : memory_(std::move(memory)) {
-  DELTACOME_CUDA_CHECK(cudaSetDevice(memory_->device()));
-  DELTACOME_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-  memory_->add_stream(stream_);
-}
-
-CudaStream::~CudaStream() {
-  cudaSetDevice(memory_->device());
-  cudaStreamSynchronize(stream_);  // what it reads may be released after this
-  memory_->remove_stream(stream_);
-  for (const Piece& piece : pieces_) {
-    if (piece.sent != nullptr) cudaEventDestroy(piece.sent);
-    cudaFreeHost(piece.data);
-  }
-  cudaFreeHost(arrivals_);
-  cudaStreamDestroy(stream_);
-}
-
-std::byte* CudaStream::staging(size_t bytes) {
-  if (used_ + bytes > kPieceBytes) {
-    Piece& full = pieces_[piece_];
-    DELTACOME_CUDA_CHECK(cudaEventRecord(full.sent, stream_));
-    full.on_its_way = true;
-    piece_ = (piece_ + 1) % pieces_.size();
-    used_ = 0;
-  }
-  Piece& piece = pieces_[piece_];
-  if (piece.data == nullptr) {
-    DELTACOME_CUDA_CHECK(cudaEventCreateWithFlags(&piece.sent, cudaEventDisableTiming));
-    DELTACOME_CUDA_CHECK(cudaMallocHost(reinterpret_cast<void**>(&piece.data), kPieceBytes));
-  }
-  if (piece.on_its_way) DELTACOME_CUDA_CHECK(cudaEventSynchronize(piece.sent));
-  piece.on_its_way = false;
-  std::byte* room = piece.data + used_;
-  used_ += (bytes + kAlign - 1) / kAlign * kAlign;
-  return room;
-}
-
-void CudaStream::upload(std::span<const std::byte> host, void* to) {
-  DELTACOME_CUDA_CHECK(cudaSetDevice(memory_->device()));  // the loader's thread may be new
-  auto* at = static_cast<std::byte*>(to);
-  while (!host.empty()) {
-    const size_t n = std::min(host.size(), kPieceBytes);
-    std::byte* room = staging(n);
-    std::memcpy(room, host.data(), n);
-    DELTACOME_CUDA_CHECK(cudaMemcpyAsync(at, room, n, cudaMemcpyHostToDevice, stream_));
-    host = host.subspan(n);
-    at += n;
-  }
-}
-
-void CudaStream::download(const void* from, std::span<std::byte> host) {
-  if (host.empty()) return synchronize();
-  const bool small = host.size() <= kArrivalBytes;
-  if (small && arrivals_ == nullptr) {
-    DELTACOME_CUDA_CHECK(cudaMallocHost(reinterpret_cast<void**>(&arrivals_), kArrivalBytes));
-  }
-  void* to = small ? arrivals_ : host.data();
-  DELTACOME_CUDA_CHECK(cudaMemcpyAsync(to, from, host.size(), cudaMemcpyDeviceToHost, stream_));
-  synchronize();
-  if (small) std::memcpy(host.data(), arrivals_, host.size());
 }
 
 }  // namespace deltacome::cuda

@@ -13,6 +13,7 @@
 #include "backend/backend.h"
 #include "backend/cuda/cuda_check.h"
 #include "backend/cuda/slab.h"
+#include "core/thread_pool.h"
 
 namespace deltacome::cuda {
 
@@ -91,6 +92,7 @@ class DeviceMemory {
   Arena* arena_ = nullptr;       // of the recording
   bool capturing_ = false;
   int64_t held_ = 0;  // bytes taken from the device
+  int64_t peak_ = 0;  // the most that they were
   std::array<int64_t, kPurposes> used_{};
 };
 
@@ -133,12 +135,14 @@ class CudaStream final : public Stream {
     bool on_its_way = false;
   };
   std::byte* staging(size_t bytes);  // room in the current piece, or in the next when it is free
+  void copy_to_staging(std::byte* to, std::span<const std::byte> from);
 
   std::shared_ptr<DeviceMemory> memory_;
   cudaStream_t stream_ = nullptr;
   std::array<Piece, 4> pieces_;
   size_t piece_ = 0, used_ = 0;    // where the next bytes go
   std::byte* arrivals_ = nullptr;  // pinned, of small downloads
+  std::unique_ptr<ThreadPool> copiers_;
 };
 
 /// One stream of ops, though they may name several: each waits for the one before it. That makes

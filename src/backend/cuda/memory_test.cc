@@ -56,9 +56,11 @@ TEST_F(DeviceMemoryTest, ManySmallBlocksTakeHardlyMoreThanTheirBytes) {
   DeviceMemory memory(0, 1024 * kMiB);
   std::vector<DeviceMemory::Block> blocks;
   const int64_t before = memory.use().device_free;
-  for (int i = 0; i < 90; ++i) blocks.push_back(memory.allocate(2 * kMiB + 3000, Purpose::kVariants));
+  for (int i = 0; i < 90; ++i)
+    blocks.push_back(memory.allocate(2 * kMiB + 3000, Purpose::kVariants));
   for (size_t i = 1; i < blocks.size(); ++i)
-    for (size_t j = 0; j < i; ++j) EXPECT_GE(std::abs(blocks[i].data - blocks[j].data), blocks[i].bytes);
+    for (size_t j = 0; j < i; ++j)
+      EXPECT_GE(std::abs(blocks[i].data - blocks[j].data), blocks[i].bytes);
   const MemoryUse use = memory.use();
   EXPECT_EQ(use.variants, 90 * (2 * kMiB + 3072));
   EXPECT_EQ(use.held, 192 * kMiB);

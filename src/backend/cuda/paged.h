@@ -40,11 +40,13 @@ struct Rope {
 };
 cudaError_t launch_rope(const Rope& args, cudaStream_t stream);
 
-/// k, v [n_rows, n_heads, head_dim] into the caches.
+/// k, v [n_rows, n_heads, head_dim] into the caches. If `rotated` has a table, k and rotated.x (of
+/// heads of as many elements) are rotated in place first.
 struct StoreKv {
   PagedRows rows;
-  const float* k = nullptr;
-  const float* v = nullptr;
+  Rope rotated;
+  float* k = nullptr;
+  float* v = nullptr;
   PagedCache k_cache, v_cache;
   int n_heads = 0, head_dim = 0;
   bool overlaps = false;

@@ -46,7 +46,8 @@ __global__ void rms_norm_kernel(RmsNorm a) {
   release_dependents();
   wait_for_inputs();
   const int64_t row = blockIdx.x / a.per_row;
-  const float* x = a.x + blockIdx.x * a.d;
+  float* x = a.x + blockIdx.x * a.d;
+  const float* added = a.added == nullptr ? nullptr : a.added + blockIdx.x * a.d;
   float* y = a.y + blockIdx.x * a.d;
   const float* own = a.own == nullptr ? nullptr : a.own[row].values;
   const T* weight = static_cast<const T*>(a.weight);
@@ -54,9 +55,15 @@ __global__ void rms_norm_kernel(RmsNorm a) {
   float squares = 0;
   for (int64_t i = threadIdx.x * kVector; i < a.d; i += step) {
     if constexpr (kVector == 4) {
-      const float4 v = load4(x + i);
+      float4 v = load4(x + i);
+      if (added != nullptr) {
+        const float4 more = load4(added + i);
+        v = make_float4(v.x + more.x, v.y + more.y, v.z + more.z, v.w + more.w);
+        *reinterpret_cast<float4*>(x + i) = v;
+      }
       squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     } else {
+      if (added != nullptr) x[i] += added[i];
       squares += x[i] * x[i];
     }
   }

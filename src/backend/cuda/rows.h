@@ -26,7 +26,9 @@ struct OwnVector {
 /// x, y [n_rows, per_row * d], weight [d] of type `type`. `own` (or null) [n_rows]: the weight
 /// [d] that replaces it in a row. y may be x.
 struct RmsNorm {
-  const float* x = nullptr;
+  const float* added =
+      nullptr;  // or null: x += added [n_rows, per_row * d] comes first; y is not x
+  float* x = nullptr;
   float* y = nullptr;
   const void* weight = nullptr;
   Element type = Element::kF32;
