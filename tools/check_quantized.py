@@ -4,12 +4,14 @@
 
     tools/check_quantized.py QUANTIZED [QUANTIZED ...] [--deltacome build/release/bin/deltacome]
 
-QUANTIZED is a checkpoint of tools/quantize.py or of anybody else in compressed-tensors' or bitsandbytes' nf4 layout.
-`merge` writes its values; transformers' logits of both, in bf16, must be equal. For nf4, which bitsandbytes multiplies
-in another order, the dequantized weights are compared instead. Packed zero points cannot be compared: compressed-tensors
-0.20 does not load them. Needs torch, transformers, compressed-tensors, bitsandbytes. Exits with 1 if something differs.
+QUANTIZED is a checkpoint of tools/quantize.py or of anybody else in the layout of compressed-tensors, bitsandbytes' nf4,
+GPTQ or AWQ. `merge` writes its values; transformers' logits of both, in bf16, must be equal. For nf4, which bitsandbytes
+multiplies in another order, the dequantized weights are compared instead, and so they are for GPTQ (gptqmodel's
+TorchLinear) and AWQ (autoawq's dequantize_gemm), in the checkpoint's type. Packed zero points cannot be compared:
+compressed-tensors 0.20 does not load them. Needs torch, transformers and the library of the layout. Exits with 1 if something differs.
 """
 import argparse
+import json
 import pathlib
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import tempfile
 
 import torch
 import transformers
+from safetensors.torch import load_file
 
 IDS = torch.arange(3, 259, 4)[None]
 
@@ -38,6 +41,37 @@ def weights_differ(quantized, plain):
     return found
 
 
+def gptq_values(config, stored, prefix):
+    """W [n_out, n_in] as gptqmodel dequantizes it, in float32."""
+    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+    from gptqmodel.utils.model import convert_gptq_v1_to_v2_format_module
+
+    n_in, n_out = stored[f"{prefix}.g_idx"].numel(), stored[f"{prefix}.scales"].shape[1]
+    module = TorchLinear(bits=config["bits"], group_size=config["group_size"], sym=config["sym"], desc_act=config["desc_act"],
+                         in_features=n_in, out_features=n_out, bias=False)
+    for name in ("qweight", "qzeros", "scales", "g_idx"):
+        getattr(module, name).data = stored[f"{prefix}.{name}"].clone()
+    if config.get("checkpoint_format", "gptq") == "gptq":
+        convert_gptq_v1_to_v2_format_module(module, config["bits"], torch.int32)
+    module.scales.data = module.scales.data.float()  # so that values are rounded once, to the checkpoint's type
+    return module.dequantize_weight().T
+
+
+def awq_values(config, stored, prefix):
+    from awq.utils.packing_utils import dequantize_gemm
+
+    codes, zeros, scales = (stored[f"{prefix}.{name}"] for name in ("qweight", "qzeros", "scales"))
+    return dequantize_gemm(codes, zeros, scales.float(), config["bits"], config["group_size"]).T
+
+
+def library_differs(config, quantized, plain):
+    """Names of projections whose values are not those of the library of GPTQ or AWQ."""
+    values = gptq_values if config["quant_method"] == "gptq" else awq_values
+    stored, plain = load_file(quantized / "model.safetensors"), load_file(plain / "model.safetensors")
+    prefixes = [name.removesuffix(".qweight") for name in stored if name.endswith(".qweight")]
+    return [p for p in prefixes if not torch.equal(values(config, stored, p).to(plain[f"{p}.weight"].dtype), plain[f"{p}.weight"])]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("quantized", nargs="+", type=pathlib.Path)
@@ -49,6 +83,12 @@ def main():
             out = pathlib.Path(scratch) / "plain"
             subprocess.run([args.deltacome, "merge", "--base", directory, "--delta", directory, "--out", out], check=True,
                            stdout=subprocess.DEVNULL)
+            config = json.loads((directory / "config.json").read_text())["quantization_config"]
+            if config["quant_method"] in ("gptq", "awq"):
+                differ = library_differs(config, directory, out)
+                failed |= bool(differ)
+                print(f"{'FAILED' if differ else 'ok    '}  {directory.name}: values of {len(differ)} projections differ")
+                continue
             theirs, ours = load(directory), load(out)
         method = theirs.config.quantization_config.quant_method
         if getattr(method, "value", method) == "bitsandbytes":

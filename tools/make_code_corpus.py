@@ -7,10 +7,11 @@
 docs/quality.md was measured on llvm-14-dev 1:14.0.6-12 (Apache-2.0 with LLVM exceptions) and libboost1.81-dev
 1.81.0-5+deb12u1 (BSL-1.0): /usr/include/llvm-14 /usr/include/boost/{asio,geometry,spirit}.
 
-OUT/train.jsonl and valid.jsonl have {file, text}, eval.jsonl {prompt, response, answer}: 256 tokens of a file, the 128
-after them, and as answer the first 8 of these, so that `deltacome eval --max-tokens 8` scores them. A file belongs to
-one of the three by the hash of its name. The comment at its start is dropped (licences); a file of whose lines half
-are in earlier files is dropped whole. Needs tokenizers.
+A file is for training, validation or evaluation by the hash of its name. OUT/train.jsonl and valid.jsonl have {file,
+text}; eval.jsonl, valid-rows.jsonl and, of some files of training, recall.jsonl have {prompt, response, answer}: 256
+tokens of a file, the 128 after them, and as answer the first 8 of these, so that `deltacome eval --max-tokens 8` scores
+them; calib.jsonl {text}, passages of files of training for `deltacome compress --calib`. The comment at a file's start is dropped (licences); a file of whose lines half are in earlier files is dropped
+whole. Needs tokenizers.
 """
 import argparse
 import hashlib
@@ -23,6 +24,8 @@ from tokenizers import Tokenizer
 
 PROMPT, RESPONSE, ANSWER = 256, 128, 8  # tokens
 SHARES = (("eval", 40), ("valid", 20))  # thousandths; the rest is for training
+RECALLED = 25  # one of so many files of training
+PASSAGE, PASSAGES = 2000, 1000  # characters of a row for calibration, and rows
 FIRST_COMMENTS = re.compile(r"\A(\s*(//[^\n]*\n|/\*.*?\*/[ \t]*\n?))*", re.S)
 LONG_LINE = 12  # characters that make a line count when files are compared
 
@@ -86,9 +89,17 @@ def main():
     parts = {"train": [], "valid": [], "eval": []}
     for name, text in documents(args.directories):
         parts[part_of(name)].append({"file": name, "text": text})
+
+    def rows_of(documents):
+        rows = [row for document in documents for _ in range(args.rows) if (row := row_of(document["text"], tokenizer, rng))]
+        rng.shuffle(rows)
+        return rows
+
     held_out = parts["eval"]
-    parts["eval"] = [row for document in held_out for _ in range(args.rows) if (row := row_of(document["text"], tokenizer, rng))]
-    rng.shuffle(parts["eval"])
+    passages = [document["text"][rng.randrange(len(document["text"])):][:PASSAGE] for document in parts["train"]]
+    parts["calib"] = [{"text": passage} for passage in passages if len(passage) == PASSAGE]
+    parts["calib"] = rng.sample(parts["calib"], min(PASSAGES, len(parts["calib"])))
+    parts |= {"eval": rows_of(held_out), "valid-rows": rows_of(parts["valid"]), "recall": rows_of(parts["train"][::RECALLED])}
     for part, rows in parts.items():
         (args.out / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(f"{len(parts['train'])} files for training ({sum(len(r['text']) for r in parts['train'])} bytes), {len(parts['valid'])} for "

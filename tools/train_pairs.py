@@ -6,9 +6,9 @@
     tools/train_pairs.py make {llama3,mistral,qwen2,qwen3} OUT --tokenizer MODEL --corpus DIR --text FILE... --problems DIR
 
 tune: fine-tunes BASE on DIR/train.jsonl (tools/make_code_corpus.py), all projections or, with --lora-bytes, a LoRA of
-them whose file has at least so many bytes; embeddings, head and norms stay as they are in both. One run a rate; OUT
-is the one with the lowest NLL on DIR/valid.jsonl. make: OUT/base, trained from scratch on texts, and OUT/tuned, a full
-fine-tune of it on word problems (tools/word_problems.py). Both write OUT/training.json: what was done, how fast.
+them whose file has at least so many bytes; embeddings, head and norms stay as they are in both. OUT/RATE is what a rate
+gave, its NLL on DIR/valid.jsonl is in OUT/training.json. make: OUT/base, trained from scratch on texts, and OUT/tuned, a full
+fine-tune of it on word problems (tools/word_problems.py). training.json has what was done, and how fast.
 Needs torch, transformers, and peft for a LoRA.
 """
 import argparse
@@ -55,8 +55,10 @@ class Windows:
         ids = [i for e in encoded for i in [*e.ids, config.eos_token_id]]
         self.ids = torch.tensor(ids, dtype=torch.int32, device=DEVICE)
         self.bos, self.length, self.batch = config.bos_token_id, length, batch
-        self.random = torch.Generator().manual_seed(0)
-        self.starts = torch.empty(0, dtype=torch.int64)
+        self.restart()
+
+    def restart(self):
+        self.random, self.starts = torch.Generator().manual_seed(0), torch.empty(0, dtype=torch.int64)
 
     def at(self, starts):
         rows = self.ids[starts.to(DEVICE)[:, None] + torch.arange(self.length - 1, device=DEVICE)].long()
@@ -151,21 +153,32 @@ def ranks_of(model, n_bytes):
         if kind in PROJECTIONS:
             shapes[kind] = (module.in_features, module.out_features)
             count[kind] = count.get(kind, 0) + 1
-    scale, total, ranks = 0.0, 0, {}
-    while total < n_bytes:
-        scale += 1e-4
-        ranks = {kind: max(1, int(scale * i * o / (i + o))) for kind, (i, o) in shapes.items()}
-        total = sum(2 * count[kind] * ranks[kind] * sum(shapes[kind]) for kind in shapes)
+    share = {kind: i * o / (i + o) for kind, (i, o) in shapes.items()}
+    scale = n_bytes / sum(2 * count[kind] * share[kind] * sum(shapes[kind]) for kind in shapes)
+    ranks = {kind: max(1, int(scale * share[kind])) for kind in shapes}
+    for kind in sorted(shapes, key=lambda kind: ranks[kind] / share[kind]):
+        if sum(2 * count[k] * ranks[k] * sum(shapes[k]) for k in shapes) < n_bytes:
+            ranks[kind] += 1
     return ranks
+
+
+def bf16_norm(self, x):
+    """RMSNorm in one kernel, rounded once for all the projections that read it (autocast would do it for each)."""
+    return F.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon).bfloat16()
 
 
 def add_lora(model, ranks):
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
 
     first = ranks[PROJECTIONS[0]]
     config = LoraConfig(r=first, lora_alpha=2 * first, rank_pattern=ranks, alpha_pattern={k: 2 * r for k, r in ranks.items()},
                         target_modules=list(ranks), lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
-    return get_peft_model(model, config)
+    model = get_peft_model(model, config)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False  # the inputs are what autocast needs
+    return model
 
 
 def save_tuned(model, base, out, lora):
@@ -187,10 +200,11 @@ def save_tuned(model, base, out, lora):
 def tune(args):
     tokenizer, config = Tokenizer.from_file(str(args.base / "tokenizer.json")), transformers.AutoConfig.from_pretrained(args.base)
     windows = [Windows([args.corpus / f"{part}.jsonl"], tokenizer, config, args.length, args.batch, args.limit) for part in ("train", "valid")]
-    valid, report, best = windows[1].all(), {"runs": [], "train_tokens": len(windows[0].ids)}, math.inf
-    for rate in map(float, args.rates.split(",")):
+    valid, report = windows[1].all(), {"runs": [], "train_tokens": len(windows[0].ids)}
+    for rate in args.rates.split(","):
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_pretrained(args.base, dtype=torch.float32).to(DEVICE)
+        type(model.model.norm).forward = bf16_norm
         report.setdefault("base_nll", nll_of(model, valid))
         if args.lora_bytes:
             report["ranks"] = ranks_of(model, args.lora_bytes)
@@ -198,16 +212,13 @@ def tune(args):
         else:
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(any(kind in name for kind in PROJECTIONS))
-        windows[0].random.manual_seed(0)
-        speed = train(model, windows[0], args.steps, rate)
-        nll = nll_of(model, valid)
-        report["runs"].append({"rate": rate, "steps": args.steps, "batch": args.batch, "length": args.length, "valid_nll": nll, "tokens_per_s": speed})
+        windows[0].restart()
+        speed = train(model, windows[0], args.steps, float(rate))
+        save_tuned(model, args.base, args.out / rate, args.lora_bytes)
+        report["runs"].append({"rate": rate, "steps": args.steps, "batch": args.batch, "length": args.length,
+                               "valid_nll": nll_of(model, valid), "tokens_per_s": speed})
         print(json.dumps(report["runs"][-1]), flush=True)
-        if nll < best:
-            best = nll
-            save_tuned(model, args.base, args.out, args.lora_bytes)
-            report["rate"] = rate
-    (args.out / "training.json").write_text(json.dumps(report))
+        (args.out / "training.json").write_text(json.dumps(report))
 
 
 def make(args):
