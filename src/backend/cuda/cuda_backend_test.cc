@@ -13,7 +13,7 @@ class CudaBackendTest : public testing::Test {
  protected:
   void SetUp() override {
     try {
-      backend_ = create_cuda_backend(0);
+      backend_ = create_cuda_backend();
     } catch (const Error& error) {
       GTEST_SKIP() << error.what();
     }
@@ -63,8 +63,8 @@ TEST_F(CudaBackendTest, ImportedWeightsKeepTheirBytes) {
 }
 
 TEST_F(CudaBackendTest, RefusesADeviceThatIsNotThere) {
-  EXPECT_THROW(create_cuda_backend(-1), Error);
-  EXPECT_THROW(create_cuda_backend(1000), Error);
+  EXPECT_THROW(create_cuda_backend({.index = -1}), Error);
+  EXPECT_THROW(create_cuda_backend({.index = 1000}), Error);
 }
 
 TEST_F(CudaBackendTest, GatherRowsCopiesTheNamedRows) {

@@ -179,7 +179,7 @@ TEST_F(LinearTest, ARowOfFewHasTheSameBitsInAnyCompany) {
 }
 
 TEST_F(LinearTest, ADeterministicBackendGivesARowItsBitsInAnyCompany) {
-  Device device(create_cuda_backend(0, true));
+  Device device(create_cuda_backend({.deterministic = true}));
   const int64_t n_in = 1024, n_out = 144, n = 75;
   const std::vector<float> x = random_floats(rng_, n * n_in);
   for (const DType dtype : {DType::kBf16, DType::kF16, DType::kF32}) {

@@ -84,7 +84,7 @@ class CudaTest : public ::testing::Test {
  protected:
   void SetUp() override {
     try {
-      gpu_ = std::make_unique<Device>(create_cuda_backend(0));
+      gpu_ = std::make_unique<Device>(create_cuda_backend());
     } catch (const Error& error) {
       GTEST_SKIP() << error.what();
     }
