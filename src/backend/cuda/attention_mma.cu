@@ -61,7 +61,9 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   auto& s = *reinterpret_cast<MmaShared<T, kHeadDim>*>(shared);
   constexpr bool kCopied = kMmaStages < T >> 1;
   const int lane = static_cast<int>(threadIdx.x % 32);
-  const QueryTile tile = tiles[blockIdx.x];
+  // The last tiles of a prompt see the most keys: they go first.
+  const int at = static_cast<int>(gridDim.x - 1 - blockIdx.x);
+  const QueryTile tile = tiles[at];
   const int first_position = a.rows.positions[tile.first_row];
   const int head = static_cast<int>(blockIdx.y);
   HeadKeys keys;
@@ -96,7 +98,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   }
   const bool bad = warp.store(a, tile, head, row);
   const int any = __syncthreads_or(bad ? 1 : 0);
-  if (threadIdx.x == 0) flags[blockIdx.x * a.n_heads + head] = any;
+  if (threadIdx.x == 0) flags[at * a.n_heads + head] = any;
 }
 
 }  // namespace
