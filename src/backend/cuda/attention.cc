@@ -143,8 +143,12 @@ void CudaAttentionPlan::attention(CudaStream& stream, const Attention& args) con
   }
   if (!tiles_.empty()) {
     const auto* tiles = reinterpret_cast<const QueryTile*>(table(stream, tiles_at_));
+    const auto n = static_cast<int64_t>(tiles_.size());
+    const Tensor flags = context_.allocate(DType::kI32, {n, args.n_heads});
     DELTACOME_CUDA_CHECK(
-        launch_attention_tiles(args, tiles, static_cast<int>(tiles_.size()), stream.get()));
+        launch_attention_mma(args, tiles, static_cast<int>(n), i32(flags), stream.get()));
+    DELTACOME_CUDA_CHECK(
+        launch_attention_tiles(args, tiles, static_cast<int>(n), i32(flags), stream.get()));
   }
 }
 

@@ -31,9 +31,18 @@ __global__ void first_largest_kernel(const float* __restrict__ logits, int64_t w
   const int n = vocab[blockIdx.x], lane = threadIdx.x % 32;
   // A thread without an element has a copy of the first.
   Best best{row[0], 0};
-  for (int i = threadIdx.x; i < n; i += kThreads) {
-    const Best other{row[i], i};
-    if (before(other, best)) best = other;
+  constexpr int kAtOnce = 8;  // on their way
+  for (int first = threadIdx.x; first < n; first += kAtOnce * kThreads) {
+    Best others[kAtOnce];
+#pragma unroll
+    for (int e = 0; e < kAtOnce; ++e) {
+      const int i = first + e * kThreads;
+      others[e] = i < n ? Best{row[i], i} : Best{row[0], 0};
+    }
+#pragma unroll
+    for (int e = 0; e < kAtOnce; ++e) {
+      if (before(others[e], best)) best = others[e];
+    }
   }
   const auto reduce = [&best] {
 #pragma unroll

@@ -124,16 +124,15 @@ class Ordered {
     // Only those near it are looked at.
     const auto nats = static_cast<float>(-log(least));
     int n = 0;
-    for (int i = static_cast<int>(threadIdx.x); i < n_; i += kThreads) {
-      const float off = weights_.largest - logits_[i];
-      const float at = off / static_cast<float>(weights_.temperature);
+    for_logits([&](float logit, int) {
+      const float at = (weights_.largest - logit) / static_cast<float>(weights_.temperature);
       if (at < nats - 1) {
         ++n;
       } else if (at < nats + 1) {
-        const double weight = weights_(logits_[i]);
+        const double weight = weights_(logit);
         if (weight > 0 && weight >= least) ++n;
       }
-    }
+    });
     Prefix sum;
     scan({n, 0.0}, s_.of_warp, &sum);
     return sum.count;
@@ -166,6 +165,24 @@ class Ordered {
   }
 
  private:
+  /// body(logit, id) for all of the row, several on their way at a time.
+  template <class Body>
+  __device__ void for_logits(const Body& body) const {
+    constexpr int kAtOnce = 8;
+    for (int first = static_cast<int>(threadIdx.x); first < n_; first += kAtOnce * kThreads) {
+      float logit[kAtOnce];
+#pragma unroll
+      for (int e = 0; e < kAtOnce; ++e) {
+        const int i = first + e * kThreads;
+        logit[e] = i < n_ ? logits_[i] : 0.0f;
+      }
+#pragma unroll
+      for (int e = 0; e < kAtOnce; ++e) {
+        const int i = first + e * kThreads;
+        if (i < n_) body(logit[e], i);
+      }
+    }
+  }
   /// The smallest index of n for which `holds`, n if there is none.
   template <class Holds>
   __device__ int first_of(int n, const Holds& holds) {
@@ -193,11 +210,10 @@ class Ordered {
     if (threadIdx.x == 0) s_.n = 0;
     __syncthreads();
     const bool inside = Weights::is_inside(bin);
-    for (int i = static_cast<int>(threadIdx.x); i < n_; i += kThreads) {
-      const float logit = logits_[i];
-      if (isnan(logit) || weights_.bin_of(logit) != bin) continue;
-      if (inside || weights_(logit) > 0) append(lists_[0], draw_key(logit, i));
-    }
+    for_logits([&](float logit, int id) {
+      if (isnan(logit) || weights_.bin_of(logit) != bin) return;
+      if (inside || weights_(logit) > 0) append(lists_[0], draw_key(logit, id));
+    });
     __syncthreads();
     n_gathered_ = s_.n;
     bin_ = bin;
