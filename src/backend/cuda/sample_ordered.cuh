@@ -93,7 +93,7 @@ class Ordered {
     const auto nats = static_cast<float>(-log(least));
     int n = 0;
     for_logits([&](float logit, int) {
-      const float at = (weights_.largest - logit) / static_cast<float>(weights_.temperature);
+      const float at = (weights_.largest - logit) * static_cast<float>(weights_.by);
       if (at < nats - 1) {
         ++n;
       } else if (at < nats + 1) {
