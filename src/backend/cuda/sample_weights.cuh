@@ -6,21 +6,21 @@
 
 namespace deltacome::cuda {
 
-/// Weights of a row's tokens, by the arithmetic of sampling.h, and their bins.
+/// Weights of a row's tokens, by the formulas of sampling.h, and their bins.
 struct Weights {
   float largest;
-  double temperature;
+  double by;  // 1 / temperature
   float bins_per_logit;
 
   static constexpr double kNats = 746;  // a weight that is as far from the largest is 0
 
   __device__ Weights(float largest_logit, float t)
       : largest(largest_logit),
-        temperature(static_cast<double>(t)),
+        by(1 / static_cast<double>(t)),
         bins_per_logit(fminf(static_cast<float>(kSampleBins / kNats) / t, 3e38f)) {}
 
   __device__ double operator()(float logit) const {
-    return exp((static_cast<double>(logit) - static_cast<double>(largest)) / temperature);
+    return exp((static_cast<double>(logit) - static_cast<double>(largest)) * by);
   }
   /// Rises as the logit falls, however its steps are rounded.
   __device__ int bin_of(float logit) const {
@@ -38,10 +38,16 @@ struct Weights {
     return kBits + static_cast<int>(nats * 1.4426950408889634);
   }
   __device__ static uint64_t whole(double weight, int shift) {
-    return static_cast<uint64_t>(llrint(scalbn(weight, shift)));
+    return static_cast<uint64_t>(llrint(weight * power(shift / 2) * power(shift - shift / 2)));
   }
   __device__ static double mass_of(uint64_t whole, int shift) {
-    return scalbn(static_cast<double>(whole), -shift);
+    return static_cast<double>(whole) * power(-shift / 2) * power(shift / 2 - shift);
+  }
+
+ private:
+  /// 2^e of a normal number; half of a shift always is one.
+  __device__ static double power(int e) {
+    return __longlong_as_double(static_cast<long long>(1023 + e) << 52);
   }
 };
 
