@@ -102,7 +102,7 @@ class Streams {
 
 /// A load, with a request that waits for it.
 struct ColdStart {
-  Clock::time_point asked, loaded, answered;
+  Clock::time_point asked = {}, loaded = {}, answered = {};
   double load_s() const { return std::chrono::duration<double>(loaded - asked).count(); }
   double first_token_s() const { return std::chrono::duration<double>(answered - asked).count(); }
 };

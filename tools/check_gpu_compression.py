@@ -3,12 +3,13 @@
 """Compresses on a GPU what a CPU compresses too, compares both, and times layers of the 7B shape.
 
     tools/check_gpu_compression.py [--program P] [--testbed DIR] [--scratch DIR] [--pair BASE FINETUNED TEXT HELD_OUT]...
-                                   [--layers A B] [--distill MINUTES] [--no-7b]
+                                   [--layers A B] [--distill MINUTES] [--no-7b] [--whole]
 
 Without --pair: tiny-math of tests/data, and small-math of the test bed where it is. For each pair and
 method the held-out KL of the GPU's archive must be within 10 % of the CPU's, and two runs on the GPU
 must give the same bytes. The 7B shape is compressed with A and with B layers (1 and 3): what a whole
-model takes is reckoned from the difference. Needs numpy for that part.
+model takes is reckoned from the difference. Needs numpy for that part. --whole compresses a whole 7B
+pair instead of all that, drawn on the GPU: needs torch and 32 GB of --scratch (/dev/shm).
 """
 import argparse
 import fcntl
@@ -104,6 +105,27 @@ def compare(program, scratch, pair):
     return failed
 
 
+def print_stages(stages):
+    for stage, seconds in sorted(stages.items(), key=lambda entry: -entry[1])[:20]:
+        print(f"    {stage:40} {seconds:8.1f} s")
+
+
+def whole(program, scratch, text, minutes):
+    pair, out = scratch / "7b", scratch / "7b-out"
+    started = time.monotonic()
+    subprocess.run([sys.executable, ROOT / "tools/make_synthetic_pair.py", pair, "--preset", "7b", "--torch", "cuda"], check=True)
+    enough = scratch / "text.jsonl"
+    enough.write_bytes(pathlib.Path(text).read_bytes() * 4)
+    print(f"7B pair made in {time.monotonic() - started:.1f} s", flush=True)
+    report, stages = compress(program, out, pair / "base", pair / "finetuned", enough, "--calib-tokens", "65536", "--distill", str(minutes))
+    print(f"whole 7B, {minutes} minutes of distillation: {report['seconds']:.1f} s, {report['peak_resident_bytes'] / 2**30:.2f} GiB resident "
+          f"(pages of the files among them), {report['peak_device_bytes'] / 2**30:.2f} GiB of device memory, "
+          f"{sum(f.stat().st_size for f in out.iterdir()) / 1e6:.1f} MB")
+    for tried in report["tried"]:
+        print(f"    {tried['name']:24} {tried['bits_per_weight']:.3f} bits  KL {tried['kl']:.5f}")
+    print_stages(stages)
+
+
 def synthetic(program, scratch, text, layers, minutes):
     totals, by_stage = {}, {}
     enough = scratch / "text.jsonl"
@@ -143,6 +165,7 @@ def main():
     parser.add_argument("--layers", nargs=2, type=int, default=[1, 3])
     parser.add_argument("--distill", type=float, default=0.5)
     parser.add_argument("--no-7b", action="store_true")
+    parser.add_argument("--whole", action="store_true")
     options = parser.parse_args()
     models, bed = ROOT / "tests/data/models", options.testbed
     pairs = options.pair
@@ -153,6 +176,9 @@ def main():
             pairs.append((bed / "models/small-base", bed / "models/small-math", bed / "calib/math.jsonl", bed / "eval/math.jsonl"))
     with tempfile.TemporaryDirectory(dir=options.scratch or ("/dev/shm" if os.path.isdir("/dev/shm") else None)) as directory:
         scratch, failed = pathlib.Path(directory), False
+        if options.whole:
+            whole(str(options.program), scratch, pairs[0][2], options.distill)
+            pairs, options.no_7b = [], True
         for pair in pairs:
             failed |= compare(str(options.program), scratch, pair)
         if not options.no_7b:

@@ -3,7 +3,8 @@
 // CUDA graph over weights that are cold: layers of several variants, several times the L2 cache in
 // all. Prompts: many rows of one variant, by codes and decoded. Beside it, in the same run: the
 // read roof of the device, the base's projections and fp16 low-rank factors in cuBLAS. delta_bench
-// [--json FILE] [--quick] [--decode: deltas of one row of each variant only]
+// [--json FILE] [--quick] [--decode: deltas of one row of each variant only] [--hidden N: deltas of
+// a layer of another width only, for several numbers of variants and rows]
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
 
@@ -37,10 +38,17 @@ using cuda::f32;
 struct MatrixShape {
   int64_t n_out, n_in;
 };
-constexpr int64_t kHidden = 4096, kInner = 11008;
-constexpr MatrixShape kMatrices[7] = {{kHidden, kHidden}, {kHidden, kHidden}, {kHidden, kHidden},
-                                      {kHidden, kHidden}, {kInner, kHidden},  {kInner, kHidden},
-                                      {kHidden, kInner}};
+/// Of the layer: Llama-2-7B's, or as --hidden says, the MLP in proportion.
+int64_t hidden_size = 4096, inner_size = 11008;
+std::vector<MatrixShape> layer_matrices;
+
+void set_hidden_size(int64_t hidden) {
+  hidden_size = hidden;
+  inner_size = hidden * 11008 / 4096;
+  const MatrixShape square{hidden_size, hidden_size}, up{inner_size, hidden_size},
+      down{hidden_size, inner_size};
+  layer_matrices = {square, square, square, square, up, up, down};
+}
 const std::vector<std::vector<int>> kCalls = {{0, 1, 2}, {3}, {4, 5}, {6}};  // share an input
 
 void check_cublas(cublasStatus_t status) {
@@ -72,7 +80,7 @@ std::vector<float> random_values(int64_t n) {
 }
 
 int64_t rank_of(const MatrixShape& m) {  // of the published mix: one bit a weight
-  return m.n_out == m.n_in ? 1002 : 1462;
+  return (m.n_out == m.n_in ? 1002 : 1462) * hidden_size / 4096;
 }
 
 /// "come": 2 components of 8 bits, 32 of 3, the rest of 2, scales of 128. "auto": 2 bits, one
@@ -171,13 +179,13 @@ class Bench {
   /// The seven projections in fp16, `n` rows.
   void base(int64_t n) {
     int64_t bytes = 0;
-    for (const MatrixShape& m : kMatrices) bytes += 2 * m.n_out * m.n_in;
+    for (const MatrixShape& m : layer_matrices) bytes += 2 * m.n_out * m.n_in;
     const int64_t layers = std::max<int64_t>(2, 4 * context_.l2_bytes / bytes);
     const Tensor weights = random_halves(layers * bytes / 2);
-    const Tensor x = random_halves(n * kInner), y = random_halves(n * kInner);
+    const Tensor x = random_halves(n * inner_size), y = random_halves(n * inner_size);
     const Timing t = time(layers, [&](int64_t layer) {
       const auto* w = reinterpret_cast<const uint16_t*>(bytes_of(weights)) + layer * bytes / 2;
-      for (const MatrixShape& m : kMatrices) {
+      for (const MatrixShape& m : layer_matrices) {
         gemm(m.n_out, n, m.n_in, w, 0, bytes_of(x), 0, bytes_of(y), 0, 1);
         w += m.n_out * m.n_in;
       }
@@ -188,14 +196,14 @@ class Bench {
   /// fp16 factors of the published ranks for `d` variants, one row each: batched products.
   void factors(int64_t d) {
     int64_t elements = 0;  // of one variant
-    for (const MatrixShape& m : kMatrices) elements += rank_of(m) * (m.n_out + m.n_in);
+    for (const MatrixShape& m : layer_matrices) elements += rank_of(m) * (m.n_out + m.n_in);
     const int64_t layers = std::max<int64_t>(1, 4 * context_.l2_bytes / (2 * elements * d) + 1);
     const Tensor weights = random_halves(layers * d * elements);
-    const Tensor x = random_halves(d * kInner), y = random_halves(d * kInner),
-                 z = random_halves(d * 2048);
+    const Tensor x = random_halves(d * inner_size), y = random_halves(d * inner_size),
+                 z = random_halves(d * hidden_size);
     const Timing t = time(layers, [&](int64_t layer) {
       const auto* w = reinterpret_cast<const uint16_t*>(bytes_of(weights)) + layer * d * elements;
-      for (const MatrixShape& m : kMatrices) {
+      for (const MatrixShape& m : layer_matrices) {
         const int64_t r = rank_of(m);
         gemm(r, 1, m.n_in, w, r * m.n_in, bytes_of(x), m.n_in, bytes_of(z), r, d);
         w += d * r * m.n_in;
@@ -213,7 +221,7 @@ class Bench {
     for (int64_t i = 0; i < d; ++i) segments.push_back({variants_[static_cast<size_t>(i)], tokens});
     const CudaVariantPlan plan(context_, segments, *stream_);
     const int64_t n = d * tokens;
-    const Tensor x = random_floats(n * kInner), y = random_floats(3 * n * kInner);
+    const Tensor x = random_floats(n * inner_size), y = random_floats(3 * n * inner_size);
     int64_t bytes = 0;
     for (int64_t i = 0; i < d; ++i) bytes += variants_[static_cast<size_t>(i)]->resident_bytes();
     const int64_t per_layer = bytes / layers_;
@@ -240,13 +248,13 @@ class Bench {
     cuda::BaseLinear linear(context_);
     std::vector<Tensor> weights;
     for (int64_t i = 0; i < layers; ++i) {
-      for (const MatrixShape& m : kMatrices) {
+      for (const MatrixShape& m : layer_matrices) {
         Tensor w = random_halves(m.n_out * m.n_in).reshaped({m.n_out, m.n_in});
         w.dtype = DType::kBf16;
         weights.push_back(w);
       }
     }
-    const Tensor x = random_floats(n * kInner), y = random_floats(3 * n * kInner);
+    const Tensor x = random_floats(n * inner_size), y = random_floats(3 * n * inner_size);
     const Timing t = time(layers, [&](int64_t layer) {
       for (const std::vector<int>& matrices : kCalls) {
         std::vector<LinearTarget> targets;
@@ -254,18 +262,21 @@ class Bench {
           LinearTarget target;
           target.slot = static_cast<int>(7 * layer) + m;
           target.weight = weights[static_cast<size_t>(target.slot)];
-          const auto at = static_cast<int64_t>(targets.size()) * n * kInner;
-          target.y = y.slice(at, n * kMatrices[m].n_out).reshaped({n, kMatrices[m].n_out});
+          const auto at = static_cast<int64_t>(targets.size()) * n * inner_size;
+          target.y = y.slice(at, n * layer_matrices[static_cast<size_t>(m)].n_out)
+                         .reshaped({n, layer_matrices[static_cast<size_t>(m)].n_out});
           targets.push_back(target);
         }
-        const int64_t n_in = kMatrices[matrices[0]].n_in;
+        const int64_t n_in = layer_matrices[static_cast<size_t>(matrices[0])].n_in;
         const Tensor in = x.slice(0, n * n_in).reshaped({n, n_in});
         const bool x_is_there = linear.run(*stream_, in, targets);
         if (d > 0) cuda::add_deltas(context_, *stream_, plan, in, targets, x_is_there);
       }
     });
+    int64_t bytes = 0;
+    for (const MatrixShape& m : layer_matrices) bytes += 2 * m.n_out * m.n_in;
     report(d == 0 ? "base, backend bf16" : "layer with the base", kind, d, d == 0 ? base_rows : 1,
-           404750336, t);
+           bytes, t);
   }
 
   /// Many rows of one variant: codes multiplied as they are, or decoded for cuBLASLt so many bytes
@@ -280,6 +291,16 @@ class Bench {
     }
   }
 
+  /// The JSON file, and the table once more without what else was printed.
+  int finish(const std::string& json) const {
+    int driver = 0;
+    cudaDriverGetVersion(&driver);
+    write(json, "\"gpu\": \"" + name + "\", \"hidden\": " + std::to_string(hidden_size) +
+                    ", \"cuda_driver\": " + std::to_string(driver));
+    std::printf("\n");
+    print_table();
+    return 0;
+  }
   void write(const std::string& path, const std::string& head) const {
     std::ofstream out(path);
     out << "{" << head << ", \"rows\": [\n";
@@ -323,13 +344,13 @@ class Bench {
                 const Tensor& x, const Tensor& y, int64_t n, const Form& form) {
     std::vector<int> slots;
     for (const int m : matrices) slots.push_back(static_cast<int>(7 * layer) + m);
-    const MatrixShape& shape = kMatrices[matrices[0]];
+    const MatrixShape& shape = layer_matrices[static_cast<size_t>(matrices[0])];
     CudaVariantPlan::Call call = plan.call(slots, shape.n_in, *stream_);
     cuda::DeltaBuffers buffers = plan.buffers(call, *stream_);
     buffers.x = f32(x);
     buffers.x_stride = shape.n_in;
     for (size_t i = 0; i < matrices.size(); ++i) {
-      buffers.y[i] = f32(y) + static_cast<int64_t>(i) * n * kInner;
+      buffers.y[i] = f32(y) + static_cast<int64_t>(i) * n * inner_size;
       buffers.y_stride[i] = shape.n_out;
     }
     cuda::DeltaLaunch how = cuda::launch_of(context_, *stream_, plan, shape.n_in);
@@ -350,7 +371,7 @@ class Bench {
     kind_ = kind;
     layers_ = layers;
     std::vector<std::pair<MatrixFormat, HostTensor>> matrices;
-    for (const MatrixShape& m : kMatrices) {
+    for (const MatrixShape& m : layer_matrices) {
       const MatrixFormat format = format_of(kind, m);
       validate(format, kind);
       matrices.emplace_back(format, blob_of(format));
@@ -463,13 +484,23 @@ class Bench {
 int run(int argc, char** argv) {
   std::string json = "delta_bench.json";
   bool quick = false, decode = false;
+  int64_t hidden = 0;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--quick") == 0) quick = true;
     if (std::strcmp(argv[i], "--decode") == 0) decode = true;
+    if (std::strcmp(argv[i], "--hidden") == 0 && i + 1 < argc) hidden = std::stoll(argv[++i]);
     if (std::strcmp(argv[i], "--json") == 0 && i + 1 < argc) json = argv[++i];
   }
+  set_hidden_size(hidden > 0 ? hidden : 4096);
   Bench bench(quick);
   bench.read_roof();
+  if (hidden > 0) {
+    for (const std::string kind : {"come", "auto"}) {
+      for (const int64_t d : {1, 4, 16}) bench.deltas(kind, d, 1, "all");
+      for (const int64_t rows : {4, 16}) bench.deltas(kind, 1, rows, "all");
+    }
+    return bench.finish(json);
+  }
   if (!decode) {
     for (const int64_t n : {1, 8, 64}) bench.base(n);
     for (const int64_t d : {1, 4, 16}) bench.factors(d);
@@ -497,12 +528,7 @@ int run(int argc, char** argv) {
     bench.base(n);
     bench.layer("", 0, n);
   }
-  int driver = 0;
-  cudaDriverGetVersion(&driver);
-  bench.write(json, "\"gpu\": \"" + bench.name + "\", \"cuda_driver\": " + std::to_string(driver));
-  std::printf("\n");
-  bench.print_table();
-  return 0;
+  return bench.finish(json);
 }
 
 }  // namespace
