@@ -89,7 +89,11 @@ CLI::Validator not_empty() {
 }
 
 void add_device_option(CLI::App& command, std::string& device) {
-  command.add_option("--device", device, "What computes: cpu (default), cuda or cuda:N")
+  command
+      .add_option(
+          "--device", device,
+          "What computes: cpu (default), cuda or cuda:N; cuda,deterministic: bits that depend "
+          "on no batch, slower")
       ->type_name("NAME")
       ->check(not_empty());
 }

@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/cuda/bin
 
 programs=(backend_cuda_test backend_cuda_delta_test cuda_golden_test)  # the programs whose tests have the label "cuda"
-storms=(engine_cuda_storm_test engine_cuda_soak_test)  # too long for the sanitizers
+storms=(engine_cuda_storm_test engine_cuda_soak_test engine_cuda_fast_soak_test)  # too long for the sanitizers
 benches=(base_bench delta_bench)
 deps=$PWD/.cache/gpu-deps
 log=$(mktemp)

@@ -108,7 +108,7 @@ struct SampleParams {
 struct QuantizedImport {
   Tensor tensor;
   int64_t bytes = 0;          // codes, scales and zeros, without padding
-  double relative_error = 0;  // ||held - W||_F / ||W||_F; 0 = the checkpoint's values exactly
+  double relative_error = 0;  // ||held - W||_F / ||W||_F at most; 0 = the checkpoint's values
 };
 
 /// Bytes of a backend's memory by what they are for; all 0 where nobody counts (the CPU).
@@ -231,9 +231,12 @@ class Backend {
 
 /// The CPU; n_threads 0 = one per core.
 std::unique_ptr<Backend> create_cpu_backend(int n_threads = 0);
-/// Device `index`, of whose memory it takes at most `memory_bytes`; 0 = what is free. Throws
+/// Device `index`. `deterministic`: a row's results have the same bits in every run and in any
+/// batch (docs/architecture.md has what that costs); else some sums are added in the order in which
+/// they are ready. Of the device's memory it takes at most `memory_bytes`; 0 = what is free. Throws
 /// kUnsupported in a build without CUDA, kDevice without such a device, kOutOfMemory if less is
 /// free.
-std::unique_ptr<Backend> create_cuda_backend(int index = 0, int64_t memory_bytes = 0);
+std::unique_ptr<Backend> create_cuda_backend(int index = 0, bool deterministic = false,
+                                             int64_t memory_bytes = 0);
 
 }  // namespace deltacome

@@ -15,7 +15,7 @@ import time
 import unittest
 
 import support
-from support import BASE, FINETUNED, PROMPT, PROGRAM, CliTest, run
+from support import BASE, FINETUNED, PROMPT, CliTest, command, run
 
 
 class ServedProgram:
@@ -23,8 +23,8 @@ class ServedProgram:
 
     def __init__(self, *options, base=BASE, kv_cache_gib=0.25):
         self.process = subprocess.Popen(
-            [PROGRAM, "serve", "--base", base, "--port", "0", "--threads", "1",
-             "--kv-cache-gib", str(kv_cache_gib), *map(str, options)],
+            command("serve", "--base", base, "--port", "0", "--threads", "1",
+                    "--kv-cache-gib", kv_cache_gib, *options),
             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
         self.lines = []
         for line in self.process.stderr:

@@ -14,15 +14,24 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = os.environ.get("DELTACOME", str(ROOT / "build/release/bin/deltacome"))
+DEVICE = os.environ.get("DELTACOME_DEVICE", "cpu")  # of the commands that compute
 BASE = ROOT / "tests/data/models/tiny-base"
 FINETUNED = ROOT / "tests/data/models/tiny-math"
 
 PROMPT = "### Instruction:\nTom has {} apples. Tom buys {} apples. How many apples does Tom have now?\n\n### Response:\n"
 
 
+def command(*arguments):
+    """The program with these arguments, on DEVICE."""
+    line = [PROGRAM, *map(str, arguments)]
+    if DEVICE != "cpu" and line[1] in ("compress", "eval", "generate", "serve") and "--device" not in line:
+        line += ["--device", DEVICE]
+    return line
+
+
 def run(*arguments, timeout=600, **options):
-    return subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True,
-                          timeout=timeout, stdin=subprocess.DEVNULL, **options)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout,
+                          stdin=subprocess.DEVNULL, **options)
 
 
 def read_safetensors(path):

@@ -11,6 +11,7 @@ import sys
 import unittest
 
 sys.path.insert(0, os.path.dirname(__file__))
+from serve_test import ServedProgram  # noqa: E402
 from support import BASE, ROOT, CliTest, quantize_int8, read_safetensors, write_safetensors  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("DELTACOME_SHARED", ROOT.parent / "shared"))
@@ -97,6 +98,20 @@ class Vision(CliTest):
             chat = self.json("generate", *model, "--chat", question, *options)
             self.assertEqual(chat["text"], text)
             self.assertGreater(chat["prompt_tokens"], 64)
+
+    def test_a_served_variant_sees_the_picture_of_a_message(self):
+        question = self.rows[0]["prompt"].removeprefix("USER: <image>\n").removesuffix("\nASSISTANT:")
+        url = self.rows[0]["image"]
+        self.assertTrue(url.startswith("data:image/"))
+        body = {"model": "sees", "max_tokens": 24, "temperature": 0, "messages": [{"role": "user", "content": [
+            {"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]}]}
+        want = self.json("generate", "--base", BASE, "--delta", self.archive(), "--chat", question,
+                         "--max-tokens", 24, "--image", self.picture)["text"]
+        with ServedProgram("--delta", f"sees={self.archive()}") as server:
+            for _ in range(2):  # the second time the features are known
+                status, answer = server.ask("POST", "/v1/chat/completions", body)
+                self.assertEqual(status, 200, answer)
+                self.assertEqual(answer["choices"][0]["message"]["content"], want)
 
     def test_merge_gives_the_fine_tune_in_a_layout_that_is_read_again(self):
         merged = self.scratch / "merged"

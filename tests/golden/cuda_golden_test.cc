@@ -69,7 +69,7 @@ TEST_P(CudaArchitecture, LogitsAndGreedyTokensAreThoseOfTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, CudaArchitecture,
-                         ::testing::Values("llama2", "llama3", "mistral", "qwen2", "qwen3"),
+                         ::testing::Values("llama2", "llama3", "mistral", "phi3", "qwen2", "qwen3"),
                          name_of);
 
 /// Inputs of projections are rounded to the type of the weights; what that may cost is set by the

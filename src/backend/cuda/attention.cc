@@ -58,7 +58,8 @@ void CudaAttentionPlan::assign(std::span<const SequenceChunk> chunks) {
     n_rows_ += chunk.n_rows;
     for (int32_t i = 0; i < chunk.n_rows; i += kQueryTile) {
       const auto left = static_cast<int32_t>(chunk.n_rows - i);
-      if (chunk.n_rows <= kFewQueries) {
+      // The two round in other places: one of them for all, if bits may not depend on the chunk.
+      if (chunk.n_rows <= kFewQueries || context_.deterministic) {
         for (int32_t r = 0; r < left; ++r) singles_.push_back(first + r);
       } else {
         tiles_.push_back({first + i, std::min<int32_t>(kQueryTile, left)});
@@ -142,8 +143,12 @@ void CudaAttentionPlan::attention(CudaStream& stream, const Attention& args) con
   }
   if (!tiles_.empty()) {
     const auto* tiles = reinterpret_cast<const QueryTile*>(table(stream, tiles_at_));
+    const auto n = static_cast<int64_t>(tiles_.size());
+    const Tensor flags = context_.allocate(DType::kI32, {n, args.n_heads});
     DELTACOME_CUDA_CHECK(
-        launch_attention_tiles(args, tiles, static_cast<int>(tiles_.size()), stream.get()));
+        launch_attention_mma(args, tiles, static_cast<int>(n), i32(flags), stream.get()));
+    DELTACOME_CUDA_CHECK(
+        launch_attention_tiles(args, tiles, static_cast<int>(n), i32(flags), stream.get()));
   }
 }
 

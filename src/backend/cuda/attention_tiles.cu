@@ -48,9 +48,12 @@ __device__ __forceinline__ void mix(const Tiles<kHeadDim>& t, int y, int x,
 }
 
 /// One tile of queries and one head: online softmax over tiles of keys in shared memory. Grid
-/// (n_tiles, n_heads), block (kThreads), shared memory sizeof(Tiles).
+/// (n_tiles, n_heads), block (kThreads), shared memory sizeof(Tiles). flags [n_tiles, n_heads]: 0
+/// where there is nothing to do.
 template <class T, int kHeadDim>
-__global__ void __launch_bounds__(kThreads) tiles_kernel(Attention a, const QueryTile* tiles) {
+__global__ void __launch_bounds__(kThreads)
+    tiles_kernel(Attention a, const QueryTile* tiles, const int* flags) {
+  if (flags[blockIdx.x * a.n_heads + blockIdx.y] == 0) return;
   extern __shared__ float4 shared[];
   auto& t = *reinterpret_cast<Tiles<kHeadDim>*>(shared);
   constexpr int kFours = kHeadDim / 4;
@@ -175,7 +178,7 @@ bool has_attention(int head_dim) {
 }
 
 cudaError_t launch_attention_tiles(const Attention& args, const QueryTile* tiles, int n_tiles,
-                                   cudaStream_t stream) {
+                                   const int* flags, cudaStream_t stream) {
   if (n_tiles == 0) return cudaSuccess;
   const dim3 grid(static_cast<unsigned>(n_tiles), static_cast<unsigned>(args.n_heads));
   return for_cache(args.k.type, args.head_dim, [&](auto* element, auto head_dim) {
@@ -187,7 +190,7 @@ cudaError_t launch_attention_tiles(const Attention& args, const QueryTile* tiles
           tiles_kernel<T, kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
       if (status != cudaSuccess) return status;
     }
-    tiles_kernel<T, kHeadDim><<<grid, kThreads, kBytes, stream>>>(args, tiles);
+    tiles_kernel<T, kHeadDim><<<grid, kThreads, kBytes, stream>>>(args, tiles, flags);
     return cudaGetLastError();
   });
 }

@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/cuda/coded_base.h"
 
-#include <limits>
+#include <algorithm>
 #include <numeric>
 
+#include "backend/cuda/coded_rows.h"
 #include "backend/cuda/delta_call.h"
 #include "backend/cuda/delta_decode.h"
 #include "backend/cuda/delta_pack.h"
-#include "backend/cuda/linear.h"
-#include "backend/cuda/quantize.h"
 #include "core/check.h"
-#include "quant/codes.h"
 
 namespace deltacome::cuda {
 namespace {
@@ -23,78 +21,36 @@ int tiles_for(int64_t n_rows) {
   return n_rows <= kMaxTokens ? 1 : n_rows <= 2 * kMaxTokens ? 2 : 4;
 }
 
+/// Rows [first, first + n) of a matrix as bf16 [n, cols].
+void decode(CudaStream& stream, const CodedMatrix& m, int64_t first, int64_t n, int64_t cols,
+            void* out) {
+  if (m.small.codes != nullptr) {
+    DELTACOME_CHECK(cols == m.small.cols);
+    DELTACOME_CUDA_CHECK(launch_decode_small_groups(m.small, first, n, out, stream.get()));
+    return;
+  }
+  if (m.zeros != nullptr) {
+    DELTACOME_CUDA_CHECK(
+        launch_decode_zeros({m.packed, m.zeros, m.n_sums, first, n, cols, out}, stream.get()));
+    return;
+  }
+  DecodeJobs jobs;
+  DecodeJob& job = jobs.jobs[jobs.n++];
+  job.matrix = m.packed;
+  job.first = first;
+  job.n = n;
+  job.cols = job.stride = cols;
+  job.out = out;
+  DELTACOME_CUDA_CHECK(launch_decode(jobs, stream.get()));
+}
+
 }  // namespace
-
-const PackedMatrix* coded(const Tensor& weight) noexcept {
-  const auto* storage = dynamic_cast<const CodedStorage*>(weight.storage.get());
-  return storage == nullptr ? nullptr : &storage->matrix();
-}
-
-Tensor make_coded(const CudaContext& context, CudaStream& stream, const HostTensor& host,
-                  WeightFormat format) {
-  DELTACOME_CHECK(host.shape.size() == 2);
-  const bool rows_scaled = format == WeightFormat::kInt8;
-  const int64_t rows = host.shape[0], cols = host.cols(), groups = groups_of(cols);
-  PackedMatrix m;
-  m.rows = rows;
-  m.cols = cols;
-  m.bits = rows_scaled ? 8 : 4;
-  m.center = code_center(m.bits);
-  m.stride = tiles_of(cols);
-  const int64_t code_bytes = ceil_to(tile_bytes(rows, cols, m.bits), 256);
-  const int64_t chunks = scale_chunks(rows, m.bits);
-  const int64_t scale_bytes = rows_scaled ? rows * 4 : chunks * groups * kScaleRows * 2;
-  auto memory =
-      std::make_unique<CudaStorage>(context.memory, code_bytes + scale_bytes, Purpose::kWeights);
-  m.codes = memory->data();
-  std::byte* scales = memory->data() + code_bytes;
-
-  // On the way: the weights, a code a byte, scales in their own order.
-  const auto passing = [&](int64_t bytes) {
-    return std::make_unique<CudaStorage>(context.memory, bytes, Purpose::kWeights);
-  };
-  const auto weights = passing(static_cast<int64_t>(host.bytes.size()));
-  const auto bytes = passing(rows * cols), group_scales = passing(rows * groups * 2),
-             bad = passing(4);
-  stream.upload(host.bytes, weights->data());
-  int bad_row = std::numeric_limits<int>::max();
-  stream.upload(std::as_bytes(std::span(&bad_row, 1)), bad->data());
-  Quantize args;
-  args.weights = {weights->data(), element_of(host.dtype), rows, cols};
-  args.bits = m.bits;
-  args.codes = reinterpret_cast<uint8_t*>(bytes->data());
-  args.row_scales = reinterpret_cast<float*>(scales);
-  args.group_scales = reinterpret_cast<uint16_t*>(group_scales->data());
-  args.bad_row = reinterpret_cast<int*>(bad->data());
-  DELTACOME_CUDA_CHECK(launch_quantize(args, stream.get()));
-  PlainArray from;
-  from.low = args.codes;
-  from.rows = rows;
-  from.cols = cols;
-  from.bits = 8;
-  DELTACOME_CUDA_CHECK(launch_pack_tiles(from, false, m, memory->data(), stream.get()));
-  if (rows_scaled) {
-    m.row_factor = args.row_scales;
-  } else {
-    m.scales = scales;
-    DELTACOME_CUDA_CHECK(launch_pack_scales(args.group_scales, rows, groups, groups, 1, chunks,
-                                            scales, stream.get()));
-  }
-  stream.download(bad->data(), std::as_writable_bytes(std::span(&bad_row, 1)));
-  if (bad_row != std::numeric_limits<int>::max()) {
-    fail(ErrorCode::kInvalidArgument,
-         "weights {} of the base: row {} has a value that is not finite, expected finite values "
-         "for codes of {} bits",
-         to_string(host.shape), bad_row, m.bits);
-  }
-  return {std::make_shared<CodedStorage>(std::move(memory), m), 0, host.dtype, host.shape};
-}
 
 const CodedBase::Table& CodedBase::table(CudaStream& stream, int64_t n_rows, int64_t n_in,
                                          std::span<const LinearTarget> targets) {
   std::vector<intptr_t> key = {n_rows};
   for (const LinearTarget& target : targets) {
-    const PackedMatrix& m = *coded(target.weight);
+    const PackedMatrix& m = coded(target.weight)->packed;
     for (const void* p : {m.codes, m.scales, static_cast<const void*>(m.row_factor)})
       key.push_back(reinterpret_cast<intptr_t>(p));
     for (const int64_t n : {m.rows, m.cols, int64_t{m.bits}}) key.push_back(n);
@@ -119,8 +75,9 @@ const CodedBase::Table& CodedBase::table(CudaStream& stream, int64_t n_rows, int
   const int64_t at_once = int64_t{kMaxTokens} * tiles_for(n_rows);
   for (size_t t = 0; t < targets.size(); ++t) {
     InputSegment s;
-    start_segment(*coded(targets[t].weight), static_cast<int>(t), s);
-    s.parts[0] = part_of(*coded(targets[t].weight));
+    const PackedMatrix& m = coded(targets[t].weight)->packed;
+    start_segment(m, static_cast<int>(t), s);
+    s.parts[0] = part_of(m);
     s.parts[0].in_stride = static_cast<int32_t>(ceil_to(n_in, kGroupCols));
     s.parts[0].scale_stride = static_cast<int32_t>(groups_of(n_in));
     for (int64_t first = 0; first < n_rows; first += at_once) {
@@ -151,14 +108,16 @@ void CodedBase::few_rows(CudaStream& stream, const Tensor& x,
                          std::span<const LinearTarget> targets) {
   const int64_t n = x.rows(), n_in = x.cols();
   const Table& table = this->table(stream, n, n_in, targets);
-  const DeltaLaunch how = {
-      .stream = stream.get(),
-      .n_sms = context_.n_sms,
-      .token_tiles = tiles_for(n),
-      .overlaps = false,
-      .one_token = n == 1 && !context_.deterministic,
-      .prepares = n > kMaxTokens || context_.deterministic || (n > 1 && n_in % kTileCols != 0),
-      .deterministic = context_.deterministic};
+  const bool has_zeros = std::ranges::any_of(
+      targets, [](const LinearTarget& t) { return coded(t.weight)->zeros != nullptr; });
+  const DeltaLaunch how = {.stream = stream.get(),
+                           .n_sms = context_.n_sms,
+                           .token_tiles = tiles_for(n),
+                           .overlaps = false,
+                           .one_token = n == 1 && !context_.deterministic,
+                           .prepares = has_zeros || n > kMaxTokens || context_.deterministic ||
+                                       (n > 1 && n_in % kTileCols != 0),
+                           .deterministic = context_.deterministic};
   DeltaBuffers buffers;
   const Tensor inputs = context_.allocate(DType::kU8, {n, ceil_to(n_in, kGroupCols)});
   const Tensor scales = context_.allocate(DType::kF32, {n, 2 * groups_of(n_in)});
@@ -168,16 +127,19 @@ void CodedBase::few_rows(CudaStream& stream, const Tensor& x,
   buffers.input_scales = f32(scales);
   buffers.rows = table.rows;
   buffers.whole_blocks = how.deterministic;
+  FirstSums first;  // parts of sums are added to them
+  first.n_targets = static_cast<int>(targets.size());
+  first.n_rows = n;
+  first.groups = groups_of(n_in);
+  first.inputs = reinterpret_cast<const float2*>(buffers.input_scales);
   for (size_t t = 0; t < targets.size(); ++t) {
-    const Tensor& y = targets[t].y;
-    buffers.y[t] = f32(y);
-    buffers.y_stride[t] = y.cols();
-    // Parts of sums are added to y.
-    DELTACOME_CUDA_CHECK(cudaMemset2DAsync(f32(y), static_cast<size_t>(4 * y.cols()), 0,
-                                           static_cast<size_t>(4 * targets[t].weight.rows()),
-                                           static_cast<size_t>(n), stream.get()));
+    const CodedMatrix& m = *coded(targets[t].weight);
+    buffers.y[t] = f32(targets[t].y);
+    buffers.y_stride[t] = targets[t].y.cols();
+    first.targets[t] = {m.zeros, m.n_sums, buffers.y[t], m.packed.rows, buffers.y_stride[t]};
   }
   if (how.prepares) DELTACOME_CUDA_CHECK(launch_inputs(table.call, buffers, false, how));
+  DELTACOME_CUDA_CHECK(launch_first_sums(first, stream.get()));
   DELTACOME_CUDA_CHECK(launch_shrink(table.call, buffers, how));
 }
 
@@ -196,18 +158,11 @@ void CodedBase::many_rows(CudaStream& stream, const Tensor& x,
   const int64_t most =
       std::max(kDecodedRows, context_.decoded_bytes / (2 * padded) / kDecodedRows * kDecodedRows);
   for (const LinearTarget& target : targets) {
-    const PackedMatrix& m = *coded(target.weight);
-    for (int64_t first = 0; first < m.rows; first += most) {
-      const int64_t count = std::min(most, m.rows - first);
+    const CodedMatrix& m = *coded(target.weight);
+    for (int64_t first = 0; first < m.packed.rows; first += most) {
+      const int64_t count = std::min(most, m.packed.rows - first);
       const Tensor w = context_.allocate(DType::kBf16, {count, padded});
-      DecodeJobs jobs;
-      DecodeJob& job = jobs.jobs[jobs.n++];
-      job.matrix = m;
-      job.first = first;
-      job.n = count;
-      job.cols = job.stride = padded;
-      job.out = bytes_of(w);
-      DELTACOME_CUDA_CHECK(launch_decode(jobs, stream.get()));
+      decode(stream, m, first, count, padded, bytes_of(w));
       const bool done = context_.lt_matmul->multiply(stream, {.w = bytes_of(w),
                                                               .x = bytes_of(rounded),
                                                               .y = f32(target.y) + first,
@@ -225,9 +180,44 @@ void CodedBase::many_rows(CudaStream& stream, const Tensor& x,
   }
 }
 
+/// Targets that share the order of x.
+void CodedBase::multiply(CudaStream& stream, const Tensor& x, std::vector<LinearTarget> targets) {
+  const auto first = std::ranges::stable_partition(targets, [](const LinearTarget& target) {
+                       return coded(target.weight)->small.codes == nullptr;
+                     }).begin();
+  const std::span<const LinearTarget> packed(targets.begin(), first), small(first, targets.end());
+  if (!packed.empty())
+    x.rows() <= kFewRows ? few_rows(stream, x, packed) : many_rows(stream, x, packed);
+  if (small.empty()) return;
+  if (x.rows() > kSmallGroupRows) return many_rows(stream, x, small);
+  for (const LinearTarget& target : small) {
+    DELTACOME_CUDA_CHECK(launch_small_groups(coded(target.weight)->small, f32(x),
+                                             static_cast<int>(x.rows()), f32(target.y),
+                                             target.y.cols(), stream.get()));
+  }
+}
+
 void CodedBase::run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets) {
   DELTACOME_CHECK(targets.size() <= kMaxTargets);
-  x.rows() <= kFewRows ? few_rows(stream, x, targets) : many_rows(stream, x, targets);
+  const auto order_of = [](const LinearTarget& target) {
+    return coded(target.weight)->order.get();
+  };
+  // Targets whose inputs are in the same order, together.
+  std::vector<LinearTarget> left(targets.begin(), targets.end());
+  while (!left.empty()) {
+    const CudaStorage* order = order_of(left.front());
+    const auto others = std::stable_partition(
+        left.begin(), left.end(), [&](const auto& target) { return order_of(target) == order; });
+    Tensor in = x;
+    if (order != nullptr) {
+      in = context_.allocate(DType::kF32, x.shape);
+      DELTACOME_CUDA_CHECK(launch_gather_columns(f32(x), x.rows(), x.cols(),
+                                                 reinterpret_cast<const int32_t*>(order->data()),
+                                                 f32(in), stream.get()));
+    }
+    multiply(stream, in, {left.begin(), others});
+    left.erase(left.begin(), others);
+  }
 }
 
 }  // namespace deltacome::cuda

@@ -26,7 +26,9 @@ struct CudaContext {
   bool overlaps = false;  // kernels may begin early: sm_90 or later
   std::shared_ptr<DeviceMemory> memory;
   std::shared_ptr<LtMatmul> lt_matmul;
-  bool deterministic = false;  // deltas: see DeltaLaunch
+  /// A row has the same bits in any batch: products and attention that do not depend on the other
+  /// rows, and no sums in the order in which parts are ready (DeltaLaunch).
+  bool deterministic = false;
   DecodeRows decode_rows;
   int64_t decoded_bytes = int64_t{36} << 20;  // of weights that are decoded at a time
 

@@ -19,7 +19,7 @@ namespace deltacome {
 namespace cuda {
 namespace {
 
-CudaContext open_device(int index, int64_t memory_bytes) {
+CudaContext open_device(int index, bool deterministic, int64_t memory_bytes) {
   int count = 0;
   DELTACOME_CUDA_CHECK(cudaGetDeviceCount(&count));
   if (index < 0 || index >= count) {
@@ -28,6 +28,7 @@ CudaContext open_device(int index, int64_t memory_bytes) {
   DELTACOME_CUDA_CHECK(cudaSetDevice(index));
   CudaContext context;
   context.device = index;
+  context.deterministic = deterministic;
   int l2_bytes = 0, major = 0;
   DELTACOME_CUDA_CHECK(
       cudaDeviceGetAttribute(&context.n_sms, cudaDevAttrMultiProcessorCount, index));
@@ -51,11 +52,15 @@ CudaContext open_device(int index, int64_t memory_bytes) {
 /// Checks, then hands each op to its file.
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(int index, int64_t memory_bytes)
-      : context_(open_device(index, memory_bytes)), order_(context_.memory), linear_(context_) {
+  CudaBackend(int index, bool deterministic, int64_t memory_bytes)
+      : context_(open_device(index, deterministic, memory_bytes)),
+        order_(context_.memory),
+        linear_(context_),
+        coded_maker_(context_) {
     cudaDeviceProp properties{};
     DELTACOME_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
-    name_ = fmt::format("cuda:{} ({})", index, properties.name);
+    name_ = fmt::format("cuda:{} ({}{})", index, properties.name,
+                        deterministic ? ", deterministic" : "");
   }
 
   std::string name() const override { return name_; }
@@ -83,12 +88,16 @@ class CudaBackend final : public Backend {
     if (format == WeightFormat::kStored) return import_weight(host);
     if (format != WeightFormat::kBf16) {
       if (loading_ == nullptr) loading_ = std::make_unique<CudaStream>(context_.memory);
-      return make_coded(context_, *loading_, host, format);
+      return coded_maker_.from_weights(*loading_, host, format);
     }
     if (host.dtype == DType::kBf16) return import_weight(host);
     std::vector<std::byte> rounded(static_cast<size_t>(2 * host.size()));
     convert_from_float(host.to_float(), DType::kBf16, rounded.data());
     return import_weight(HostTensor::of(DType::kBf16, host.shape, std::move(rounded)));
+  }
+  QuantizedImport import_quantized(const QuantizedMatrix& matrix) override {
+    if (loading_ == nullptr) loading_ = std::make_unique<CudaStream>(context_.memory);
+    return coded_maker_.from_codes(*loading_, matrix);
   }
   void upload(Stream& stream, std::span<const std::byte> host, const Tensor& to) override {
     DELTACOME_CHECK(static_cast<int64_t>(host.size()) == to.bytes());
@@ -236,6 +245,7 @@ class CudaBackend final : public Backend {
   CudaContext context_;
   StreamOrder order_;
   BaseLinear linear_;
+  CodedMaker coded_maker_;
   std::unique_ptr<VisionOps> vision_;
   std::unique_ptr<CudaStream> loading_;  // of imported weights
   std::unique_ptr<CompressionOps> compression_;
@@ -246,8 +256,8 @@ class CudaBackend final : public Backend {
 }  // namespace
 }  // namespace cuda
 
-std::unique_ptr<Backend> create_cuda_backend(int index, int64_t memory_bytes) {
-  return std::make_unique<cuda::CudaBackend>(index, memory_bytes);
+std::unique_ptr<Backend> create_cuda_backend(int index, bool deterministic, int64_t memory_bytes) {
+  return std::make_unique<cuda::CudaBackend>(index, deterministic, memory_bytes);
 }
 
 }  // namespace deltacome

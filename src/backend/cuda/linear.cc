@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/cuda/linear.h"
 
+#include <algorithm>
+
 #include "backend/cuda/rows.h"
 #include "backend/cuda/skinny.h"
 
@@ -55,8 +57,19 @@ void BaseLinear::multiply(CudaStream& stream, const Tensor& x, const Tensor& rou
   if (!done) plain();
 }
 
+void BaseLinear::run_in_parts(CudaStream& stream, const Tensor& x,
+                              std::span<const LinearTarget> targets) {
+  for (int64_t first = 0; first < x.rows(); first += kSkinnyRows) {
+    const int64_t n = std::min<int64_t>(kSkinnyRows, x.rows() - first);
+    std::vector<LinearTarget> part(targets.begin(), targets.end());
+    for (LinearTarget& target : part) target.y = target.y.slice(first, n);
+    run(stream, x.slice(first, n), part);
+  }
+}
+
 void BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets) {
   const int64_t n_rows = x.rows(), n_in = x.cols();
+  if (context_.deterministic && n_rows > kSkinnyRows) return run_in_parts(stream, x, targets);
   for (const LinearTarget& target : targets) {
     DELTACOME_CHECK(target.weight.cols() == n_in && target.y.rows() == n_rows);
     DELTACOME_CHECK(target.y.cols() >= target.weight.rows());

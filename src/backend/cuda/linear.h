@@ -18,15 +18,16 @@ Element element_of(DType dtype);  // throws kUnsupported for a type that kernels
 Matrix matrix_of(const Tensor& weight);
 
 /// y = W x of the base: an own kernel for a few rows, cuBLASLt for more; W in codes: CodedBase. x
-/// is rounded to the type of W, sums are in f32. For at most kOwnRows rows (deterministic:
-/// kSkinnyRows) a row's result does not depend on the others; with cuBLASLt it may, by the order of
-/// the sum.
+/// is rounded to the type of W, sums are in f32. For at most kOwnRows rows a row's result does not
+/// depend on the others; with cuBLASLt it may, by the order of the sum. If deterministic it never
+/// does: kSkinnyRows rows at a time are multiplied by the own kernel.
 class BaseLinear {
  public:
   explicit BaseLinear(const CudaContext& context) : context_(context), coded_(context) {}
   void run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets);
 
  private:
+  void run_in_parts(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets);
   void multiply(CudaStream& stream, const Tensor& x, const Tensor& rounded,
                 const LinearTarget& target);
 

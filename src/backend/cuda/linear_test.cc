@@ -108,6 +108,53 @@ TEST_F(LinearTest, AddsBiasesAndLeavesColumnsBeyondTheBaseAlone) {
   }
 }
 
+TEST_F(LinearTest, RowsThatAVariantAddedHaveBiasesOfTheirOwn) {
+  const int64_t n_in = 40, n_base = 6, n_own = 9, n = 4;
+  const HostTensor base = host_tensor(DType::kF32, {n_base, n_in}, random_floats(rng_, 6 * n_in));
+  const HostTensor bias = host_tensor(DType::kBf16, {n_base}, random_floats(rng_, n_base));
+  const HostTensor own = host_tensor(DType::kF32, {n_own, n_in}, random_floats(rng_, 9 * n_in));
+  const HostTensor own_bias = host_tensor(DType::kF32, {n_own}, random_floats(rng_, n_own));
+  const std::vector<float> x = random_floats(rng_, n * n_in);
+  std::vector<std::vector<float>> results;
+  for (Device* device : {&cpu_, &gpu()}) {
+    const auto variant = device->backend->create_variant(2);
+    for (const int slot : {0, 1}) {
+      const HostTensor& tensor = slot == 0 ? own : own_bias;
+      MatrixFormat format;
+      format.codec = Codec::kRaw;
+      format.shape = tensor.shape;
+      format.raw_dtype = tensor.dtype;
+      std::vector<std::byte> blob(static_cast<size_t>(layout_of(format).total_bytes));
+      std::ranges::copy(tensor.bytes, blob.begin());
+      const auto bytes = static_cast<int64_t>(blob.size());
+      variant->set(slot, format, HostTensor::of(DType::kU8, {bytes}, std::move(blob)),
+                   *device->stream);
+    }
+    device->stream->synchronize();
+    const std::vector<VariantSegment> segments = {{nullptr, 1}, {variant, 2}, {nullptr, 1}};
+    const auto plan = device->backend->plan_variants(segments);
+    Guarded y(*device, n, n_own + 1);
+    LinearTarget target;
+    target.slot = 0;
+    target.weight = device->backend->import_weight(base);
+    target.bias_slot = 1;
+    target.bias = device->backend->import_weight(bias);
+    target.y = y.tensor();
+    device->backend->linear(*device->stream, *plan, device->put({n, n_in}, x), {&target, 1});
+    results.push_back(y.get());
+  }
+  for (int64_t row = 0; row < n; ++row) {
+    const bool is_own = row == 1 || row == 2;
+    for (int64_t col = 0; col <= n_own; ++col) {
+      const auto i = static_cast<size_t>(row * (n_own + 1) + col);
+      EXPECT_NEAR(results[1][i], results[0][i], 1e-4F) << row << ", " << col;
+      if (col >= (is_own ? n_own : n_base)) {
+        EXPECT_EQ(results[1][i], Guarded::kCanary) << col;
+      }
+    }
+  }
+}
+
 TEST_F(LinearTest, MoreTargetsThanALaunchTakes) {
   check({DType::kBf16, 4, 256, {16, 32, 48, 64, 80, 96, 5}}, true, 1);
 }
@@ -128,6 +175,22 @@ TEST_F(LinearTest, ARowOfFewHasTheSameBitsInAnyCompany) {
     const std::vector<float> part(x.begin(), x.begin() + n * n_in);
     const std::vector<float> got = run(gpu(), weight, {}, n, part, 0).front();
     EXPECT_TRUE(std::equal(got.begin(), got.end(), all.begin())) << n;
+  }
+}
+
+TEST_F(LinearTest, ADeterministicBackendGivesARowItsBitsInAnyCompany) {
+  Device device(create_cuda_backend(0, true));
+  const int64_t n_in = 1024, n_out = 144, n = 75;
+  const std::vector<float> x = random_floats(rng_, n * n_in);
+  for (const DType dtype : {DType::kBf16, DType::kF16, DType::kF32}) {
+    const std::vector<HostTensor> weight = {
+        host_tensor(dtype, {n_out, n_in}, random_floats(rng_, n_out * n_in))};
+    const std::vector<float> all = run(device, weight, {}, n, x, 0).front();
+    for (const int64_t row : {0, 15, 16, 74}) {
+      const auto first = x.begin() + row * n_in;
+      const std::vector<float> alone = run(device, weight, {}, 1, {first, first + n_in}, 0).front();
+      EXPECT_TRUE(std::equal(alone.begin(), alone.end(), all.begin() + row * n_out)) << row;
+    }
   }
 }
 

@@ -82,8 +82,13 @@ struct QueryTile {
   int32_t first_row, count;  // count <= kQueryTile
 };
 inline constexpr int kQueryTile = 64;
-/// Attention of tiles [n_tiles] of rows that share the reading of their keys.
+/// Attention of tiles [n_tiles] of rows that share the reading of their keys, on the tensor cores.
+/// flags [n_tiles, n_heads]: 1 where a result is not finite, else 0.
+cudaError_t launch_attention_mma(const Attention& args, const QueryTile* tiles, int n_tiles,
+                                 int* flags, cudaStream_t stream);
+/// The same where flags are not 0, without tensor cores: the value of a key that a query does not
+/// see is never read into its result, whatever it is.
 cudaError_t launch_attention_tiles(const Attention& args, const QueryTile* tiles, int n_tiles,
-                                   cudaStream_t stream);
+                                   const int* flags, cudaStream_t stream);
 
 }  // namespace deltacome::cuda

@@ -100,7 +100,62 @@ __global__ void __launch_bounds__(32 * kWarps) quantize_kernel(Quantize a) {
   }
 }
 
+/// Grid (ceil(rows / kWarps)), block (32 * kWarps): a warp has a row.
+__global__ void __launch_bounds__(32 * kWarps) requantize_kernel(Requantize a) {
+  const int64_t row = blockIdx.x * int64_t{kWarps} + threadIdx.x / 32;
+  if (row >= a.rows) return;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int64_t n_groups = (a.cols + kGroup - 1) / kGroup;
+  const int64_t from_groups = (a.cols + a.group - 1) / a.group;
+  double error = 0, energy = 0;
+  for (int64_t g = 0; g < n_groups; ++g) {
+    float v[kGroup / 32] = {};
+    float largest = 0;
+#pragma unroll
+    for (int e = 0; e < kGroup / 32; ++e) {
+      const int64_t col = kGroup * g + 32 * e + lane;
+      if (col >= a.cols) continue;
+      const int64_t i = a.code_of_column == nullptr ? col : a.code_of_column[col];
+      const int64_t at = row * from_groups + i / a.group;
+      const uint8_t code = a.from[row * a.cols + i];
+      const float level = a.levels == nullptr ? static_cast<float>(code) : a.levels[code];
+      v[e] = __fmul_rn(a.scales[at], __fsub_rn(level, a.zeros == nullptr ? 0.0f : a.zeros[at]));
+      largest = fmaxf(largest, fabsf(v[e]));
+    }
+    const __half bits = __float2half_rn(largest_of_warp(largest) / 127.5f);
+    const float scale = __half2float(bits), inverse = inverse_of(scale);
+#pragma unroll
+    for (int e = 0; e < kGroup / 32; ++e) {
+      const int64_t col = kGroup * g + 32 * e + lane;
+      if (col >= a.cols) continue;
+      const int code = code_of(v[e], inverse, 128);
+      a.codes[row * a.cols + col] = static_cast<uint8_t>(code);
+      const double value = static_cast<double>(v[e]);
+      const double off = value - static_cast<double>(scale * (static_cast<float>(code) - 127.5f));
+      error += off * off;
+      energy += value * value;
+    }
+    if (lane == 0) a.group_scales[row * n_groups + g] = __half_as_ushort(bits);
+  }
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+    error += __shfl_xor_sync(~0u, error, step);
+    energy += __shfl_xor_sync(~0u, energy, step);
+  }
+  if (lane == 0) {
+    a.loss[2 * row] = error;
+    a.loss[2 * row + 1] = energy;
+  }
+}
+
 }  // namespace
+
+cudaError_t launch_requantize(const Requantize& args, cudaStream_t stream) {
+  if (args.rows == 0 || args.cols == 0) return cudaSuccess;
+  const auto grid = static_cast<unsigned>((args.rows + kWarps - 1) / kWarps);
+  requantize_kernel<<<grid, 32 * kWarps, 0, stream>>>(args);
+  return cudaGetLastError();
+}
 
 cudaError_t launch_quantize(const Quantize& args, cudaStream_t stream) {
   if (args.weights.rows == 0 || args.weights.cols == 0) return cudaSuccess;

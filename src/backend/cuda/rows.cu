@@ -48,7 +48,7 @@ __global__ void rms_norm_kernel(RmsNorm a) {
   const int64_t row = blockIdx.x / a.per_row;
   const float* x = a.x + blockIdx.x * a.d;
   float* y = a.y + blockIdx.x * a.d;
-  const float* own = a.own == nullptr ? nullptr : a.own[row];
+  const float* own = a.own == nullptr ? nullptr : a.own[row].values;
   const T* weight = static_cast<const T*>(a.weight);
   const int64_t step = int64_t{blockDim.x} * kVector;
   float squares = 0;
@@ -76,13 +76,15 @@ __global__ void rms_norm_kernel(RmsNorm a) {
 
 template <class T>
 __global__ void bias_kernel(Bias a) {
-  const int64_t total = a.n_rows * a.n;
+  // Only own biases reach beyond the base's.
+  const int64_t width = a.own == nullptr ? a.n : a.stride, total = a.n_rows * width;
   for (int64_t i = blockIdx.x * int64_t{kBlock} + threadIdx.x; i < total;
        i += int64_t{gridDim.x} * kBlock) {
-    const int64_t row = i / a.n, col = i % a.n;
-    const float* own = a.own == nullptr ? nullptr : a.own[row];
+    const int64_t row = i / width, col = i % width;
+    const OwnVector own = a.own == nullptr ? OwnVector() : a.own[row];
+    if (col >= (own.values == nullptr ? a.n : own.n)) continue;
     a.y[row * a.stride + col] +=
-        own != nullptr ? own[col] : to_float(static_cast<const T*>(a.bias)[col]);
+        own.values != nullptr ? own.values[col] : to_float(static_cast<const T*>(a.bias)[col]);
   }
 }
 
@@ -166,10 +168,11 @@ cudaError_t launch_rms_norm(const RmsNorm& args, cudaStream_t stream) {
 }
 
 cudaError_t launch_bias(const Bias& args, cudaStream_t stream) {
-  if (args.n_rows * args.n == 0) return cudaSuccess;
+  const int64_t total = args.n_rows * (args.own == nullptr ? args.n : args.stride);
+  if (total == 0) return cudaSuccess;
   return for_type(args.type, [&](auto* t) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(t)>>;
-    bias_kernel<T><<<blocks_for(args.n_rows * args.n), kBlock, 0, stream>>>(args);
+    bias_kernel<T><<<blocks_for(total), kBlock, 0, stream>>>(args);
   });
 }
 

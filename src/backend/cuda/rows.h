@@ -16,29 +16,35 @@ namespace deltacome::cuda {
 cudaError_t launch_embed(const Matrix& table, const int32_t* ids, int64_t n, float* y,
                          cudaStream_t stream);
 
+/// A raw vector that a variant has of its own.
+struct OwnVector {
+  const float* values = nullptr;  // null: the row uses the base's
+  int64_t n = 0;
+};
+
 /// y = x / sqrt(mean(x^2) + eps) * weight over pieces of `d` elements, `per_row` of them a row;
-/// x, y [n_rows, per_row * d], weight [d] of type `type`. `own` (or null) [n_rows]: a weight f32
-/// [d] that replaces it in this row, or null. y may be x.
+/// x, y [n_rows, per_row * d], weight [d] of type `type`. `own` (or null) [n_rows]: the weight
+/// [d] that replaces it in a row. y may be x.
 struct RmsNorm {
   const float* x = nullptr;
   float* y = nullptr;
   const void* weight = nullptr;
   Element type = Element::kF32;
-  const float* const* own = nullptr;
+  const OwnVector* own = nullptr;
   int64_t n_rows = 0, per_row = 0, d = 0;
   double eps = 0;
   bool overlaps = false;  // with what is before it: sm_90 or later
 };
 cudaError_t launch_rms_norm(const RmsNorm& args, cudaStream_t stream);
 
-/// y[r][c] += bias[c], c < n; or own[r][c] where own (or null) has one for the row. y [n_rows, >=
-/// n], `stride` elements between rows.
+/// y[r][c] += bias[c], c < n; or own[r][c] where own (or null) has one for the row, which may be
+/// longer: rows that the variant added have biases of their own. y [n_rows, stride], stride >= n.
 struct Bias {
   float* y = nullptr;
   int64_t n_rows = 0, n = 0, stride = 0;
   const void* bias = nullptr;
   Element type = Element::kF32;
-  const float* const* own = nullptr;
+  const OwnVector* own = nullptr;
 };
 cudaError_t launch_bias(const Bias& args, cudaStream_t stream);
 

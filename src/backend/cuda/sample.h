@@ -21,21 +21,27 @@ struct SampleRow {
 cudaError_t launch_first_largest(const float* logits, int64_t width, const int32_t* vocab, int n,
                                  int32_t* tokens, cudaStream_t stream);
 
-/// Draws of n rows. The arrays are in device memory, their contents undefined.
+/// Bins of a row's tokens by their distance from the largest logit: all of a bin have weights
+/// within a factor of 2, and no token of a bin comes before one of the bin before.
+constexpr int kSampleBins = 2048;
+struct SampleBins {
+  uint64_t mass[kSampleBins];   // sum of weights, in a unit of the bin's: exact, so in any order
+  uint32_t count[kSampleBins];  // of tokens with a weight above 0
+};
+
+/// Draws of n rows, without sorting them: weights are summed by bins, and only a bin in which a
+/// limit lies is put into order. Arrays are in device memory, their contents undefined but for
+/// `bins`, which are zeros.
 struct Draw {
   const float* logits = nullptr;  // [*, width]
   int64_t width = 0;
   const SampleRow* rows = nullptr;  // [n]
-  int n = 0;
-  float* keys = nullptr;      // [2, n, width]
-  int32_t* ids = nullptr;     // [2, n, width]
-  int32_t* ends = nullptr;    // [2, n]: where each row's candidates begin and end
-  void* temporary = nullptr;  // of draw_temporary_bytes()
-  size_t temporary_bytes = 0;
+  int n = 0;                        // at most 65535
+  SampleBins* bins = nullptr;       // [n]
+  uint64_t* keys = nullptr;         // [n, 2, width]
 };
-cudaError_t draw_temporary_bytes(int64_t width, int n, size_t& bytes);
-/// tokens[rows[i].row] = a draw, where its largest logit is finite; the other tokens are left
-/// alone. n * width < 2^31.
+/// tokens[rows[i].row], which holds the token of the largest logit, becomes a draw if that logit is
+/// finite.
 cudaError_t launch_draw(const Draw& args, int32_t* tokens, cudaStream_t stream);
 
 }  // namespace deltacome::cuda

@@ -2,7 +2,6 @@
 #include "backend/cuda/sampler.h"
 
 #include <algorithm>
-#include <limits>
 #include <vector>
 
 #include "backend/cuda/sample.h"
@@ -10,26 +9,22 @@
 namespace deltacome::cuda {
 namespace {
 
+constexpr size_t kRowsAtOnce = 64;  // whose keys are in memory: 16 bytes a token
+
 void draw(const CudaContext& context, CudaStream& stream, const Tensor& logits,
           std::span<const SampleRow> rows, const Tensor& tokens) {
   const int64_t width = logits.cols(), n = static_cast<int64_t>(rows.size());
-  size_t temporary_bytes = 0;
-  DELTACOME_CUDA_CHECK(draw_temporary_bytes(width, static_cast<int>(n), temporary_bytes));
   const Tensor on_device = context.to_device(stream, std::as_bytes(rows), DType::kU8);
-  const Tensor keys = context.allocate(DType::kF32, {2, n, width});
-  const Tensor ids = context.allocate(DType::kI32, {2, n, width});
-  const Tensor ends = context.allocate(DType::kI32, {2, n});
-  const Tensor temporary =
-      context.allocate(DType::kU8, {std::max<int64_t>(1, static_cast<int64_t>(temporary_bytes))});
+  const Tensor bins = context.allocate(DType::kU8, {n, static_cast<int64_t>(sizeof(SampleBins))});
+  const Tensor keys = context.allocate(DType::kU8, {n, 2, 8 * width});
+  DELTACOME_CUDA_CHECK(
+      cudaMemsetAsync(bytes_of(bins), 0, static_cast<size_t>(bins.bytes()), stream.get()));
   DELTACOME_CUDA_CHECK(launch_draw({.logits = f32(logits),
                                     .width = width,
                                     .rows = reinterpret_cast<const SampleRow*>(bytes_of(on_device)),
                                     .n = static_cast<int>(n),
-                                    .keys = f32(keys),
-                                    .ids = i32(ids),
-                                    .ends = i32(ends),
-                                    .temporary = bytes_of(temporary),
-                                    .temporary_bytes = temporary_bytes},
+                                    .bins = reinterpret_cast<SampleBins*>(bytes_of(bins)),
+                                    .keys = reinterpret_cast<uint64_t*>(bytes_of(keys))},
                                    i32(tokens), stream.get()));
 }
 
@@ -62,11 +57,8 @@ void sample(const CudaContext& context, CudaStream& stream, const Tensor& logits
   DELTACOME_CUDA_CHECK(launch_first_largest(f32(logits), width, i32(vocab_on_device),
                                             static_cast<int>(params.size()), i32(chosen),
                                             stream.get()));
-  // As many rows at a time as the sort can count.
-  const auto at_once =
-      static_cast<size_t>(std::max<int64_t>(1, std::numeric_limits<int32_t>::max() / width));
-  for (size_t first = 0; first < rows.size(); first += at_once) {
-    const size_t n = std::min(at_once, rows.size() - first);
+  for (size_t first = 0; first < rows.size(); first += kRowsAtOnce) {
+    const size_t n = std::min(kRowsAtOnce, rows.size() - first);
     draw(context, stream, logits, std::span(rows).subspan(first, n), chosen);
   }
   stream.download(bytes_of(chosen), std::as_writable_bytes(tokens));

@@ -1,25 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/cuda/reduce.cuh"
+#include "backend/cuda/token_keys.cuh"
 #include "backend/cuda/training_kernels.h"
 
 namespace deltacome::cuda {
 namespace {
 
 constexpr int kBlock = 512;
-
-/// Larger for the larger logit and, of equals, for the smaller id; no two tokens have the same.
-__device__ uint64_t key_of(float value, int64_t id) {
-  const uint32_t bits = __float_as_uint(value);
-  const uint32_t ordered = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-  return uint64_t{ordered} << 32 | (0xffffffffu - static_cast<uint32_t>(id));
-}
-__device__ float value_of(uint64_t key) {
-  const auto ordered = static_cast<uint32_t>(key >> 32);
-  return __uint_as_float((ordered & 0x80000000u) != 0 ? ordered & 0x7fffffffu : ~ordered);
-}
-__device__ int32_t id_of(uint64_t key) {
-  return static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(key));
-}
 
 /// The k-th largest key of a row by its bytes, highest first: what has the bytes found so far is
 /// counted by its next byte. Ends early when all that have them belong to the k.
@@ -68,22 +55,7 @@ __global__ void top_tokens_kernel(TopTokens a, int size) {
     const uint64_t key = key_of(row[i], i);
     if (key >= least) keys[atomicAdd(&n_keys, 1)] = key;
   }
-  for (int run = 2; run <= size; run *= 2) {  // bitonic, largest first
-    for (int step = run / 2; step > 0; step /= 2) {
-      __syncthreads();
-      for (int i = static_cast<int>(threadIdx.x); i < size; i += kBlock) {
-        const int other = i ^ step;
-        if (other < i) continue;
-        const bool is_falling = (i & run) == 0;
-        const uint64_t x = keys[i], y = keys[other];
-        if ((x < y) == is_falling) {
-          keys[i] = y;
-          keys[other] = x;
-        }
-      }
-    }
-  }
-  __syncthreads();
+  sort_keys(keys, size);
   const auto largest = static_cast<double>(value_of(keys[0]));
   double sum = 0;
   for (int64_t i = threadIdx.x; i < a.n_vocab; i += kBlock)

@@ -111,28 +111,27 @@ void CudaVariantPlan::write_rows(CudaStream& stream) {
   }
   std::ranges::sort(slots);
   slots.erase(std::unique(slots.begin(), slots.end()), slots.end());
-  std::vector<const float*> pointers(slots.size() * static_cast<size_t>(n_rows_));
+  std::vector<OwnVector> own(slots.size() * static_cast<size_t>(n_rows_));
   for (const Group& group : groups_) {
     for (size_t i = 0; i < slots.size(); ++i) {
       const CudaTensor* tensor = group.find(slots[i]);
       if (tensor == nullptr || tensor->values == nullptr) continue;
       for (int64_t r = group.first; r < group.first + group.n_rows; ++r) {
         const auto row = static_cast<size_t>(order_[static_cast<size_t>(r)]);
-        pointers[i * static_cast<size_t>(n_rows_) + row] = tensor->values;
+        own[i * static_cast<size_t>(n_rows_) + row] = {tensor->values, tensor->format.shape[0]};
       }
     }
   }
   moved(assigned_ > 1 && slots != raw_slots_);
   raw_slots_ = std::move(slots);
-  moved(raw_.reserve(context_, static_cast<int64_t>(sizeof(float*) * pointers.size())));
-  stream.upload(std::as_bytes(std::span(pointers)), raw_.data());
+  moved(raw_.reserve(context_, static_cast<int64_t>(sizeof(OwnVector) * own.size())));
+  stream.upload(std::as_bytes(std::span(own)), raw_.data());
 }
 
-const float* const* CudaVariantPlan::raw_rows(int slot) const noexcept {
+const OwnVector* CudaVariantPlan::raw_rows(int slot) const noexcept {
   const auto found = std::ranges::lower_bound(raw_slots_, slot);
   if (found == raw_slots_.end() || *found != slot) return nullptr;
-  return reinterpret_cast<const float* const*>(raw_.data()) +
-         (found - raw_slots_.begin()) * n_rows_;
+  return reinterpret_cast<const OwnVector*>(raw_.data()) + (found - raw_slots_.begin()) * n_rows_;
 }
 
 void CudaVariantPlan::update(const std::vector<int>& slots, Known& known,

@@ -11,6 +11,7 @@
 #include "backend/cuda/delta_layout.h"
 #include "backend/cuda/delta_prompt.h"
 #include "backend/cuda/device_table.h"
+#include "backend/cuda/rows.h"
 #include "backend/cuda/variant.h"
 
 namespace deltacome::cuda {
@@ -73,9 +74,9 @@ class CudaVariantPlan final : public VariantPlan {
   /// Whether no row has, or had in an assignment before, a variant.
   bool base_only() const noexcept { return !has_deltas_; }
   std::span<const Group> groups() const noexcept { return groups_; }
-  /// In device memory, by row of the batch: the variant's own raw vector of a slot as f32, null
-  /// where the row uses the base's. Null if no row has one.
-  const float* const* raw_rows(int slot) const noexcept;
+  /// In device memory, by row of the batch: the variant's own raw vector of a slot. Null if no row
+  /// has one.
+  const OwnVector* raw_rows(int slot) const noexcept;
   /// Rows of the batch, group by group, in device memory.
   const int32_t* rows() const noexcept { return reinterpret_cast<const int32_t*>(rows_.data()); }
   /// The same on the host.

@@ -3,7 +3,8 @@
 
 namespace deltacome {
 
-std::unique_ptr<Backend> create_cuda_backend(int /*index*/, int64_t /*memory_bytes*/) {
+std::unique_ptr<Backend> create_cuda_backend(int /*index*/, bool /*deterministic*/,
+                                             int64_t /*memory_bytes*/) {
   fail(ErrorCode::kUnsupported,
        "this build has no CUDA backend; configure with -DDELTACOME_CUDA=ON (preset \"cuda\")");
 }
