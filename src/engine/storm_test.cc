@@ -157,8 +157,10 @@ class DELTACOME_STORM_NAME : public ::testing::Test {
       const Answer& want = solo(pending.request, event.variant_hash, event.choice);
       if (event.finish == FinishReason::kCancelled) {
         if (event.variant_hash.empty() && !pending.request.variant.empty()) continue;  // unbound
-        ASSERT_LE(got.size(), want.tokens.size());
-        if (kExact) EXPECT_TRUE(std::equal(got.begin(), got.end(), want.tokens.begin()));
+        if (kExact) {
+          ASSERT_LE(got.size(), want.tokens.size());
+          EXPECT_TRUE(std::equal(got.begin(), got.end(), want.tokens.begin()));
+        }
         continue;
       }
       EXPECT_EQ(event.variant_hash.empty(), pending.request.variant.empty());
