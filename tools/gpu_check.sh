@@ -1,8 +1,14 @@
 #!/usr/bin/env bash
 # What needs a GPU: builds the preset "cuda", runs its tests, then again under compute-sanitizer.
 # Ends at the first failed part; a table comes last.
-#   tools/gpu_check.sh [build] [test] [sanitize] [compress] [bench]    the parts named, or all but
-#       the last two; compress takes minutes and 8 GiB of /dev/shm (tools/check_gpu_compression.py)
+#   tools/gpu_check.sh [PART ...]    the parts named, or the first three:
+#       build  test  sanitize
+#       storm     10,000 random operations on an engine, every answer compared with its request alone
+#       compress  minutes and 8 GiB of /dev/shm (tools/check_gpu_compression.py)
+#       whole     a whole 7B pair compressed: 10 minutes, 32 GiB of /dev/shm, torch
+#       bench     layers: base_bench, delta_bench
+#       forms     the delta path as others compute it, widths of 2048 to 8192 (torch, triton)
+#       system    7B: memory of 50 variants, cold starts, highest rates: 12 minutes (tools/gpu_system.sh)
 #   tools/gpu_check.sh --prepare                    for a GPU machine without network, elsewhere and
 #       first: fetches PCRE2 and utf8proc into .cache/gpu-deps, which travels with the checkout
 set -uo pipefail
@@ -10,6 +16,7 @@ cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/cuda/bin
 
 programs=(backend_cuda_test backend_cuda_delta_test cuda_golden_test)  # the programs whose tests have the label "cuda"
+storms=(engine_cuda_storm_test engine_cuda_soak_test engine_cuda_fast_soak_test)  # too long for the sanitizers
 benches=(base_bench delta_bench)
 deps=$PWD/.cache/gpu-deps
 log=$(mktemp)
@@ -35,13 +42,13 @@ build() {
     [[ ! -d $pc ]] || export PKG_CONFIG_PATH=$pc
   done
   cmake --preset cuda -DDELTACOME_BUILD_BENCHMARKS=ON "${options[@]}" >"$log" 2>&1 || { cat "$log"; return 1; }
-  cmake --build --preset cuda -j "$(nproc)" --target "${programs[@]}" check_backend "${benches[@]}" deltacome_program
+  cmake --build --preset cuda -j "$(nproc)" --target "${programs[@]}" "${storms[@]}" check_backend "${benches[@]}" deltacome_program
 }
 
 # A skipped test means that the GPU was not used: that is no pass here.
 passes() { "$@" 2>&1 | tee "$log" && ! grep -qi skipped "$log"; }
 
-gpu_tests() { passes ctest --test-dir build/cuda -L cuda --output-on-failure --no-tests=error; }
+gpu_tests() { passes ctest --test-dir build/cuda -L '^cuda$' --output-on-failure --no-tests=error; }
 
 sanitize() {  # TOOL [OPTION ...]
   local tool=$1 program
@@ -55,6 +62,22 @@ bench() {
   local program
   for program in "${benches[@]}"; do "build/cuda/bin/$program" || return 1; done
 }
+
+storm() { passes ctest --test-dir build/cuda -L cuda_soak --output-on-failure --no-tests=error; }
+
+forms() {
+  local hidden
+  for hidden in 2048 4096 8192; do
+    build/cuda/bin/delta_bench --quick --hidden $hidden --json build/cuda/delta_bench-$hidden.json || return 1
+  done
+  python3 benchmarks/baselines/gpu_forms.py --json build/cuda/gpu_forms.json &&
+    python3 benchmarks/baselines/gpu_forms.py --only unpacked --hidden 2048 4096 8192 --variants 1 --rows 1 4 16 \
+      --json build/cuda/gpu_forms-hidden.json
+}
+
+system() { DELTACOME=$PWD/build/cuda/bin/deltacome tools/gpu_system.sh; }
+
+whole() { python3 tools/check_gpu_compression.py --whole --distill 2; }
 
 compress() { python3 tools/check_gpu_compression.py; }
 
@@ -87,7 +110,7 @@ for argument; do
       part test gpu_tests
       ;;
     bench) part bench bench ;;
-    compress) part compress compress ;;
+    storm | compress | whole | forms | system) part "$argument" "$argument" ;;
     sanitize)
       if command -v compute-sanitizer >/dev/null; then
         part "sanitize: memcheck" sanitize memcheck --leak-check full
@@ -99,7 +122,7 @@ for argument; do
       fi
       ;;
     *)
-      sed -n '2,8s/^# \?//p' "$0" >&2
+      sed -n '2,15s/^# \?//p' "$0" >&2
       exit 2
       ;;
   esac

@@ -35,6 +35,8 @@ class BlobsAhead {
     for (const ArchiveTensor& tensor : archive.config().tensors) {
       if (!is_vision_tensor(tensor.name)) tensors_.push_back(&tensor);  // load_vision() has those
     }
+    if (n_ahead_ > 0)
+      fetching_ = std::async(std::launch::async, [this] { archive_.will_read_all(); });
   }
   const std::vector<const ArchiveTensor*>& tensors() const noexcept { return tensors_; }
   /// Of the next of tensors(). Throws as Archive::read_blob().
@@ -56,6 +58,7 @@ class BlobsAhead {
   const size_t n_ahead_;
   std::vector<const ArchiveTensor*> tensors_;
   size_t n_started_ = 0;
+  std::future<void> fetching_;
   std::deque<std::future<std::vector<std::byte>>> reading_;
 };
 

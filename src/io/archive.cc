@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/archive.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <array>
 #include <fstream>
@@ -12,6 +14,7 @@
 #include "io/json.h"
 #include "io/manifest.h"
 #include "io/peft_adapter.h"
+#include "io/posix.h"
 
 namespace deltacome {
 namespace fs = std::filesystem;
@@ -175,6 +178,11 @@ std::vector<std::byte> Archive::read_blob(const ArchiveTensor& tensor) const {
   }
   check_blob(tensor, bytes);
   return bytes;
+}
+
+void Archive::will_read_all() const noexcept {
+  const FileDescriptor file(::open((directory_ / kTensorsName).c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() >= 0) ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_WILLNEED);
 }
 
 void Archive::check_base(const Checkpoint& base) const {

@@ -101,6 +101,9 @@ class Archive {
   /// The same bytes in memory of their own, read once: what is hashed is what is returned, even if
   /// somebody writes to the file meanwhile.
   std::vector<std::byte> read_blob(const ArchiveTensor& tensor) const;
+  /// Tells the system that all blobs will be read soon, so that the disk is kept busy. May wait for
+  /// the disk's queue.
+  void will_read_all() const noexcept;
   /// Throws kMismatch naming both if `base` is neither the checkpoint that this delta was made from
   /// nor one that is recorded as that in low precision (relate_bases()).
   void check_base(const Checkpoint& base) const;
