@@ -10,8 +10,8 @@ docs/quality.md was measured on llvm-14-dev 1:14.0.6-12 (Apache-2.0 with LLVM ex
 A file is for training, validation or evaluation by the hash of its name. OUT/train.jsonl and valid.jsonl have {file,
 text}; eval.jsonl, valid-rows.jsonl and, of some files of training, recall.jsonl have {prompt, response, answer}: 256
 tokens of a file, the 128 after them, and as answer the first 8 of these, so that `deltacome eval --max-tokens 8` scores
-them; calib.jsonl {text}, passages of files of training for `deltacome compress --calib`. The comment at a file's start is dropped (licences); a file of whose lines half are in earlier files is dropped
-whole. Needs tokenizers.
+them; calib.jsonl {text}, passages of files of training for `deltacome compress --calib`. The comment at a file's start is
+dropped (licences), and so is a file of whose lines half are in earlier files. Needs tokenizers.
 """
 import argparse
 import hashlib

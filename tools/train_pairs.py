@@ -199,8 +199,9 @@ def save_tuned(model, base, out, lora):
 
 def tune(args):
     tokenizer, config = Tokenizer.from_file(str(args.base / "tokenizer.json")), transformers.AutoConfig.from_pretrained(args.base)
-    windows = [Windows([args.corpus / f"{part}.jsonl"], tokenizer, config, args.length, args.batch, args.limit) for part in ("train", "valid")]
-    valid, report = windows[1].all(), {"runs": [], "train_tokens": len(windows[0].ids)}
+    text, held_out = (Windows([args.corpus / f"{part}.jsonl"], tokenizer, config, args.length, args.batch, args.limit)
+                      for part in ("train", "valid"))
+    valid, report = held_out.all(), {"runs": [], "train_tokens": len(text.ids)}
     for rate in args.rates.split(","):
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_pretrained(args.base, dtype=torch.float32).to(DEVICE)
@@ -212,8 +213,8 @@ def tune(args):
         else:
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(any(kind in name for kind in PROJECTIONS))
-        windows[0].restart()
-        speed = train(model, windows[0], args.steps, float(rate))
+        text.restart()
+        speed = train(model, text, args.steps, float(rate))
         save_tuned(model, args.base, args.out / rate, args.lora_bytes)
         report["runs"].append({"rate": rate, "steps": args.steps, "batch": args.batch, "length": args.length,
                                "valid_nll": nll_of(model, valid), "tokens_per_s": speed})
@@ -228,8 +229,8 @@ def make(args):
     model = getattr(transformers, stem + "ForCausalLM")(config).to(DEVICE)
     tokenizer, report = Tokenizer.from_file(str(args.tokenizer / "tokenizer.json")), {"parameters": model.num_parameters()}
     text = Windows([*args.text, args.corpus / "train.jsonl"], tokenizer, config, args.length, args.batch, args.limit)
-    parts = (("base", text, args.steps, 2e-3), ("tuned", Problems(args.problems / "train.jsonl", tokenizer, args.batch, args.limit), args.tune_steps, 1e-3))
-    for part, data, steps, rate in parts:
+    problems = Problems(args.problems / "train.jsonl", tokenizer, args.batch, args.limit)
+    for part, data, steps, rate in (("base", text, args.steps, 2e-3), ("tuned", problems, args.tune_steps, 1e-3)):
         speed = train(model, data, steps, rate)
         out = args.out / part
         for parameter in model.parameters():  # the fine-tune starts from what is stored
@@ -248,7 +249,10 @@ def main():
     for name, function in (("tune", tune), ("make", make)):
         command = commands.add_parser(name)
         command.set_defaults(function=function)
-        command.add_argument("base" if name == "tune" else "name", **({"type": pathlib.Path} if name == "tune" else {"choices": ARCHITECTURES}))
+        if name == "tune":
+            command.add_argument("base", type=pathlib.Path)
+        else:
+            command.add_argument("name", choices=ARCHITECTURES)
         command.add_argument("out", type=pathlib.Path)
         command.add_argument("--corpus", type=pathlib.Path, required=True)
         command.add_argument("--steps", type=int, default=1500)

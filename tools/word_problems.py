@@ -23,8 +23,9 @@ def steps(rng, name, thing, have):
     m, group = rng.randint(2, 12), rng.randint(2, 30)
     yield f"{name} finds {n} {thing}.", f"{have} + {n} = {have + n}.", have + n
     yield f"{name} loses {n} {thing}.", f"{have} - {n} = {have - n}.", have - n
-    yield f"{name} buys {m} boxes of {group} {thing} each.", f"{m} * {group} = {m * group}. {have} + {m * group} = {have + m * group}.", have + m * group
-    yield f"{name} gives {group} {thing} to each of {m} friends.", f"{m} * {group} = {m * group}. {have} - {m * group} = {have - m * group}.", have - m * group
+    many = m * group
+    yield f"{name} buys {m} boxes of {group} {thing} each.", f"{m} * {group} = {many}. {have} + {many} = {have + many}.", have + many
+    yield f"{name} gives {group} {thing} to each of {m} friends.", f"{m} * {group} = {many}. {have} - {many} = {have - many}.", have - many
     yield f"Then {name} has {k} times as many.", f"{have} * {k} = {have * k}.", have * k
     if have % k == 0:
         yield f"{name} shares them equally among {k} bags and keeps one bag.", f"{have} / {k} = {have // k}.", have // k
