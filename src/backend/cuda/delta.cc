@@ -68,7 +68,7 @@ DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const Cuda
           .one_token = one_token,
           .prepares = !one_token && (context.deterministic || !few || !whole_tiles),
           .deterministic = context.deterministic,
-          .blocks_per_sm = few ? 2 : 0};
+          .blocks_per_sm = few ? 3 : 0};
 }
 
 void launch_call(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
@@ -84,6 +84,8 @@ void launch_call(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch
   launch_if(Plan::kVectors, call, buffers, how, launch_vectors);
   launch_if(Plan::kPlain, call, buffers, how, launch_plain, false);
   if (how.prepares) launch_if(Plan::kExpand, call, buffers, how, launch_components);
+  // Of many variants V beside U costs more than its early beginning saves (docs/benchmarks.md).
+  buffers.releases = how.blocks_per_sm > 0;
   // One after another if the order of additions to y matters.
   for (int tier = 0; tier < (how.deterministic ? kTierLaunches : 1); ++tier) {
     buffers.tier = how.deterministic ? tier : -1;

@@ -255,8 +255,10 @@ struct DeltaBuffers {
   /// A row block belongs to one warp, so that a row's sum does not depend on what else there is.
   bool whole_blocks = false;
   int32_t tier = -1;  // of expand, -1: all
-  /// What is behind the kernel before, which it has only to outlast, does not change x.
+  /// When the kernel begins: it waits for the one before it only at its end.
   bool x_is_there = false;
+  /// Of one token: the kernel behind it may begin early.
+  bool releases = true;
 };
 
 }  // namespace deltacome::cuda

@@ -233,7 +233,7 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   const WorkList<Segment>& where = ListOf<kExpand>::of(call);
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   uint4* own_shared = shared + warp * TokenStream<kExpand>::kWarpShared;
-  release_dependents();
+  if (buffers.releases) release_dependents();
   // Read beside the head of the list, not after it: enough for few variants.
   const auto* starts = reinterpret_cast<const int32_t*>(where.head + 1);
   const int start = lane < where.capacity ? starts[lane] : 0;

@@ -13,7 +13,7 @@ namespace deltacome::cuda {
 
 /// Rows that the own kernel multiplies: where it is faster than cuBLASLt (docs/benchmarks.md).
 constexpr int64_t own_rows(int64_t n_in) {
-  return n_in <= kHeldInputs ? 8 : 4;
+  return n_in <= kHeldInputs ? 8 : 1;
 }
 
 Element element_of(DType dtype);  // throws kUnsupported for a type that kernels do not read

@@ -302,7 +302,8 @@ cudaError_t launch_rows(const Skinny& args, int n_sms, cudaStream_t stream) {
   if (args.n_rows > 8)
     return fits ? launch<T, 2, Inputs::kShared>(args, n_sms, stream)
                 : launch<T, 2, Inputs::kRead>(args, n_sms, stream);
-  if (args.n_in <= kHeldInputs) return launch<T, 1, Inputs::kHeld>(args, n_sms, stream);
+  if (args.n_in <= kHeldInputs && args.n_rows > 1)
+    return launch<T, 1, Inputs::kHeld>(args, n_sms, stream);
   return fits ? launch<T, 1, Inputs::kShared>(args, n_sms, stream)
               : launch<T, 1, Inputs::kRead>(args, n_sms, stream);
 }
