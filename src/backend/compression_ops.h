@@ -99,7 +99,7 @@ class CompressionOps {
   virtual VectorQuantized quantize_vectors(Stream& stream, const Tensor& w,
                                            const GptqFactor* factor, int dim) = 0;
   /// b [m, n] becomes b a^-1; a [n, n] symmetric positive definite, overwritten. Throws kInternal
-  /// if it is not.
+  /// if it is not, and leaves b alone.
   virtual void solve_right(Stream& stream, const Tensor& a, const Tensor& b) = 0;
   /// Every row w of a becomes w R, R the rotation of quant/vector_codes.h.
   virtual void rotate_rows(Stream& stream, const Tensor& a, std::span<const float> signs,

@@ -19,6 +19,7 @@ constexpr double kDamp = 0.01;        // of the mean diagonal, as in the publish
 constexpr double kSolveDamp = 1e-4;   // of V C V^T when U is solved: V's rows are not orthogonal
 constexpr double kScaleDamp = 1e-6;   // of the system of the singular values
 constexpr double kLeastDamp = 1e-12;  // of the mean diagonal, for elements that are about 0
+constexpr double kMostDamp = 1e-3;    // where it is given up
 constexpr double kSmallestGain = 0.5, kLargestGain = 2;
 
 double sum(const std::vector<double>& values) {
@@ -71,14 +72,24 @@ class Algebra {
   std::vector<double> diagonal(const Tensor& square) const {
     return ops_.diagonal(stream_, square);
   }
-  /// Adds `damp` times itself to each element of the diagonal: integers of 1 and of 8 bits differ
-  /// by thousands there, and a share of the mean would wipe out the small ones.
-  void damp_diagonal(const Tensor& square, double damp) const {
-    const int64_t n = square.rows();
-    std::vector<double> values = diagonal(square);
-    const double least = std::max(kLeastDamp * sum(values) / static_cast<double>(n), 1e-300);
-    for (double& v : values) v = std::max(damp * v, least);
-    ops_.add_diagonal(stream_, square, values);
+  /// b = b (a + D)^-1 for a positive semidefinite a. D is `damp` times the diagonal of a: integers of
+  /// 1 and of 8 bits differ by thousands there, and a share of the mean would wipe out the small
+  /// ones. At least a tiny share of the mean it has to be, and a larger one where inputs are so much
+  /// alike that rounding left a indefinite.
+  void solve_damped(const Tensor& a, double damp, const Tensor& b) const {
+    const std::vector<double> values = diagonal(a);
+    const double mean = sum(values) / static_cast<double>(a.rows());
+    for (double share = kLeastDamp;; share *= 100) {
+      std::vector<double> added = values;
+      for (double& v : added) v = std::max({damp * v, share * mean, 1e-300});
+      const Tensor system = copy(a);
+      ops_.add_diagonal(stream_, system, added);
+      try {
+        return ops_.solve_right(stream_, system, b);
+      } catch (const Error& error) {
+        if (error.code() != ErrorCode::kInternal || share > kMostDamp) throw;
+      }
+    }
   }
 
   Backend& backend_;
@@ -214,11 +225,7 @@ class FitEncoder {
     const Tensor d_c = input_.times_c(d);
     Tensor v_c_v = a_.product(input_.times_c(v), false, v, true);
     const Tensor exact_u = a_.product(d_c, false, v, true);
-    {
-      const Tensor system = a_.copy(v_c_v);
-      a_.damp_diagonal(system, kSolveDamp);
-      a_.ops_.solve_right(a_.stream_, system, exact_u);
-    }
+    a_.solve_damped(v_c_v, kSolveDamp, exact_u);
     const Tensor u_t = quantize_u(exact_u, v_c_v);
     solve_s(u_t, v, d_c, v_c_v);
     v_c_v = {};
@@ -314,10 +321,9 @@ class FitEncoder {
     const int64_t rank = u_t.rows();
     const Tensor system = a_.product(u_t, false, u_t, true);
     a_.ops_.multiply(a_.stream_, system, v_c_v, system);
-    a_.damp_diagonal(system, kScaleDamp);
     const Tensor s = a_.matrix(1, rank);
     a_.upload(a_.ops_.row_dots(a_.stream_, a_.product(u_t, false, d_c, false), v), s);
-    a_.ops_.solve_right(a_.stream_, system, s);
+    a_.solve_damped(system, kScaleDamp, s);
     s_ = a_.download(s);
     for (size_t i = 0; i < s_.size(); ++i) {
       const uint16_t bits = float_to_bf16(static_cast<float>(s_[i]));

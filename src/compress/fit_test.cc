@@ -247,8 +247,17 @@ TEST_F(FitTest, DegenerateDeltasAndInputsStayFinite) {
     for (const int64_t j : {2, 9})
       dead[static_cast<size_t>(i * 15 + j)] = dead[static_cast<size_t>(j * 15 + i)] = 0;
   }
+  // Inputs that are all alike: what else there is of them is the rounding of sums.
+  Values alike = normal(15 * 15, 21);
+  for (int64_t i = 0; i < 15; ++i) {
+    for (int64_t j = 0; j <= i; ++j) {
+      double& value = alike[static_cast<size_t>(i * 15 + j)];
+      value = 1 + 1e-4 * value;
+      alike[static_cast<size_t>(j * 15 + i)] = value;
+    }
+  }
   for (const Values& d : {poor, Values(poor.size())}) {
-    for (const Values& c : {dead, Values(dead.size()), Values{}}) {
+    for (const Values& c : {dead, alike, Values(dead.size()), Values{}}) {
       for (const MatrixFormat& format : formats_of(shape)) {
         const CodedTensor coded = encode(format, d, c);
         EXPECT_TRUE(std::isfinite(coded.stats.relative_error));
