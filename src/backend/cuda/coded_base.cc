@@ -24,11 +24,6 @@ int tiles_for(int64_t n_rows) {
 /// Rows [first, first + n) of a matrix as bf16 [n, cols].
 void decode(CudaStream& stream, const CodedMatrix& m, int64_t first, int64_t n, int64_t cols,
             void* out) {
-  if (m.small.codes != nullptr) {
-    DELTACOME_CHECK(cols == m.small.cols);
-    DELTACOME_CUDA_CHECK(launch_decode_small_groups(m.small, first, n, out, stream.get()));
-    return;
-  }
   if (m.zeros != nullptr) {
     DELTACOME_CUDA_CHECK(
         launch_decode_zeros({m.packed, m.zeros, m.n_sums, first, n, cols, out}, stream.get()));
@@ -180,23 +175,6 @@ void CodedBase::many_rows(CudaStream& stream, const Tensor& x,
   }
 }
 
-/// Targets that share the order of x.
-void CodedBase::multiply(CudaStream& stream, const Tensor& x, std::vector<LinearTarget> targets) {
-  const auto first = std::ranges::stable_partition(targets, [](const LinearTarget& target) {
-                       return coded(target.weight)->small.codes == nullptr;
-                     }).begin();
-  const std::span<const LinearTarget> packed(targets.begin(), first), small(first, targets.end());
-  if (!packed.empty())
-    x.rows() <= kFewRows ? few_rows(stream, x, packed) : many_rows(stream, x, packed);
-  if (small.empty()) return;
-  if (x.rows() > kSmallGroupRows) return many_rows(stream, x, small);
-  for (const LinearTarget& target : small) {
-    DELTACOME_CUDA_CHECK(launch_small_groups(coded(target.weight)->small, f32(x),
-                                             static_cast<int>(x.rows()), f32(target.y),
-                                             target.y.cols(), stream.get()));
-  }
-}
-
 void CodedBase::run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets) {
   DELTACOME_CHECK(targets.size() <= kMaxTargets);
   const auto order_of = [](const LinearTarget& target) {
@@ -215,7 +193,8 @@ void CodedBase::run(CudaStream& stream, const Tensor& x, std::span<const LinearT
                                                  reinterpret_cast<const int32_t*>(order->data()),
                                                  f32(in), stream.get()));
     }
-    multiply(stream, in, {left.begin(), others});
+    const std::span<const LinearTarget> same(left.begin(), others);
+    x.rows() <= kFewRows ? few_rows(stream, in, same) : many_rows(stream, in, same);
     left.erase(left.begin(), others);
   }
 }
