@@ -2,6 +2,7 @@
 #include "backend/cuda/coded_base.h"
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 
 #include "backend/cuda/coded_rows.h"
@@ -48,7 +49,9 @@ const CodedBase::Table& CodedBase::table(CudaStream& stream, int64_t n_rows, int
     const PackedMatrix& m = coded(target.weight)->packed;
     for (const void* p : {m.codes, m.scales, static_cast<const void*>(m.row_factor)})
       key.push_back(reinterpret_cast<intptr_t>(p));
+    // Another matrix may lie where one lay before.
     for (const int64_t n : {m.rows, m.cols, int64_t{m.bits}}) key.push_back(n);
+    key.push_back(std::bit_cast<int32_t>(m.center));
   }
   const auto found = tables_.find(key);
   if (found != tables_.end()) return found->second;

@@ -186,6 +186,17 @@ TEST_F(QuantizedTest, TargetsOfOneCallHaveFormsOfTheirOwn) {
   }
 }
 
+TEST_F(QuantizedTest, AMatrixWhereAnotherLayIsItsOwn) {
+  const std::vector<float> x = random_floats(rng_, 2 * 256);
+  for (int again = 0; again < 8; ++again) {
+    QuantizedMatrix m = matrix({.n_out = 64, .n_in = 256, .group = 128});
+    m.zeros.assign(m.zeros.size(), static_cast<float>(again));
+    const Tensor weight = gpu().backend->import_quantized(m).tensor;
+    EXPECT_LE(relative_error(products(gpu(), {weight}, x, 2).front(), exact(m, x, 2)), 0.03);
+    gpu().stream->synchronize();
+  }
+}
+
 TEST_F(QuantizedTest, CodesTakeTheMemoryTheyNeed) {
   const Form form{.n_out = 1024, .n_in = 4096, .group = 128, .zeros = Form::Zeros::kOne};
   const QuantizedImport held = gpu().backend->import_quantized(matrix(form));
