@@ -57,6 +57,7 @@ TEST_P(CudaFormat, ProductsAreThoseOfTheValuesOfTheFormula) {
     for (float& v : x) v = normal(rng);
     const std::vector<float> got = product(*gpu, matrix, x, n);
     const std::vector<float> beside = product(*cpu, matrix, x, n);
+    const double tie = 2 * 4.5 / 127 / std::sqrt(static_cast<double>(n * matrix.n_in));
     double error = 0, to_cpu = 0, size = 0;
     for (size_t i = 0; i < got.size(); ++i) {
       const size_t row = i / static_cast<size_t>(matrix.n_out) * static_cast<size_t>(matrix.n_in);
@@ -69,9 +70,9 @@ TEST_P(CudaFormat, ProductsAreThoseOfTheValuesOfTheFormula) {
       size += want * want;
     }
     // 8 bits of inputs, and of weights where the format has no layout of its own; from 65 rows on
-    // bf16 instead, where the CPU goes on with 8 bits.
+    // bf16 instead, where the CPU goes on with 8 bits. Inputs between two codes may become either.
     EXPECT_LE(std::sqrt(error / size), 0.03) << n << " rows";
-    EXPECT_LE(std::sqrt(to_cpu / size), n <= 64 ? 1e-4 : 0.03) << n << " rows";
+    EXPECT_LE(std::sqrt(to_cpu / size), n <= 64 ? 1e-4 + tie : 0.03) << n << " rows";
   }
 }
 
