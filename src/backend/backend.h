@@ -108,7 +108,7 @@ struct SampleParams {
 struct QuantizedImport {
   Tensor tensor;
   int64_t bytes = 0;          // codes, scales and zeros, without padding
-  double relative_error = 0;  // ||held - W||_F / ||W||_F at most; 0 = the checkpoint's values
+  double relative_error = 0;  // ||held - W||_F / ||W||_F; 0 = the checkpoint's values exactly
 };
 
 /// Bytes of a backend's memory by what they are for; all 0 where nobody counts (the CPU).

@@ -2,6 +2,7 @@
 #include "backend/cuda/coded_base.h"
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 
 #include "backend/cuda/coded_rows.h"
@@ -24,11 +25,6 @@ int tiles_for(int64_t n_rows) {
 /// Rows [first, first + n) of a matrix as bf16 [n, cols].
 void decode(CudaStream& stream, const CodedMatrix& m, int64_t first, int64_t n, int64_t cols,
             void* out) {
-  if (m.small.codes != nullptr) {
-    DELTACOME_CHECK(cols == m.small.cols);
-    DELTACOME_CUDA_CHECK(launch_decode_small_groups(m.small, first, n, out, stream.get()));
-    return;
-  }
   if (m.zeros != nullptr) {
     DELTACOME_CUDA_CHECK(
         launch_decode_zeros({m.packed, m.zeros, m.n_sums, first, n, cols, out}, stream.get()));
@@ -53,7 +49,9 @@ const CodedBase::Table& CodedBase::table(CudaStream& stream, int64_t n_rows, int
     const PackedMatrix& m = coded(target.weight)->packed;
     for (const void* p : {m.codes, m.scales, static_cast<const void*>(m.row_factor)})
       key.push_back(reinterpret_cast<intptr_t>(p));
+    // Another matrix may lie where one lay before.
     for (const int64_t n : {m.rows, m.cols, int64_t{m.bits}}) key.push_back(n);
+    key.push_back(std::bit_cast<int32_t>(m.center));
   }
   const auto found = tables_.find(key);
   if (found != tables_.end()) return found->second;
@@ -180,23 +178,6 @@ void CodedBase::many_rows(CudaStream& stream, const Tensor& x,
   }
 }
 
-/// Targets that share the order of x.
-void CodedBase::multiply(CudaStream& stream, const Tensor& x, std::vector<LinearTarget> targets) {
-  const auto first = std::ranges::stable_partition(targets, [](const LinearTarget& target) {
-                       return coded(target.weight)->small.codes == nullptr;
-                     }).begin();
-  const std::span<const LinearTarget> packed(targets.begin(), first), small(first, targets.end());
-  if (!packed.empty())
-    x.rows() <= kFewRows ? few_rows(stream, x, packed) : many_rows(stream, x, packed);
-  if (small.empty()) return;
-  if (x.rows() > kSmallGroupRows) return many_rows(stream, x, small);
-  for (const LinearTarget& target : small) {
-    DELTACOME_CUDA_CHECK(launch_small_groups(coded(target.weight)->small, f32(x),
-                                             static_cast<int>(x.rows()), f32(target.y),
-                                             target.y.cols(), stream.get()));
-  }
-}
-
 void CodedBase::run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets) {
   DELTACOME_CHECK(targets.size() <= kMaxTargets);
   const auto order_of = [](const LinearTarget& target) {
@@ -215,7 +196,8 @@ void CodedBase::run(CudaStream& stream, const Tensor& x, std::span<const LinearT
                                                  reinterpret_cast<const int32_t*>(order->data()),
                                                  f32(in), stream.get()));
     }
-    multiply(stream, in, {left.begin(), others});
+    const std::span<const LinearTarget> same(left.begin(), others);
+    x.rows() <= kFewRows ? few_rows(stream, in, same) : many_rows(stream, in, same);
     left.erase(left.begin(), others);
   }
 }

@@ -11,7 +11,7 @@
 namespace deltacome::cuda {
 
 /// y = W x with coded W: few rows as those of a delta (integers, inputs of 8 bits), many with
-/// weights decoded to bf16 by cuBLASLt. SmallGroups: few rows by their own kernel, in bf16.
+/// weights decoded to bf16 by cuBLASLt.
 class CodedBase {
  public:
   explicit CodedBase(const CudaContext& context) : context_(context) {}
@@ -24,7 +24,6 @@ class CodedBase {
     DeltaCall call;
     const int32_t* rows = nullptr;
   };
-  void multiply(CudaStream& stream, const Tensor& x, std::vector<LinearTarget> targets);
   void few_rows(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets);
   void many_rows(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets);
   const Table& table(CudaStream& stream, int64_t n_rows, int64_t n_in,

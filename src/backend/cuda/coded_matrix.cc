@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/cuda/coded_matrix.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -18,19 +17,6 @@ const CodedMatrix* coded(const Tensor& weight) noexcept {
   const auto* storage = dynamic_cast<const CodedStorage*>(weight.storage.get());
   return storage == nullptr ? nullptr : &storage->matrix();
 }
-
-namespace {
-
-/// Whether SmallGroups holds the matrix: zeros that differ are whole numbers, so that codes minus
-/// them are.
-bool keeps_small_groups(const QuantizedMatrix& m) {
-  const auto is_small = [](float zero) { return zero == std::round(zero) && std::abs(zero) < 128; };
-  float zero = 0;
-  return m.bits == 4 && m.group % 32 == 0 && m.n_in % 32 == 0 &&
-         (has_one_zero(m, zero) || (m.is_uniform() && std::ranges::all_of(m.zeros, is_small)));
-}
-
-}  // namespace
 
 /// A matrix that is being made: its memory, and on the way a code a byte and scales in their own
 /// order.
@@ -136,8 +122,7 @@ Tensor CodedMaker::from_weights(CudaStream& stream, const HostTensor& host, Weig
 }
 
 QuantizedImport CodedMaker::from_codes(CudaStream& stream, const QuantizedMatrix& matrix) {
-  if (keeps_codes(matrix)) return keep(stream, matrix);
-  return keeps_small_groups(matrix) ? keep_small(stream, matrix) : nearest(stream, matrix);
+  return keeps_codes(matrix) ? keep(stream, matrix) : nearest(stream, matrix);
 }
 
 /// Codes as they are. A zero that all groups share is the layout's center.
@@ -165,74 +150,6 @@ QuantizedImport CodedMaker::keep(CudaStream& stream, const QuantizedMatrix& matr
   return {.tensor = making.finish(stream, matrix.dtype, std::move(made)),
           .bytes = kept.bytes_of(matrix),
           .relative_error = kept.relative_error};
-}
-
-/// Codes as they are; levels are rounded to bf16.
-QuantizedImport CodedMaker::keep_small(CudaStream& stream, const QuantizedMatrix& matrix) {
-  const int64_t rows = matrix.n_out, cols = matrix.n_in, groups = matrix.n_groups();
-  const auto by_group = [&](const std::vector<float>& values) {
-    std::vector<float> out(values.size());
-    for (int64_t o = 0; o < rows; ++o) {
-      for (int64_t g = 0; g < groups; ++g)
-        out[static_cast<size_t>(g * rows + o)] = values[static_cast<size_t>(o * groups + g)];
-    }
-    return out;
-  };
-  float center = 0;
-  const bool one_zero = has_one_zero(matrix, center);
-  std::vector<uint16_t> levels;
-  double error = 0;  // the largest share that a level loses
-  for (int code = 0; code < 16; ++code) {
-    const float level =
-        matrix.is_uniform() ? static_cast<float>(code) : matrix.levels[static_cast<size_t>(code)];
-    const float value = one_zero ? level - center : level;
-    levels.push_back(float_to_bf16(value));
-    if (value != 0) {
-      error = std::max(error, std::abs(static_cast<double>(bf16_to_float(levels.back())) /
-                                           static_cast<double>(value) -
-                                       1));
-    }
-  }
-  std::vector<uint32_t> pairs;
-  for (size_t byte = 0; byte < 256; ++byte)
-    pairs.push_back(levels[byte % 16] | uint32_t{levels[byte / 16]} << 16);
-  const std::vector<float> zeros = one_zero ? std::vector<float>() : by_group(matrix.zeros);
-
-  const int64_t code_bytes = small_group_bytes(rows, cols), scale_bytes = 4 * rows * groups;
-  const int64_t zero_bytes = 4 * static_cast<int64_t>(zeros.size());
-  auto memory = std::make_unique<CudaStorage>(
-      context_.memory, code_bytes + 1024 + scale_bytes + zero_bytes, Purpose::kWeights);
-  const CudaStorage codes(context_.memory, rows * cols, Purpose::kWeights);
-  CodedMatrix made;
-  made.packed.rows = made.small.rows = rows;
-  made.packed.cols = made.small.cols = cols;
-  made.small.group = matrix.group;
-  std::byte* at = memory->data();
-  made.small.codes = reinterpret_cast<const uint4*>(at);
-  stream.upload(std::as_bytes(std::span(matrix.codes)), codes.data());
-  DELTACOME_CUDA_CHECK(launch_pack_small_groups(reinterpret_cast<const uint8_t*>(codes.data()),
-                                                rows, cols, reinterpret_cast<uint4*>(at),
-                                                stream.get()));
-  at += code_bytes;
-  stream.upload(std::as_bytes(std::span(pairs)), at);
-  made.small.pairs = reinterpret_cast<const uint32_t*>(at);
-  at += 1024;
-  stream.upload(std::as_bytes(std::span<const float>(by_group(matrix.scales))), at);
-  made.small.scales = reinterpret_cast<const float*>(at);
-  at += scale_bytes;
-  if (!zeros.empty()) {
-    stream.upload(std::as_bytes(std::span(zeros)), at);
-    made.small.zeros = reinterpret_cast<const float*>(at);
-  }
-  made.order = order_of(stream, matrix.order);
-  stream.synchronize();  // other streams do not wait for this one
-  return {.tensor = {std::make_shared<CodedStorage>(std::move(memory), std::move(made)),
-                     0,
-                     matrix.dtype,
-                     {rows, cols}},
-          .bytes = rows * cols / 2 + scale_bytes + zero_bytes +
-                   4 * static_cast<int64_t>(matrix.order.size()),
-          .relative_error = error};
 }
 
 QuantizedImport CodedMaker::nearest(CudaStream& stream, const QuantizedMatrix& matrix) {

@@ -6,16 +6,14 @@
 
 #include "backend/cuda/context.h"
 #include "backend/cuda/delta_layout.h"
-#include "backend/cuda/small_groups.h"
 #include "backend/weight_format.h"
 #include "core/host_tensor.h"
 
 namespace deltacome::cuda {
 
-/// A matrix of the base in 8 or 4 bits, in the layout of deltas or of SmallGroups.
+/// A matrix of the base in 8 or 4 bits, in the layout of deltas.
 struct CodedMatrix {
-  PackedMatrix packed;  // rows and cols also of `small`
-  SmallGroups small;
+  PackedMatrix packed;
   // Of checkpoints in low precision whose zeros differ: what a row adds for each unit of the sum of
   // a group's inputs, or (n_sums 1) of all inputs. f32 [rows, n_sums] or null.
   const float* zeros = nullptr;
@@ -45,14 +43,12 @@ class CodedMaker {
   /// not finite.
   Tensor from_weights(CudaStream& stream, const HostTensor& host, WeightFormat format);
   /// Backend::import_quantized(). Uniform codes of a scale per row or per groups of whole multiples
-  /// of 128 keep their codes, and so do 4-bit codes, of tables as well, with groups of multiples of
-  /// 32; others become 8-bit codes with a scale per 128 inputs, the nearest.
+  /// of 128 keep their codes; others become 8-bit codes with a scale per 128 inputs, the nearest.
   QuantizedImport from_codes(CudaStream& stream, const QuantizedMatrix& matrix);
 
  private:
   class Making;
   QuantizedImport keep(CudaStream& stream, const QuantizedMatrix& matrix);
-  QuantizedImport keep_small(CudaStream& stream, const QuantizedMatrix& matrix);
   QuantizedImport nearest(CudaStream& stream, const QuantizedMatrix& matrix);
   std::shared_ptr<const CudaStorage> order_of(CudaStream& stream,
                                               const std::vector<int32_t>& order);
