@@ -72,10 +72,10 @@ class Algebra {
   std::vector<double> diagonal(const Tensor& square) const {
     return ops_.diagonal(stream_, square);
   }
-  /// b = b (a + D)^-1 for a positive semidefinite a. D is `damp` times the diagonal of a: integers of
-  /// 1 and of 8 bits differ by thousands there, and a share of the mean would wipe out the small
-  /// ones. At least a tiny share of the mean it has to be, and a larger one where inputs are so much
-  /// alike that rounding left a indefinite.
+  /// b = b (a + D)^-1 for a positive semidefinite a. D is `damp` times the diagonal of a: integers
+  /// of 1 and of 8 bits differ by thousands there, and a share of the mean would wipe out the small
+  /// ones. At least a tiny share of the mean it has to be, and a larger one where inputs are so
+  /// much alike that rounding left a indefinite.
   void solve_damped(const Tensor& a, double damp, const Tensor& b) const {
     const std::vector<double> values = diagonal(a);
     const double mean = sum(values) / static_cast<double>(a.rows());

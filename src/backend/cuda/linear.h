@@ -20,9 +20,9 @@ Element element_of(DType dtype);  // throws kUnsupported for a type that kernels
 Matrix matrix_of(const Tensor& weight);
 
 /// y = W x of the base: an own kernel for a few rows, cuBLASLt for more; W in codes: CodedBase. x
-/// is rounded to the type of W, sums are in f32. For at most own_rows() rows a row's result does not
-/// depend on the others; with cuBLASLt it may, by the order of the sum. If deterministic it never
-/// does: kSkinnyRows rows at a time are multiplied by the own kernel.
+/// is rounded to the type of W, sums are in f32. For at most own_rows() rows a row's result does
+/// not depend on the others; with cuBLASLt it may, by the order of the sum. If deterministic it
+/// never does: kSkinnyRows rows at a time are multiplied by the own kernel.
 class BaseLinear {
  public:
   explicit BaseLinear(const CudaContext& context) : context_(context), coded_(context) {}
