@@ -12,7 +12,7 @@ namespace deltacome::cuda {
 class DeviceTable {
  public:
   /// Tables may be written on a stream that loads while others compute: that is no workspace.
-  explicit DeviceTable(Purpose purpose = Purpose::kVariants) : purpose_(purpose) {}
+  explicit DeviceTable(Purpose purpose = Purpose::kTables) : purpose_(purpose) {}
   /// Room for `bytes`; true if what was there has moved.
   bool reserve(const CudaContext& context, int64_t bytes) {
     if (bytes <= capacity_) return false;

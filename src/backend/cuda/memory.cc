@@ -15,10 +15,10 @@ int64_t rounded_to(int64_t bytes, int64_t step) {
   return (bytes + step - 1) / step * step;
 }
 
-/// Workspace comes in steps of an eighth of its magnitude, so that batches of about equal size
-/// reuse each other's blocks at a loss of at most an eighth.
+/// Workspace and staging come in steps of an eighth of its magnitude, so that batches of about
+/// equal size reuse each other's blocks at a loss of at most an eighth.
 int64_t rounded(int64_t bytes, Purpose purpose) {
-  if (purpose != Purpose::kWorkspace)
+  if (purpose != Purpose::kWorkspace && purpose != Purpose::kStaging)
     return rounded_to(bytes, bytes > kLargestInSlab ? kPage : kAlign);
   int64_t step = kAlign;
   while (step * 16 <= bytes) step *= 2;
@@ -26,7 +26,8 @@ int64_t rounded(int64_t bytes, Purpose purpose) {
 }
 
 bool in_slab(const DeviceMemory::Block& block) {
-  return block.purpose != Purpose::kWorkspace && block.bytes <= kLargestInSlab;
+  return block.purpose != Purpose::kWorkspace && block.purpose != Purpose::kStaging &&
+         block.bytes <= kLargestInSlab;
 }
 
 const char* name_of(Purpose purpose) {
@@ -39,6 +40,10 @@ const char* name_of(Purpose purpose) {
       return "keys and values";
     case Purpose::kWorkspace:
       return "workspace";
+    case Purpose::kTables:
+      return "tables";
+    case Purpose::kStaging:
+      return "variants on their way";
   }
   return "";
 }
@@ -247,7 +252,7 @@ MemoryUse DeviceMemory::use() const {
   return {.weights = used(Purpose::kWeights),
           .variants = used(Purpose::kVariants),
           .kv_cache = used(Purpose::kKvCache),
-          .workspace = used(Purpose::kWorkspace),
+          .workspace = used(Purpose::kWorkspace) + used(Purpose::kTables) + used(Purpose::kStaging),
           .held = held_,
           .peak = peak_,
           .budget = budget_,

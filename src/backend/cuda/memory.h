@@ -18,14 +18,21 @@
 namespace deltacome::cuda {
 
 /// What device memory is for; each purpose is counted apart.
-enum class Purpose : uint8_t { kWeights, kVariants, kKvCache, kWorkspace };
-inline constexpr size_t kPurposes = 4;
+enum class Purpose : uint8_t {
+  kWeights,
+  kVariants,
+  kKvCache,
+  kWorkspace,
+  kTables,  // of plans
+  kStaging  // blobs that are repacked
+};
+inline constexpr size_t kPurposes = 6;
 
 /// Device memory under a budget of bytes. What is released is kept and handed out again, so that a
 /// steady state calls no allocator of CUDA, which may wait for the device. Workspace is handed out
 /// again at once: its users are ops on the one stream that computes, so they run in order. All
-/// other blocks wait until every stream has passed the point of the release; those of up to 16 MiB
-/// lie in slabs. Thread-safe.
+/// other blocks wait until every stream has passed the point of the release. Those of up to 16 MiB
+/// lie in slabs, but for staging, which would leave holes between what stays. Thread-safe.
 class DeviceMemory {
  public:
   DeviceMemory(int device, int64_t budget_bytes);

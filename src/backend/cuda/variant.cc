@@ -323,7 +323,7 @@ void CudaVariant::set(int slot, const MatrixFormat& format, const HostTensor& bl
   tensor->storage =
       std::make_unique<CudaStorage>(context_.memory, tensor->bytes, Purpose::kVariants);
   const CudaStorage staged(context_.memory, static_cast<int64_t>(blob.bytes.size()),
-                           Purpose::kVariants);
+                           Purpose::kStaging);
   on.upload(blob.bytes, staged.data());
   builder.build_at(tensor->storage->data(), staged.data(), on);
   std::unique_ptr<CudaTensor>& place = tensors_[static_cast<size_t>(slot)];
