@@ -172,6 +172,10 @@ void add_server_options(CLI::App& command, Options& o) {
            "Directory of archives and adapters, each under its variant's name; watched");
   add_path(command, "--allow-root", o.allowed_roots,
            "Variants may be loaded from below this directory over HTTP; may be repeated");
+  command
+      .add_option("--image-host", o.server.image_hosts,
+                  "Host that pictures of requests may be fetched from; may be repeated")
+      ->type_name("HOST[:PORT]");
   add_path(command, "--keys", o.keys_file, "API keys (docs/server.md); read again at SIGHUP",
            "FILE");
   add_path(command, "--tls-cert", o.tls_certificate, "Certificate chain, PEM", "FILE");

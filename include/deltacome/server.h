@@ -25,6 +25,9 @@ struct ServerOptions {
   std::chrono::milliseconds model_dir_interval{2000};
   std::vector<std::filesystem::path> allowed_roots = {};  // loads come from below these, besides
                                                           // model_dir
+  /// Pictures are fetched over http and https from these alone: "example.org", or with a port of
+  /// its own "example.org:8080".
+  std::vector<std::string> image_hosts = {};
   std::filesystem::path keys_file = {};  // empty: no keys, administration from this machine only
 
   // Limits.

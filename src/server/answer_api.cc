@@ -70,6 +70,11 @@ Tenants::Seat admit(ApiContext& context, const Call& call) {
 
 }  // namespace
 
+AnswerRequest chat_of(const ApiContext& context, std::string_view body) {
+  if (context.images.empty()) return parse_chat(body);
+  return parse_chat(body, [&](const std::string& url) { return context.images.fetch(url); });
+}
+
 void answer(ApiContext& context, Call& call, AnswerRequest request) {
   if (context.options.log_prompts) call.record->body = call.request.body;
   call.request.body = {};  // parsed: its memory goes before the answer comes
@@ -146,7 +151,7 @@ void tokenize(ApiContext& context, Call& call) {
   Json strings;
   context.names.with_variant(variant, [&] {
     if (fields.has("messages")) {
-      const AnswerRequest chat = parse_chat(call.request.body);
+      const AnswerRequest chat = chat_of(context, call.request.body);
       tokens =
           encode_chat(context.engine, variant,
                       context.engine.chat_prompt_json(variant, chat.template_context), add_special);
@@ -193,7 +198,7 @@ std::vector<Route> answer_routes(ApiContext& context) {
       route("/v1/completions",
             [&](Call& call) { answer(context, call, parse_completion(call.request.body)); }),
       route("/v1/chat/completions",
-            [&](Call& call) { answer(context, call, parse_chat(call.request.body)); }),
+            [&](Call& call) { answer(context, call, chat_of(context, call.request.body)); }),
       route("/v1/embeddings",
             [](Call&) {
               throw ApiError(400,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <variant>
@@ -49,9 +50,14 @@ struct AnswerRequest {
   }
 };
 
-/// Both throw ApiError(400). Unknown fields are ignored, as vLLM does.
+/// The bytes of a picture at a URL that is no data URI.
+using ImageSource = std::function<std::string(const std::string& url)>;
+inline constexpr int kMaxFetchedImages = 16;  // of a request
+
+/// Both throw ApiError(400). Unknown fields are ignored, as vLLM does. Without `images` URLs of
+/// elsewhere are refused.
 AnswerRequest parse_completion(std::string_view body);
-AnswerRequest parse_chat(std::string_view body);
+AnswerRequest parse_chat(std::string_view body, const ImageSource& images = {});
 
 inline constexpr int kMaxAnswersPerRequest = 128;  // prompts times best_of
 

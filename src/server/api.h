@@ -8,6 +8,7 @@
 #include "deltacome/server.h"
 #include "server/allowed_paths.h"
 #include "server/answer_request.h"
+#include "server/image_fetcher.h"
 #include "server/router.h"
 #include "server/server_metrics.h"
 #include "server/tenants.h"
@@ -21,6 +22,7 @@ struct ApiContext {
   const ServerOptions& options;
   VariantNames& names;
   const AllowedPaths& allowed;
+  const ImageFetcher& images;
   ServerMetrics metrics = {};
   Tenants tenants = {};
   std::atomic<int64_t> open_answers = 0;  // runs that may still hear of the engine
@@ -50,6 +52,8 @@ std::vector<Route> info_routes(ApiContext& context);      // models, health, met
 
 /// Admits and starts a request for answers. Throws what refuses it.
 void answer(ApiContext& context, Call& call, AnswerRequest request);
+/// parse_chat(), with pictures of the hosts that are allowed.
+AnswerRequest chat_of(const ApiContext& context, std::string_view body);
 /// Parses the body; an empty one is an empty object.
 Json body_of(const Call& call);
 void send_json(const Call& call, const Json& body, int status = 200);

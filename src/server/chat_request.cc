@@ -10,35 +10,47 @@ namespace {
 /// What stands for a picture in the prompts of models of the LLaVA form.
 constexpr const char* kImageToken = "<image>";
 
+/// Pictures of a request.
+struct Images {
+  const ImageSource& elsewhere;
+  std::vector<std::string>& bytes;
+  int n_fetched = 0;
+};
+
 /// The bytes of an image_url part.
-std::string read_image(const Fields& part) {
+std::string read_image(const Fields& part, Images& images) {
   const Json* image = part.object("image_url");
   const std::string where = part.path("image_url.url");
   if (image == nullptr) throw ApiError(400, fmt::format("\"{}\" is missing", where), where);
   const std::string url = Fields(*image, part.path("image_url")).need_string("url");
-  if (!url.starts_with("data:"))
+  const bool is_data = url.starts_with("data:");
+  if (!is_data && !images.elsewhere)
     throw ApiError(400,
                    fmt::format("\"{}\" is no data URI (\"data:image/png;base64,...\"): the server "
                                "fetches nothing from elsewhere",
                                where),
                    where);
+  if (!is_data && ++images.n_fetched > kMaxFetchedImages)
+    throw ApiError(400,
+                   fmt::format("\"{}\" is one more than {} pictures from elsewhere in a request",
+                               where, kMaxFetchedImages),
+                   where);
   try {
-    return decode_data_uri(url);
+    return is_data ? decode_data_uri(url) : images.elsewhere(url);
   } catch (const Error& error) {
     throw ApiError(400, fmt::format("\"{}\": {}", where, error.what()), where);
   }
 }
 
 /// A content of parts as one text: templates expect texts. Pictures go to `images`.
-std::string join_parts(const Json& parts, const std::string& where,
-                       std::vector<std::string>& images) {
+std::string join_parts(const Json& parts, const std::string& where, Images& images) {
   std::string out;
   for (size_t i = 0; i < parts.size(); ++i) {
     const Fields part(parts[i], fmt::format("{}[{}]", where, i));
     const std::string type = part.string("type").value_or("text");
     if (i > 0) out += '\n';
     if (type == "image_url") {
-      images.push_back(read_image(part));
+      images.bytes.push_back(read_image(part, images));
       out += kImageToken;
     } else if (type == "text" || type == "input_text") {
       out += part.string("text").value_or("");
@@ -86,7 +98,7 @@ Json tool_calls_for_template(const Json& calls, const std::string& where) {
   return out;
 }
 
-Json read_messages(const Fields& fields, std::vector<std::string>& images) {
+Json read_messages(const Fields& fields, Images& images) {
   const Json* messages = fields.array("messages");
   if (messages == nullptr || messages->empty())
     throw ApiError(400, "\"messages\" is missing or empty, expected an array of messages",
@@ -171,7 +183,7 @@ void read_tool_choice(const Fields& fields, AnswerRequest& out) {
 
 }  // namespace
 
-AnswerRequest parse_chat(std::string_view body) {
+AnswerRequest parse_chat(std::string_view body, const ImageSource& images) {
   const Json json = parse_json_object(body);
   const Fields fields(json);
   AnswerRequest out;
@@ -188,7 +200,8 @@ AnswerRequest parse_chat(std::string_view body) {
                    "continue_final_message");
   Json context = Json::object();
   if (const Json* more = fields.object("chat_template_kwargs")) context = *more;
-  context["messages"] = read_messages(fields, out.engine.images);
+  Images all{images, out.engine.images};
+  context["messages"] = read_messages(fields, all);
   if (out.prompt_logprobs && !out.engine.images.empty())
     throw ApiError(400, "\"prompt_logprobs\" is not supported beside pictures", "prompt_logprobs");
   const Json* tools = fields.array("tools");

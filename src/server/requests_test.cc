@@ -171,6 +171,28 @@ TEST(ChatBody, PicturesComeAsDataUris) {
   EXPECT_EQ(error_of([&] { chat("data:image/png;base64,?"); }).param, field);
 }
 
+TEST(Chat, PicturesOfElsewhereComeFromWhoGivesThem) {
+  const auto chat = [](int n, const ImageSource& images) {
+    std::string parts;
+    for (int i = 0; i < n; ++i)
+      parts += (i > 0 ? "," : "") +
+               std::string(R"({"type": "image_url", "image_url": {"url": "http://h/)") +
+               std::to_string(i) + R"("}})";
+    return parse_chat(R"({"messages": [{"role": "user", "content": [)" + parts + "]}]}", images);
+  };
+  const ImageSource source = [](const std::string& url) { return "bytes of " + url; };
+  EXPECT_EQ(chat(2, source).engine.images,
+            (std::vector<std::string>{"bytes of http://h/0", "bytes of http://h/1"}));
+  EXPECT_EQ(chat(kMaxFetchedImages, source).engine.images.size(), size_t{kMaxFetchedImages});
+  const std::string field = "messages[0].content[16].image_url.url";
+  EXPECT_EQ(error_of([&] { chat(kMaxFetchedImages + 1, source); }).param, field);
+  EXPECT_EQ(error_of([&] { chat(1, {}); }).param, "messages[0].content[0].image_url.url");
+  const ImageSource broken = [](const std::string&) -> std::string {
+    throw Error(ErrorCode::kIo, "gone");
+  };
+  EXPECT_EQ(error_of([&] { chat(1, broken); }).status, 400);
+}
+
 TEST(ChatBody, OneToolOrAnyMayHaveToBeCalled) {
   const auto parse = [](const std::string& fields) {
     return parse_chat(R"({"messages": [{"role": "user", "content": "a"}], "tools": [

@@ -52,13 +52,18 @@ bool names_this_machine(std::string host) {
 Service::Service(ServedEngine& engine, const ServerOptions& options)
     : options_(options),
       allowed_(roots_of(options)),
+      images_(options.image_hosts),
       directory_(options.model_dir.empty()
                      ? nullptr
                      : std::make_unique<ModelDirectory>(engine, options.model_dir,
                                                         options.model_dir_interval)),
       names_(engine, base_name_of(options), options.base,
              [this](const std::string& name) { return directory_ && directory_->find(name); }),
-      context_{.engine = engine, .options = options_, .names = names_, .allowed = allowed_},
+      context_{.engine = engine,
+               .options = options_,
+               .names = names_,
+               .allowed = allowed_,
+               .images = images_},
       router_(join(answer_routes(context_), generate_routes(context_), variant_routes(context_),
                    info_routes(context_))) {
   context_.gauges = [this] {

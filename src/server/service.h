@@ -7,6 +7,7 @@
 
 #include "server/api.h"
 #include "server/http_server.h"
+#include "server/image_fetcher.h"
 #include "server/model_directory.h"
 #include "server/workers.h"
 
@@ -32,6 +33,7 @@ class Service {
 
   const ServerOptions options_;
   const AllowedPaths allowed_;
+  const ImageFetcher images_;
   std::unique_ptr<ModelDirectory> directory_;  // null without a model_dir
   VariantNames names_;
   ApiContext context_;

@@ -3,11 +3,14 @@
 bed's, beside the checkout (or where DELTACOME_SHARED points)."""
 
 import base64
+import functools
+import http.server
 import json
 import os
 import pathlib
 import shutil
 import sys
+import threading
 import unittest
 
 sys.path.insert(0, os.path.dirname(__file__))
@@ -18,6 +21,11 @@ SHARED = pathlib.Path(os.environ.get("DELTACOME_SHARED", ROOT.parent / "shared")
 VISION = SHARED / "testbed/models/tiny-vision"
 ROWS = SHARED / "testbed/eval/vision.jsonl"
 CALIBRATION = SHARED / "testbed/calib/vision.jsonl"
+
+
+class QuietFiles(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
 
 
 def new_layout(name):
@@ -107,11 +115,26 @@ class Vision(CliTest):
             {"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]}]}
         want = self.json("generate", "--base", BASE, "--delta", self.archive(), "--chat", question,
                          "--max-tokens", 24, "--image", self.picture)["text"]
-        with ServedProgram("--delta", f"sees={self.archive()}") as server:
-            for _ in range(2):  # the second time the features are known
+        pictures = http.server.ThreadingHTTPServer(
+            ("127.0.0.1", 0), functools.partial(QuietFiles, directory=pathlib.Path(self.picture).parent))
+        threading.Thread(target=pictures.serve_forever, daemon=True).start()
+        self.addCleanup(pictures.server_close)
+        self.addCleanup(pictures.shutdown)
+        host = f"127.0.0.1:{pictures.server_port}"
+        elsewhere = f"http://{host}/{pathlib.Path(self.picture).name}"
+        with ServedProgram("--delta", f"sees={self.archive()}", "--image-host", host) as server:
+            for source in (url, url, elsewhere):  # the second time the features are known
+                body["messages"][0]["content"][0]["image_url"]["url"] = source
                 status, answer = server.ask("POST", "/v1/chat/completions", body)
                 self.assertEqual(status, 200, answer)
                 self.assertEqual(answer["choices"][0]["message"]["content"], want)
+            for source, said in ((f"http://localhost:{pictures.server_port}/x.png", "fetches no pictures from localhost"),
+                                 (f"http://{host}/missing.png", "status 404")):
+                body["messages"][0]["content"][0]["image_url"]["url"] = source
+                status, answer = server.ask("POST", "/v1/chat/completions", body)
+                self.assertEqual(status, 400, answer)
+                self.assertIn(said, answer["error"]["message"])
+                self.assertEqual(answer["error"]["param"], "messages[0].content[0].image_url.url")
 
     def test_merge_gives_the_fine_tune_in_a_layout_that_is_read_again(self):
         merged = self.scratch / "merged"
