@@ -33,7 +33,7 @@ class Host {
     asio::ip::tcp::socket last(context_);  // wakes accept()
     stopping_ = true;
     boost::system::error_code ignored;
-    last.connect(acceptor_.local_endpoint(), ignored);
+    (void)last.connect(acceptor_.local_endpoint(), ignored);
     thread_.join();
   }
   std::string at(const std::string& path) const { return "http://127.0.0.1:" + port() + path; }

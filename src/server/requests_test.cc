@@ -171,7 +171,7 @@ TEST(ChatBody, PicturesComeAsDataUris) {
   EXPECT_EQ(error_of([&] { chat("data:image/png;base64,?"); }).param, field);
 }
 
-TEST(Chat, PicturesOfElsewhereComeFromWhoGivesThem) {
+TEST(ChatBody, PicturesOfElsewhereComeFromWhoGivesThem) {
   const auto chat = [](int n, const ImageSource& images) {
     std::string parts;
     for (int i = 0; i < n; ++i)
