@@ -45,8 +45,7 @@ struct Engine::Impl {
     if (wanted <= use.budget) return;
     fail(ErrorCode::kOutOfMemory,
          "the base ({} bytes), keys and values ({}) and variants ({}) take {} bytes of device "
-         "memory, "
-         "expected at most {}",
+         "memory, expected at most {}",
          use.held, options.kv_cache_bytes, options.variant_bytes, wanted, use.budget);
   }
 

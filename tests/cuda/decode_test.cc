@@ -4,7 +4,7 @@
 
 #include "backend/training_ops.h"
 #include "delta_test_support.h"
-#include "deltacome/error.h"
+#include "tests/support/gpu_test.h"
 
 namespace deltacome::cuda {
 namespace {
@@ -32,15 +32,8 @@ Decoded decode_on(Backend& backend, const MatrixFormat& format, const HostTensor
   return out;
 }
 
-class DecodeTest : public testing::Test {
+class DecodeTest : public test::GpuTest<> {
  protected:
-  void SetUp() override {
-    try {
-      gpu_ = create_cuda_backend();
-    } catch (const Error& error) {
-      GTEST_SKIP() << error.what();
-    }
-  }
   void check(const MatrixFormat& format, const std::string& what) {
     const HostTensor blob = random_blob(rng_, format);
     const Decoded got = decode_on(*gpu_, format, blob), want = decode_on(*cpu_, format, blob);
@@ -64,7 +57,7 @@ class DecodeTest : public testing::Test {
     }
   }
 
-  std::unique_ptr<Backend> cpu_ = create_cpu_backend(2), gpu_;
+  std::unique_ptr<Backend> cpu_ = create_cpu_backend(2);
   Rng rng_{42};
 };
 

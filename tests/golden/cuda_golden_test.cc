@@ -8,6 +8,7 @@
 #include "model/generate.h"
 #include "tests/golden/raw_variant.h"
 #include "tests/golden/side_by_side.h"
+#include "tests/support/gpu_test.h"
 
 namespace deltacome {
 namespace {
@@ -22,17 +23,7 @@ std::vector<int32_t> read_ids(const HostTensor& tensor) {
   return {wide.begin(), wide.end()};
 }
 
-class CudaGolden : public ::testing::TestWithParam<const char*> {
- protected:
-  void SetUp() override {
-    try {
-      gpu_ = create_cuda_backend();
-    } catch (const Error& error) {
-      GTEST_SKIP() << error.what();
-    }
-  }
-  std::unique_ptr<Backend> gpu_;
-};
+using CudaGolden = test::GpuTest<::testing::TestWithParam<const char*>>;
 
 std::string name_of(const ::testing::TestParamInfo<const char*>& info) {
   std::string name = info.param;

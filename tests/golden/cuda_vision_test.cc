@@ -2,27 +2,24 @@
 // Vision-language models on the GPU: against transformers (the goldens), and beside the CPU.
 #include "tests/golden/side_by_side.h"
 #include "tests/golden/vision_golden.h"
+#include "tests/support/gpu_test.h"
 
 namespace deltacome {
 namespace {
 
 using test::VisionGolden;
 
-class CudaVision : public ::testing::TestWithParam<VisionGolden> {
+class CudaVision : public test::GpuTest<::testing::TestWithParam<VisionGolden>> {
  protected:
   void SetUp() override {
-    try {
-      gpu_ = create_cuda_backend();
-    } catch (const Error& error) {
-      GTEST_SKIP() << error.what();
-    }
+    GpuTest::SetUp();
+    if (IsSkipped()) return;
     results_ = SafetensorsFile::open(GetParam().results());
     config_ = read_model_config(GetParam().model_dir());
   }
 
   SafetensorsFile results_;
   ModelConfig config_;
-  std::unique_ptr<Backend> gpu_;
 };
 
 /// In float32: no input is rounded, so the CPU's tolerance holds.

@@ -184,8 +184,7 @@ std::byte* DeviceMemory::take_from_device(int64_t bytes, Purpose purpose) {
   if (data == nullptr) {
     fail(ErrorCode::kOutOfMemory,
          "{} bytes of device memory for {} were asked for, the device has no room though only {} "
-         "of a "
-         "budget of {} are in use",
+         "of a budget of {} are in use",
          bytes, name_of(purpose), held_, budget_);
   }
   held_ += bytes;

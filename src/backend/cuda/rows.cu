@@ -163,8 +163,8 @@ cudaError_t launch_rms_norm(const RmsNorm& args, cudaStream_t stream) {
   if (pieces == 0) return cudaSuccess;
   const auto grid = static_cast<unsigned>(pieces);
   const int block = args.d <= 128 ? 32 : args.d <= 1024 ? 128 : args.d <= 4096 ? 512 : 1024;
-  const bool vector =
-      args.d % 4 == 0 && aligned(args.x, 16) && aligned(args.y, 16) && aligned(args.weight, 16);
+  const bool vector = args.d % 4 == 0 && aligned(args.added, 16) && aligned(args.x, 16) &&
+                      aligned(args.y, 16) && aligned(args.weight, 16);
   cudaError_t status = cudaSuccess;
   const cudaError_t of_type = for_type(args.type, [&](auto* t) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(t)>>;
