@@ -112,10 +112,11 @@ struct Cursor {
     groups = segment->groups;
     n_blocks = segment->n_blocks;
     const int run = run_of<kRun>(*segment);
-    begin_run(kRun == 0 ? 0 : unit / (n_blocks * run) * run);
-    unit -= first * n_blocks;
-    block = unit / (end - first);
-    group = first + unit % (end - first);
+    begin_run(kRun == 0 ? 0 : static_cast<unsigned>(unit) / (n_blocks * run) * run);
+    const auto in_run = static_cast<unsigned>(unit - first * n_blocks);
+    const auto length = static_cast<unsigned>(end - first);
+    block = static_cast<int>(in_run / length);
+    group = first + static_cast<int>(in_run % length);
   }
   /// By n groups, at most to the end of the run; `last`: there are no more.
   __device__ void advance(int n, bool last) {
@@ -282,9 +283,20 @@ __device__ inline void clear_next_z(const DeltaBuffers& buffers) {
   }
 }
 
-/// Part of a warp of the units of a list.
-__device__ inline int share_of(int units, int64_t part, int64_t n_parts) {
-  return static_cast<int>(units * part / n_parts);
+/// Units before part `part` of n_parts equal ones (up to a unit) of a list.
+__device__ inline int share_of(int units, int part, int n_parts) {
+  const auto all = static_cast<unsigned>(units), n = static_cast<unsigned>(n_parts);
+  return static_cast<int>(all / n) * part + min(part, static_cast<int>(all % n));
+}
+
+/// What is read first of a list, into the first-level cache: enough for few items. Threads of a
+/// block together.
+template <class Item>
+__device__ inline void prefetch_list(const WorkList<Item>& list) {
+  const unsigned at = threadIdx.x * 128;
+  if (at < list.capacity * sizeof(Item)) prefetch(reinterpret_cast<const char*>(list.items) + at);
+  if (at < sizeof(WorkHead) + 4 * list.capacity)
+    prefetch(reinterpret_cast<const char*>(list.head) + at);
 }
 
 /// The first unit from `unit` on that begins a row block, if those are not shared. All lanes of a

@@ -198,7 +198,8 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1   ? 4
   using Stream = GroupStream<Segment, stages<kTokenTiles>(), true, kTokenTiles <= 2>;
   const Work<Segment> list = open(ListOf<kExpand>::of(call));
   const int warp = static_cast<int>(threadIdx.x / 32);
-  const int64_t index = int64_t{blockIdx.x} * kWarps + warp, n_warps = int64_t{gridDim.x} * kWarps;
+  const int index = static_cast<int>(blockIdx.x) * kWarps + warp;
+  const int n_warps = static_cast<int>(gridDim.x) * kWarps;
   int first = 0, last = list.units;
   if (kExpand && buffers.tier >= 0) {
     first = list.starts[call.tier_items[buffers.tier]];

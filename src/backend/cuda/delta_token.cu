@@ -234,11 +234,13 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   uint4* own_shared = shared + warp * TokenStream<kExpand>::kWarpShared;
   if (buffers.releases) release_dependents();
+  prefetch_list(where);
   // Read beside the head of the list, not after it: enough for few variants.
   const auto* starts = reinterpret_cast<const int32_t*>(where.head + 1);
   const int start = lane < where.capacity ? starts[lane] : 0;
   const Work<Segment> list = open(where);
-  const int64_t index = int64_t{blockIdx.x} * kWarps + warp, n_warps = int64_t{gridDim.x} * kWarps;
+  const int index = static_cast<int>(blockIdx.x) * kWarps + warp;
+  const int n_warps = static_cast<int>(gridDim.x) * kWarps;
   const int begin = share_of(list.units, index, n_warps);
   const int end = share_of(list.units, index + 1, n_warps);
   typename TokenStream<kExpand>::Type stream;

@@ -230,8 +230,9 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles <= 1 ? 2 : 1)
   extern __shared__ uint4 shared[];
   const Work<InputSegment> list = open(call.vectors);
   const int warp = static_cast<int>(threadIdx.x / 32);
-  int unit = share_of(list.units, blockIdx.x, gridDim.x);
-  const int end = share_of(list.units, int64_t{blockIdx.x} + 1, gridDim.x);
+  const auto n_blocks = static_cast<int>(gridDim.x), index = static_cast<int>(blockIdx.x);
+  int unit = share_of(list.units, index, n_blocks);
+  const int end = share_of(list.units, index + 1, n_blocks);
   int dim = 0;
   bool waited = false;
   release_dependents();

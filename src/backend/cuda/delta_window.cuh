@@ -73,8 +73,10 @@ __device__ inline void quantize_group(float4 x, float factor, uint4* entry, floa
 }
 
 /// The part that a group of a row block belongs to; `group` becomes that of the part.
-template <class Segment>
-__device__ inline const SegmentPart& part_at(const Segment& segment, int& group) {
+__device__ inline const SegmentPart& part_at(const InputSegment& segment, int& /*group*/) {
+  return segment.parts[0];
+}
+__device__ inline const SegmentPart& part_at(const ComponentSegment& segment, int& group) {
   int p = 0;
   while (group >= segment.parts[p].groups) group -= segment.parts[p++].groups;
   return segment.parts[p];
@@ -99,7 +101,7 @@ __device__ inline void fill(const DeltaBuffers& buffers, const Segment& segment,
       if (first + u >= end) continue;
       int group = first + u;
       const SegmentPart& part = part_at(segment, group);
-      const bool row_gains = has_row_gains(segment, part);
+      const bool row_gains = kExpand && has_row_gains(segment, part);
       if (!row_gains) factor[u] = part.factor;
       if (!row_gains || part.cols <= kTileCols)
         v[u] = load_input<kExpand>(buffers, segment, part, group, row_gains ? nullptr : part.gains);
