@@ -15,6 +15,8 @@ __device__ inline void prefetch(const void* p) {
   asm volatile("prefetch.global.L1 [%0];" ::"l"(p));
 }
 
+constexpr int kSector = 8;  // floats of what a prefetch brings
+
 /// c += a b on the tensor cores, m16n8k32; kSigned: a is s8, else u8; b is s8.
 template <bool kSigned>
 __device__ inline void multiply_add(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
@@ -93,6 +95,36 @@ __device__ inline int run_of(const Segment& segment) {
   return kRun == 0 || segment.n_blocks < kRun ? segment.groups : kRun;
 }
 
+/// The segments that a warp is at, in shared memory: what they say is needed again and again, and
+/// reading it where it lies takes as long as a group of codes.
+constexpr int kHeldSegments = 4;  // copies are of up to kStages - 1 groups, each of a segment, ahead
+template <class Segment>
+struct HeldSegments {
+  static constexpr int kBytes = (sizeof(Segment) + 15) / 16 * 16;
+  static constexpr int kSize = kHeldSegments * kBytes / 16;  // of 16 bytes
+  char* held;            // kSize, of the warp
+  const Segment* items;  // of the list
+
+  __device__ const Segment* at(int item) const {
+    return reinterpret_cast<const Segment*>(held + item % kHeldSegments * kBytes);
+  }
+  /// Copies item `item`. All lanes.
+  __device__ const Segment* bring(int item) {
+    static_assert(sizeof(Segment) % 8 == 0);
+    constexpr int kWords = sizeof(Segment) / 8;
+    const auto* from = reinterpret_cast<const uint2*>(items + item);
+    auto* to = reinterpret_cast<uint2*>(held + item % kHeldSegments * kBytes);
+    __syncwarp();  // the one that was there is not read any more
+#pragma unroll
+    for (int i = 0; i < (kWords + 31) / 32; ++i) {
+      const int word = 32 * i + static_cast<int>(threadIdx.x % 32);
+      if (word < kWords) to[word] = from[word];
+    }
+    __syncwarp();
+    return at(item);
+  }
+};
+
 /// Where in a list of segments a warp is: at a group of a row block.
 template <class Segment, int kRun>
 struct Cursor {
@@ -119,12 +151,12 @@ struct Cursor {
     group = first + static_cast<int>(in_run % length);
   }
   /// By n groups, at most to the end of the run; `last`: there are no more.
-  __device__ void advance(int n, bool last) {
+  __device__ void advance(int n, bool last, const HeldSegments<Segment>& segments) {
     group += n;
     if (group < end) return;
     group = first;
     if (++block < n_blocks || last) return;
-    if (end == groups) return enter(segment + 1, item + 1, 0);
+    if (end == groups) return enter(segments.at(item + 1), item + 1, 0);
     begin_run(end);
     group = first;
     block = 0;
@@ -135,6 +167,7 @@ struct Cursor {
 template <class Segment, int kRun>
 struct CopyCursor {
   const Segment* segment = nullptr;
+  int item = 0;
   const uint4* codes = nullptr;      // of the next group
   const uint32_t* scales = nullptr;  // of the next group, or null: 32 words
   int part = 0, tiles = 0;           // of this part of the row block: tiles that are left
@@ -144,6 +177,7 @@ struct CopyCursor {
 
   __device__ void enter(const Cursor<Segment, kRun>& at) {
     segment = at.segment;
+    item = at.item;
     block = at.block;
     n_blocks = at.n_blocks;
     first = at.first;
@@ -163,9 +197,10 @@ struct CopyCursor {
     tiles = now.tiles - kGroupTiles * group;
     groups = now.groups - group;
     codes += kGroupTiles * 32 * group;
-    if (now.gain_rows < segment->rows && threadIdx.x % 32 * 32 < now.cols) {
+    if (now.gain_rows < segment->rows) {
       const int gain_block = block * block_rows(segment->bits) / now.gain_rows;
-      prefetch(now.gains + int64_t{gain_block} * now.cols + threadIdx.x % 32 * 32);
+      for (int i = threadIdx.x % 32 * kSector; i < now.cols; i += 32 * kSector)
+        prefetch(now.gains + int64_t{gain_block} * now.cols + i);
     }
     scales = static_cast<const uint32_t*>(now.scales);
     if (scales == nullptr) return;
@@ -174,23 +209,23 @@ struct CopyCursor {
     scales += (int64_t{chunk} * now.groups + group) * 32;
   }
   __device__ int n_tiles() const { return min(kGroupTiles, tiles); }
-  __device__ void advance(bool last) {
+  __device__ void advance(bool last, HeldSegments<Segment>& segments) {
     const int n = n_tiles();
     codes += n * 32;
     tiles -= n;
     if (scales != nullptr) scales += 32;
     if (--groups > 0 || last) return;
-    if (kRun > 0 || ++part == segment->n_parts) next_block();
+    if (kRun > 0 || ++part == segment->n_parts) next_block(segments);
     enter_part(first);
     if (kRun > 0) groups = min(groups, run_of<kRun>(*segment));
   }
-  __device__ void next_block() {
+  __device__ void next_block(HeldSegments<Segment>& segments) {
     part = 0;
     if (++block == n_blocks) {
       block = 0;
       first += run_of<kRun>(*segment);
       if (first >= segment->groups) {
-        ++segment;
+        segment = segments.bring(++item);
         first = 0;
         n_blocks = segment->n_blocks;
       }
@@ -210,7 +245,10 @@ DELTACOME_HOST_DEVICE constexpr int slot_size(bool has_scales) {
 template <class Segment, int kStages, bool kScales, bool kReadOnce, int kRun = 0>
 struct GroupStream {
   static constexpr int kSlot = slot_size(kScales);
+  /// Shared memory of a warp, of 16 bytes.
+  static constexpr int kShared = kStages * kSlot + HeldSegments<Segment>::kSize;
   uint4* ring;  // [kStages][kSlot] of the warp
+  HeldSegments<Segment> segments;
   Cursor<Segment, kRun> now;
   CopyCursor<Segment, kRun> ahead;
   int left = 0;        // groups to multiply
@@ -218,18 +256,12 @@ struct GroupStream {
   int slot = 0, slot_ahead = 0;
   uint64_t policy;
 
-  /// Units [begin, end) of the list, of which the first is of `item`.
+  /// Units [begin, end) of the list, of which the first is of `item`. shared: kShared.
   __device__ void start(const Work<Segment>& list, int item, int begin, int end, uint4* shared) {
     ring = shared;
+    segments = {reinterpret_cast<char*>(shared + kStages * kSlot), list.items};
     policy = cache_policy<kReadOnce>();
-    // All that is read of the segment, at once.
-    if (threadIdx.x % 32 <= sizeof(Segment) / 128)
-      prefetch(reinterpret_cast<const char*>(list.items + item) + threadIdx.x % 32 * 128);
-    now.enter(list.items + item, item, begin - list.starts[item]);
-    if (now.segment->row_factor != nullptr && threadIdx.x % 32 < 4) {
-      const int row = now.block * block_rows(now.segment->bits) + threadIdx.x % 32 * 32;
-      if (row < now.segment->rows) prefetch(now.segment->row_factor + row);
-    }
+    now.enter(segments.bring(item), item, begin - list.starts[item]);
     ahead.enter(now);
     left = left_ahead = end - begin;
 #pragma unroll
@@ -252,7 +284,7 @@ struct GroupStream {
         if (ahead.segment->bits == 1)
           copy4(scales + 32, ahead.scales + lane + 32 * ahead.segment->parts[0].groups);
       }
-      ahead.advance(--left_ahead == 0);
+      ahead.advance(--left_ahead == 0, segments);
     }
     commit_copies();  // also of nothing, so that groups can be counted
     slot_ahead = slot_ahead + 1 == kStages ? 0 : slot_ahead + 1;
@@ -270,7 +302,7 @@ struct GroupStream {
   /// Past n groups of a row block that were taken.
   __device__ void advance(int n) {
     left -= n;
-    now.advance(n, left == 0);
+    now.advance(n, left == 0, segments);
   }
 };
 
@@ -289,14 +321,11 @@ __device__ inline int share_of(int units, int part, int n_parts) {
   return static_cast<int>(all / n) * part + min(part, static_cast<int>(all % n));
 }
 
-/// What is read first of a list, into the first-level cache: enough for few items. Threads of a
-/// block together.
+/// What is read first of a list, into the cache: enough for few items. Threads of a block together.
 template <class Item>
 __device__ inline void prefetch_list(const WorkList<Item>& list) {
-  const unsigned at = threadIdx.x * 128;
+  const unsigned at = threadIdx.x * 4 * kSector;
   if (at < list.capacity * sizeof(Item)) prefetch(reinterpret_cast<const char*>(list.items) + at);
-  if (at < sizeof(WorkHead) + 4 * list.capacity)
-    prefetch(reinterpret_cast<const char*>(list.head) + at);
 }
 
 /// The first unit from `unit` on that begins a row block, if those are not shared. All lanes of a

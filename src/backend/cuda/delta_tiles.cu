@@ -143,10 +143,11 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream) {
   const int block = stream.now.block;
   const int n = min(stream.left, stream.now.groups - stream.now.group);
   float sum[kFields][kTokenTiles][4] = {};
-  if (segment.row_factor != nullptr && threadIdx.x % 32 < (block_rows(kBits) + 31) / 32)
-    prefetch(
-        segment.row_factor +
-        min(block * block_rows(kBits) + static_cast<int>(threadIdx.x % 32) * 32, segment.rows - 1));
+  const int row_ahead = block * block_rows(kBits) + static_cast<int>(threadIdx.x % 32) * kSector;
+  if (segment.row_factor != nullptr && threadIdx.x % 32 * kSector < block_rows(kBits) &&
+      row_ahead < segment.rows) {
+    prefetch(segment.row_factor + row_ahead);
+  }
   int first = stream.now.group, last = first + n;  // of the part
   for (int p = 0; p < segment.n_parts && last > 0; ++p) {
     const SegmentPart& part = segment.parts[p];
@@ -183,6 +184,11 @@ DELTACOME_HOST_DEVICE constexpr int stages() {
   return kTokenTiles == 1 ? 2 : 3;
 }
 
+/// Segments of a long prompt read the same codes: those stay in the L2 cache.
+template <int kTokenTiles, bool kExpand>
+using TileStream = GroupStream<typename ListOf<kExpand>::Segment, stages<kTokenTiles>(), true,
+                               kTokenTiles <= 2>;
+
 /// Packed codes times inputs of some tokens: a persistent grid; every warp has an equal, contiguous
 /// share of the groups of all segments, in the order in which they lie in memory, and adds its
 /// partial sums to the results. Grid: any, block (32 * kWarps), shared memory of kWarps streams.
@@ -194,8 +200,7 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1   ? 4
                  const __grid_constant__ DeltaBuffers buffers) {
   extern __shared__ uint4 shared[];
   using Segment = typename ListOf<kExpand>::Segment;
-  // Segments of a long prompt read the same codes: those stay in the L2 cache.
-  using Stream = GroupStream<Segment, stages<kTokenTiles>(), true, kTokenTiles <= 2>;
+  using Stream = TileStream<kTokenTiles, kExpand>;
   const Work<Segment> list = open(ListOf<kExpand>::of(call));
   const int warp = static_cast<int>(threadIdx.x / 32);
   const int index = static_cast<int>(blockIdx.x) * kWarps + warp;
@@ -212,7 +217,7 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1   ? 4
   Stream stream;
   if (begin < end)
     stream.start(list, item_of(list, begin), begin, end,
-                 shared + warp * (stages<kTokenTiles>() * Stream::kSlot));
+                 shared + warp * Stream::kShared);
   wait_for_inputs();
   if (kExpand) clear_next_z(buffers);
   if (begin == end) return;
@@ -236,8 +241,8 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1   ? 4
 template <int kTokenTiles, bool kExpand, bool kPrepared>
 cudaError_t launch(const DeltaCall& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
   return launch_persistent(tiles_kernel<kTokenTiles, kExpand, kPrepared>, 32 * kWarps,
-                           kWarps * stages<kTokenTiles>() * slot_size(true) * 16, call, buffers,
-                           how);
+                           size_t{16} * kWarps * TileStream<kTokenTiles, kExpand>::kShared, call,
+                           buffers, how);
 }
 
 template <bool kExpand>

@@ -221,7 +221,7 @@ struct TokenStream {
   using Window = cuda::Window<kExpand ? 16 : kRun>;
   using Segment = typename ListOf<kExpand>::Segment;
   using Type = GroupStream<Segment, kStages, true, true, kExpand ? 0 : kRun>;
-  static constexpr int kWarpShared = kStages * Type::kSlot + static_cast<int>(sizeof(Window) / 16);
+  static constexpr int kWarpShared = Type::kShared + static_cast<int>(sizeof(Window) / 16);
   static_assert(sizeof(Window) % 16 == 0);
 };
 template <bool kExpand>
@@ -248,10 +248,11 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
     const int item = list.n > 32 ? item_of(list, begin)
                                  : __popc(__ballot_sync(~0u, lane < list.n && start <= begin)) - 1;
     stream.start(list, item, begin, end, own_shared);
+    if (!kExpand) touch_gains<kRun>(stream.now.segment->parts[0], stream.now.group);
   }
   if (!buffers.x_is_there) wait_for_inputs();
-  auto& window = *reinterpret_cast<typename TokenStream<kExpand>::Window*>(own_shared +
-                                                                           kStages * stream.kSlot);
+  auto& window =
+      *reinterpret_cast<typename TokenStream<kExpand>::Window*>(own_shared + stream.kShared);
   Held held;
   while (stream.left > 0) multiply_block<kExpand>(buffers, stream, window, held);
   if (kExpand) clear_next_z(buffers);

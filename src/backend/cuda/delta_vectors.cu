@@ -220,6 +220,9 @@ __device__ void copy_book(const void* from, int dim, uint4* to) {
   }
 }
 
+template <int kTokenTiles>
+using VectorStream = GroupStream<InputSegment, kStages, false, kTokenTiles <= 2>;
+
 /// Vector codes times prepared inputs: a persistent grid; every block of threads has an equal,
 /// contiguous share of all segments, whose book it holds, and every warp of it an equal share of
 /// each segment's part. Grid: any, block (32 * kWarps), shared memory kBookBytes + the streams'.
@@ -254,12 +257,12 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles <= 1 ? 2 : 1)
       __syncthreads();
       dim = first_dim;
     }
-    GroupStream<InputSegment, kStages, false, kTokenTiles <= 2> stream;
+    VectorStream<kTokenTiles> stream;
     const bool whole = buffers.whole_blocks;
     const int begin = block_from(list, unit + share_of(until - unit, warp, kWarps), whole);
     const int stop = block_from(list, unit + share_of(until - unit, warp + 1, kWarps), whole);
-    uint4* ring = shared + kBookBytes / 16 + warp * (kStages * kGroupTiles * 32);
-    if (begin < stop) stream.start(list, item_of(list, begin), begin, stop, ring);
+    uint4* own_shared = shared + kBookBytes / 16 + warp * stream.kShared;
+    if (begin < stop) stream.start(list, item_of(list, begin), begin, stop, own_shared);
     if (!waited) wait_for_inputs();
     waited = true;
     while (stream.left > 0) {
@@ -288,7 +291,7 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles <= 1 ? 2 : 1)
 
 template <int kTokenTiles>
 cudaError_t launch(const DeltaCall& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  constexpr size_t kShared = kBookBytes + kWarps * kStages * kGroupTiles * 512;
+  constexpr size_t kShared = kBookBytes + size_t{16} * kWarps * VectorStream<kTokenTiles>::kShared;
   return launch_persistent(vectors_kernel<kTokenTiles>, 32 * kWarps, kShared, call, buffers, how);
 }
 

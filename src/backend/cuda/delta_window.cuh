@@ -7,7 +7,7 @@ namespace deltacome::cuda {
 
 // Inputs of one token that a warp quantizes for itself.
 
-constexpr int kBatch = 4;                     // groups that it loads at once
+constexpr int kBatch = 8;                     // groups that it loads at once
 constexpr int kEntryWords = kGroupCols / 16;  // of 16 bytes
 
 /// Inputs of up to kWindow groups that a warp holds: as prepared inputs have them; or, of a small
@@ -118,6 +118,16 @@ __device__ inline void fill(const DeltaBuffers& buffers, const Segment& segment,
     }
   }
   __syncwarp();
+}
+
+/// Gains of the first groups of the input that a warp will multiply, brought near.
+template <int kGroups>
+__device__ inline void touch_gains(const SegmentPart& part, int group) {
+  if (part.gains == nullptr) return;
+  const int first = kGroupCols * group + 4 * static_cast<int>(threadIdx.x % 32);
+#pragma unroll
+  for (int u = 0; u < kGroups; ++u)
+    if (first + kGroupCols * u < part.cols) prefetch(part.gains + first + kGroupCols * u);
 }
 
 /// A group of a part whose inputs have gains of the row block, as window.own. `at`: in the window.
