@@ -259,6 +259,8 @@ struct DeltaBuffers {
   bool x_is_there = false;
   /// Of one token: the kernel behind it may begin early.
   bool releases = true;
+  /// Of one token: goes once through what it will do while it waits for the kernel before it.
+  bool rehearses = false;
 };
 
 }  // namespace deltacome::cuda

@@ -128,14 +128,14 @@ __device__ void multiply_wide(const uint4* group, bool has_scales, float center,
 template <int kBits, class Stream>
 __device__ void multiply_groups(const SegmentPart& part, int bits, int block, int n,
                                 const uint4* entries, const float2* scale_sums, Stream& stream,
-                                float (&sum)[2][2]) {
+                                bool rehearses, float (&sum)[2][2]) {
   // In registers: what is in memory is read again after each asynchronous copy.
   const bool has_scales = part.scales != nullptr;
   const float center = part.center;
   const int part_bits = part.bits, quarter = block & (part_bits / 2 - 1);
 #pragma unroll 1
   for (int i = 0; i < n; ++i) {
-    const uint4* codes = stream.take();
+    const uint4* codes = rehearses ? stream.ring : stream.take();
     const OneInput x(entries + i * kEntryWords, scale_sums + i);
     if constexpr (kBits == 0) {
       multiply_wide(codes, has_scales, center, part_bits, part_bits != bits, quarter, x, sum[0]);
@@ -145,16 +145,18 @@ __device__ void multiply_groups(const SegmentPart& part, int bits, int block, in
   }
 }
 
-/// The groups of one row block that the warp has, of a run, and their results.
+/// The groups of one row block that the warp has, of a run, and their results. `rehearses`: of one
+/// group, without what comes from the stream and without results, so that all instructions and the
+/// factors are at hand when the inputs are there.
 template <bool kExpand, class Stream, int kWindow>
-__device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Window<kWindow>& window,
-                               Held& held) {
+__device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Window<kWindow>& own,
+                               Held<kWindow>& held, bool rehearses) {
   const auto& segment = *stream.now.segment;
   const int bits = segment.bits, block = stream.now.block;
-  const int n = min(stream.left, stream.now.end - stream.now.group);
+  const int n = rehearses ? 1 : min(stream.left, stream.now.end - stream.now.group);
   const int lane = static_cast<int>(threadIdx.x % 32), n_slots = fields_of(bits);
-  const LaneSlot own(bits);
-  const int first_row = block * (16 * n_slots) + 16 * own.slot + lane / 4;
+  const LaneSlot place(bits);
+  const int first_row = block * (16 * n_slots) + 16 * place.slot + lane / 4;
   float by[2][2] = {}, sum[2][2] = {};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {  // early: they come from afar
@@ -171,28 +173,32 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Wind
       if (held.item != stream.now.item || group < held.begin || group >= held.end) {
         // All of them only if the warp has as many: those of other row blocks are the same.
         const bool all = stream.left >= stream.now.end - stream.now.first;
+        held.window = &own;
         held.item = stream.now.item;
         held.begin =
             all ? stream.now.first + (group - stream.now.first) / kWindow * kWindow : group;
         held.end = min(all ? stream.now.end : last, held.begin + kWindow);
-        fill<kExpand>(buffers, segment, held.begin, held.end, window);
+        fill<kExpand>(buffers, segment, held.begin, held.end, held.begin, own);
       }
       const int at = group - held.begin;
       int stop = min(end, held.end);
-      const uint4* entries = window.entries[at];
-      const float2* scale_sums = &window.scale_sums[at];
+      const uint4* entries = held.window->entries[at];
+      const float2* scale_sums = &held.window->scale_sums[at];
       if (kExpand && has_row_gains(segment, part)) {
-        fill_own(buffers, segment, part, group - before, block, at, window);
+        fill_own(buffers, segment, part, group - before, block, at, *held.window, own);
         stop = group + 1;
-        entries = window.own;
-        scale_sums = window.own_scale_sum;
+        entries = own.own;
+        scale_sums = own.own_scale_sum;
       }
       if (part.bits == 2) {
-        multiply_groups<2>(part, bits, block, stop - group, entries, scale_sums, stream, sum);
+        multiply_groups<2>(part, bits, block, stop - group, entries, scale_sums, stream, rehearses,
+                           sum);
       } else if (part.bits == 1) {
-        multiply_groups<1>(part, bits, block, stop - group, entries, scale_sums, stream, sum);
+        multiply_groups<1>(part, bits, block, stop - group, entries, scale_sums, stream, rehearses,
+                           sum);
       } else {
-        multiply_groups<0>(part, bits, block, stop - group, entries, scale_sums, stream, sum);
+        multiply_groups<0>(part, bits, block, stop - group, entries, scale_sums, stream, rehearses,
+                           sum);
       }
       group = stop;
     }
@@ -204,35 +210,42 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Wind
   for (int i = 0; i < 4; ++i) {
     const int row = first_row + 64 * (i / 2) + 8 * (i % 2);
     // Fields of a byte have their codes times a power of two.
-    const float unit = __int_as_float((127 - bits * (own.slot + 4 * (i / 2))) << 23);
-    if (own.owns && 4 * (i / 2) < n_slots && row < segment.rows)
+    const float unit = __int_as_float((127 - bits * (place.slot + 4 * (i / 2))) << 23);
+    if (place.owns && 4 * (i / 2) < n_slots && row < segment.rows && !rehearses)
       atomicAdd(out + row, sum[i / 2][i % 2] * unit * by[i / 2][i % 2]);
   }
-  stream.advance(n);
+  if (!rehearses) stream.advance(n);
 }
 
 /// Packed codes times the inputs of one token of each variant: a persistent grid; every warp has an
 /// equal, contiguous share of the groups of all segments in the order of its cursor, quantizes the
 /// inputs that it needs, and adds its partial sums to the results. Codes are on their way before
-/// the inputs are there.
-/// Grid: any, block (32 * kWarps), shared memory kWarps * kWarpShared.
+/// the inputs are there. The warps of a block quantize the first inputs together if they have many
+/// groups, which mostly are of one segment.
+/// Grid: any, block (32 * kWarps), shared memory of 16 * kShared.
 template <bool kExpand>
 struct TokenStream {
   using Window = cuda::Window<kExpand ? 16 : kRun>;
   using Segment = typename ListOf<kExpand>::Segment;
   using Type = GroupStream<Segment, kStages, true, true, kExpand ? 0 : kRun>;
-  static constexpr int kWarpShared = Type::kShared + static_cast<int>(sizeof(Window) / 16);
+  static constexpr int kWindowSize = static_cast<int>(sizeof(Window) / 16);
+  static constexpr int kWarpShared = Type::kShared + kWindowSize;
+  static constexpr int kShared = kWarps * kWarpShared + kWindowSize;
+  static constexpr int kManyGroups = 4;  // of a warp
   static_assert(sizeof(Window) % 16 == 0);
 };
 template <bool kExpand>
 __global__ void __launch_bounds__(32 * kWarps, 4)
     token_kernel(const __grid_constant__ DeltaCall call,
                  const __grid_constant__ DeltaBuffers buffers) {
+  using Use = TokenStream<kExpand>;
+  using Segment = typename Use::Segment;
+  using Window = typename Use::Window;
   extern __shared__ uint4 shared[];
-  using Segment = typename TokenStream<kExpand>::Segment;
+  __shared__ Held<kExpand ? 16 : kRun> first;  // what the first warp begins with
   const WorkList<Segment>& where = ListOf<kExpand>::of(call);
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
-  uint4* own_shared = shared + warp * TokenStream<kExpand>::kWarpShared;
+  uint4* own_shared = shared + warp * Use::kWarpShared;
   if (buffers.releases) release_dependents();
   prefetch_list(where);
   // Read beside the head of the list, not after it: enough for few variants.
@@ -243,18 +256,45 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   const int n_warps = static_cast<int>(gridDim.x) * kWarps;
   const int begin = share_of(list.units, index, n_warps);
   const int end = share_of(list.units, index + 1, n_warps);
-  typename TokenStream<kExpand>::Type stream;
+  const bool many = list.units >= Use::kManyGroups * n_warps;  // then nobody has nothing
+  typename Use::Type stream;
   if (begin < end) {
     const int item = list.n > 32 ? item_of(list, begin)
                                  : __popc(__ballot_sync(~0u, lane < list.n && start <= begin)) - 1;
     stream.start(list, item, begin, end, own_shared);
     if (!kExpand) touch_gains<kRun>(stream.now.segment->parts[0], stream.now.group);
   }
-  if (!buffers.x_is_there) wait_for_inputs();
-  auto& window =
-      *reinterpret_cast<typename TokenStream<kExpand>::Window*>(own_shared + stream.kShared);
-  Held held;
-  while (stream.left > 0) multiply_block<kExpand>(buffers, stream, window, held);
+  auto& window = *reinterpret_cast<Window*>(own_shared + stream.kShared);
+  auto& of_all = *reinterpret_cast<Window*>(shared + kWarps * Use::kWarpShared);
+  Held<kExpand ? 16 : kRun> held;
+  if (many && threadIdx.x == 0) {
+    constexpr int kWindow = kExpand ? 16 : kRun;
+    const auto& now = stream.now;
+    first.window = &of_all;
+    first.item = now.item;
+    first.begin = now.first + (now.group - now.first) / kWindow * kWindow;
+    first.end = min(now.end, first.begin + kWindow);
+  }
+  bool rehearses = buffers.rehearses && !many && begin < end;
+  if (!buffers.x_is_there && !rehearses) wait_for_inputs();
+  if (many) {
+    __syncthreads();
+    held = first;
+    const auto* segment = reinterpret_cast<const Segment*>(  // of the first warp
+        reinterpret_cast<const char*>(shared + kStages * stream.kSlot) +
+        held.item % kHeldSegments * HeldSegments<Segment>::kBytes);
+    const int each = (held.end - held.begin + kWarps - 1) / kWarps;
+    const int from = held.begin + warp * each;
+    fill<kExpand>(buffers, *segment, from, min(held.end, from + each), held.begin, of_all);
+    __syncthreads();
+  }
+  while (stream.left > 0) {
+    multiply_block<kExpand>(buffers, stream, window, held, rehearses);
+    if (!rehearses) continue;
+    rehearses = false;
+    held.item = -1;
+    wait_for_inputs();
+  }
   if (kExpand) clear_next_z(buffers);
   // One block of threads is enough to outlast the kernel before; the others make room.
   if (buffers.x_is_there && blockIdx.x == 0) wait_for_inputs();
@@ -262,8 +302,8 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
 
 template <bool kExpand>
 cudaError_t launch(const DeltaCall& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  constexpr size_t kShared = size_t{16} * kWarps * TokenStream<kExpand>::kWarpShared;
-  return launch_persistent(token_kernel<kExpand>, 32 * kWarps, kShared, call, buffers, how,
+  return launch_persistent(token_kernel<kExpand>, 32 * kWarps,
+                           size_t{16} * TokenStream<kExpand>::kShared, call, buffers, how,
                            how.blocks_per_sm);
 }
 

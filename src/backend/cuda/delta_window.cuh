@@ -7,7 +7,7 @@ namespace deltacome::cuda {
 
 // Inputs of one token that a warp quantizes for itself.
 
-constexpr int kBatch = 8;                     // groups that it loads at once
+constexpr int kBatch = 8;                     // groups that it loads at once, at most
 constexpr int kEntryWords = kGroupCols / 16;  // of 16 bytes
 
 /// Inputs of up to kWindow groups that a warp holds: as prepared inputs have them; or, of a small
@@ -20,8 +20,10 @@ struct Window {
   float2 scale_sums[kWindow];
   float2 own_scale_sum[2];
 };
-/// What a window holds.
+/// Which window a warp multiplies, and what it holds.
+template <int kWindow>
 struct Held {
+  const Window<kWindow>* window = nullptr;
   int item = -1;
   int begin = 0, end = 0;  // groups of a row block
 };
@@ -85,17 +87,18 @@ __device__ inline bool has_row_gains(const DeltaSegment& segment, const SegmentP
   return part.gain_rows < segment.rows;
 }
 
-/// Groups [begin, end) of the segment's row blocks into the window.
+/// Groups [begin, end) of the segment's row blocks into a window whose first one is `origin`.
 template <bool kExpand, class Segment, int kWindow>
 __device__ inline void fill(const DeltaBuffers& buffers, const Segment& segment, int begin, int end,
-                            Window<kWindow>& window) {
+                            int origin, Window<kWindow>& window) {
+  constexpr int kNow = kBatch < kWindow ? kBatch : kWindow;
   const int lane = static_cast<int>(threadIdx.x % 32);
   __syncwarp();  // what was there has been read
-  for (int first = begin; first < end; first += kBatch) {
-    float4 v[kBatch];
-    float factor[kBatch];  // 0: floats are kept
+  for (int first = begin; first < end; first += kNow) {
+    float4 v[kNow];
+    float factor[kNow];  // 0: floats are kept
 #pragma unroll
-    for (int u = 0; u < kBatch; ++u) {
+    for (int u = 0; u < kNow; ++u) {
       v[u] = float4{};
       factor[u] = 0;
       if (first + u >= end) continue;
@@ -107,8 +110,8 @@ __device__ inline void fill(const DeltaBuffers& buffers, const Segment& segment,
         v[u] = load_input<kExpand>(buffers, segment, part, group, row_gains ? nullptr : part.gains);
     }
 #pragma unroll
-    for (int u = 0; u < kBatch; ++u) {
-      const int at = first + u - begin;
+    for (int u = 0; u < kNow; ++u) {
+      const int at = first + u - origin;
       if (first + u >= end) continue;
       if (factor[u] != 0) {
         quantize_group(v[u], factor[u], window.entries[at], &window.scale_sums[at]);
@@ -130,11 +133,11 @@ __device__ inline void touch_gains(const SegmentPart& part, int group) {
     if (first + kGroupCols * u < part.cols) prefetch(part.gains + first + kGroupCols * u);
 }
 
-/// A group of a part whose inputs have gains of the row block, as window.own. `at`: in the window.
+/// A group of a part whose inputs have gains of the row block, as own.own. `at`: in `window`.
 template <class Segment, int kWindow>
 __device__ inline void fill_own(const DeltaBuffers& buffers, const Segment& segment,
                                 const SegmentPart& part, int group, int block, int at,
-                                Window<kWindow>& window) {
+                                const Window<kWindow>& window, Window<kWindow>& own) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int gain_block = block * block_rows(segment.bits) / part.gain_rows;
   const float* gains = part.gains + int64_t{gain_block} * part.cols;
@@ -147,7 +150,7 @@ __device__ inline void fill_own(const DeltaBuffers& buffers, const Segment& segm
     const float4 by = *reinterpret_cast<const float4*>(gains + 4 * lane);
     v = {z.x * by.x, z.y * by.y, z.z * by.z, z.w * by.w};
   }
-  quantize_group(v, part.factor, window.own, window.own_scale_sum);
+  quantize_group(v, part.factor, own.own, own.own_scale_sum);
   __syncwarp();
 }
 
