@@ -75,9 +75,7 @@ void launch_call(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch
   buffers.whole_blocks = how.deterministic;
   // What only x is needed for may run beside what wrote y: the first one.
   const bool x_is_there = buffers.x_is_there, shrinks = (call.kinds & Plan::kShrink) != 0;
-  const bool few = how.blocks_per_sm > 0;
   buffers.x_is_there = x_is_there && how.one_token && needs_only_x(call.kinds);
-  buffers.rehearses = few && !buffers.x_is_there;
   if (how.prepares) launch_if(Plan::kInputs, call, buffers, how, launch_inputs, false);
   launch_if(Plan::kShrink, call, buffers, how, launch_shrink);
   buffers.x_is_there = x_is_there && !shrinks;
@@ -87,7 +85,7 @@ void launch_call(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch
   launch_if(Plan::kPlain, call, buffers, how, launch_plain, false);
   if (how.prepares) launch_if(Plan::kExpand, call, buffers, how, launch_components);
   // Of many variants V beside U costs more than its early beginning saves (docs/benchmarks.md).
-  buffers.releases = buffers.rehearses = few;
+  buffers.releases = how.blocks_per_sm > 0;
   // One after another if the order of additions to y matters.
   for (int tier = 0; tier < (how.deterministic ? kTierLaunches : 1); ++tier) {
     buffers.tier = how.deterministic ? tier : -1;

@@ -170,6 +170,8 @@ struct DeltaSegment {
   int32_t dim = 0;       // of vector codes
   int32_t tier = 0;      // of U
   int32_t n_parts = 1;
+  /// Row blocks after which gains of inputs are others; 0: those of all are the same.
+  int32_t gain_run = 0;
 };
 /// V, dense and vector codes.
 struct InputSegment : DeltaSegment {
@@ -259,8 +261,6 @@ struct DeltaBuffers {
   bool x_is_there = false;
   /// Of one token: the kernel behind it may begin early.
   bool releases = true;
-  /// Of one token: goes once through what it will do while it waits for the kernel before it.
-  bool rehearses = false;
 };
 
 }  // namespace deltacome::cuda

@@ -128,14 +128,14 @@ __device__ void multiply_wide(const uint4* group, bool has_scales, float center,
 template <int kBits, class Stream>
 __device__ void multiply_groups(const SegmentPart& part, int bits, int block, int n,
                                 const uint4* entries, const float2* scale_sums, Stream& stream,
-                                bool rehearses, float (&sum)[2][2]) {
+                                float (&sum)[2][2]) {
   // In registers: what is in memory is read again after each asynchronous copy.
   const bool has_scales = part.scales != nullptr;
   const float center = part.center;
   const int part_bits = part.bits, quarter = block & (part_bits / 2 - 1);
 #pragma unroll 1
   for (int i = 0; i < n; ++i) {
-    const uint4* codes = rehearses ? stream.ring : stream.take();
+    const uint4* codes = stream.take();
     const OneInput x(entries + i * kEntryWords, scale_sums + i);
     if constexpr (kBits == 0) {
       multiply_wide(codes, has_scales, center, part_bits, part_bits != bits, quarter, x, sum[0]);
@@ -145,15 +145,13 @@ __device__ void multiply_groups(const SegmentPart& part, int bits, int block, in
   }
 }
 
-/// The groups of one row block that the warp has, of a run, and their results. `rehearses`: of one
-/// group, without what comes from the stream and without results, so that all instructions and the
-/// factors are at hand when the inputs are there.
+/// The groups of one row block that the warp has, of a run, and their results.
 template <bool kExpand, class Stream, int kWindow>
 __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Window<kWindow>& own,
-                               Held<kWindow>& held, bool rehearses) {
+                               Held<kWindow>& held) {
   const auto& segment = *stream.now.segment;
   const int bits = segment.bits, block = stream.now.block;
-  const int n = rehearses ? 1 : min(stream.left, stream.now.end - stream.now.group);
+  const int n = min(stream.left, stream.now.end - stream.now.group);
   const int lane = static_cast<int>(threadIdx.x % 32), n_slots = fields_of(bits);
   const LaneSlot place(bits);
   const int first_row = block * (16 * n_slots) + 16 * place.slot + lane / 4;
@@ -170,35 +168,24 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Wind
     const SegmentPart& part = segment.parts[p];
     const int end = min(last, before + part.groups);
     while (group < end) {
-      if (held.item != stream.now.item || group < held.begin || group >= held.end) {
+      if (!held.has(stream.now.item, block, group)) {
         // All of them only if the warp has as many: those of other row blocks are the same.
-        const bool all = stream.left >= stream.now.end - stream.now.first;
-        held.window = &own;
-        held.item = stream.now.item;
-        held.begin =
-            all ? stream.now.first + (group - stream.now.first) / kWindow * kWindow : group;
-        held.end = min(all ? stream.now.end : last, held.begin + kWindow);
-        fill<kExpand>(buffers, segment, held.begin, held.end, held.begin, own);
+        const int first = stream.now.first, end_of_all = stream.now.end;
+        const bool all = stream.left >= end_of_all - first;
+        __syncwarp();  // everyone has read what was held
+        held.set(&own, segment, stream.now.item, block,
+                 all ? first + (group - first) / kWindow * kWindow : group, all ? end_of_all : last);
+        fill<kExpand>(buffers, segment, block, held.begin, held.end, held.begin, own);
       }
-      const int at = group - held.begin;
-      int stop = min(end, held.end);
+      const int at = group - held.begin, stop = min(end, held.end);
       const uint4* entries = held.window->entries[at];
       const float2* scale_sums = &held.window->scale_sums[at];
-      if (kExpand && has_row_gains(segment, part)) {
-        fill_own(buffers, segment, part, group - before, block, at, *held.window, own);
-        stop = group + 1;
-        entries = own.own;
-        scale_sums = own.own_scale_sum;
-      }
       if (part.bits == 2) {
-        multiply_groups<2>(part, bits, block, stop - group, entries, scale_sums, stream, rehearses,
-                           sum);
+        multiply_groups<2>(part, bits, block, stop - group, entries, scale_sums, stream, sum);
       } else if (part.bits == 1) {
-        multiply_groups<1>(part, bits, block, stop - group, entries, scale_sums, stream, rehearses,
-                           sum);
+        multiply_groups<1>(part, bits, block, stop - group, entries, scale_sums, stream, sum);
       } else {
-        multiply_groups<0>(part, bits, block, stop - group, entries, scale_sums, stream, rehearses,
-                           sum);
+        multiply_groups<0>(part, bits, block, stop - group, entries, scale_sums, stream, sum);
       }
       group = stop;
     }
@@ -211,10 +198,10 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Wind
     const int row = first_row + 64 * (i / 2) + 8 * (i % 2);
     // Fields of a byte have their codes times a power of two.
     const float unit = __int_as_float((127 - bits * (place.slot + 4 * (i / 2))) << 23);
-    if (place.owns && 4 * (i / 2) < n_slots && row < segment.rows && !rehearses)
+    if (place.owns && 4 * (i / 2) < n_slots && row < segment.rows)
       atomicAdd(out + row, sum[i / 2][i % 2] * unit * by[i / 2][i % 2]);
   }
-  if (!rehearses) stream.advance(n);
+  stream.advance(n);
 }
 
 /// Packed codes times the inputs of one token of each variant: a persistent grid; every warp has an
@@ -225,13 +212,15 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Wind
 /// Grid: any, block (32 * kWarps), shared memory of 16 * kShared.
 template <bool kExpand>
 struct TokenStream {
-  using Window = cuda::Window<kExpand ? 16 : kRun>;
+  static constexpr int kWindow = kExpand ? 16 : kRun;
+  using Window = cuda::Window<kWindow>;
   using Segment = typename ListOf<kExpand>::Segment;
   using Type = GroupStream<Segment, kStages, true, true, kExpand ? 0 : kRun>;
   static constexpr int kWindowSize = static_cast<int>(sizeof(Window) / 16);
-  static constexpr int kWarpShared = Type::kShared + kWindowSize;
+  using Held = cuda::Held<kWindow>;
+  static constexpr int kWarpShared = Type::kShared + kWindowSize + Held::kSize;
   static constexpr int kShared = kWarps * kWarpShared + kWindowSize;
-  static constexpr int kManyGroups = 4;  // of a warp
+  static constexpr int kManyGroups = 8;  // of a warp
   static_assert(sizeof(Window) % 16 == 0);
 };
 template <bool kExpand>
@@ -239,11 +228,11 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
     token_kernel(const __grid_constant__ DeltaCall call,
                  const __grid_constant__ DeltaBuffers buffers) {
   using Use = TokenStream<kExpand>;
-  using Segment = typename Use::Segment;
-  using Window = typename Use::Window;
   extern __shared__ uint4 shared[];
-  __shared__ Held<kExpand ? 16 : kRun> first;  // what the first warp begins with
-  const WorkList<Segment>& where = ListOf<kExpand>::of(call);
+  __shared__ typename Use::Held first;  // inputs that the first warp begins with
+  __shared__ int first_block;
+  __shared__ const typename Use::Segment* first_segment;
+  const WorkList<typename Use::Segment>& where = ListOf<kExpand>::of(call);
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   uint4* own_shared = shared + warp * Use::kWarpShared;
   if (buffers.releases) release_dependents();
@@ -251,50 +240,41 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   // Read beside the head of the list, not after it: enough for few variants.
   const auto* starts = reinterpret_cast<const int32_t*>(where.head + 1);
   const int start = lane < where.capacity ? starts[lane] : 0;
-  const Work<Segment> list = open(where);
+  const Work<typename Use::Segment> list = open(where);
   const int index = static_cast<int>(blockIdx.x) * kWarps + warp;
   const int n_warps = static_cast<int>(gridDim.x) * kWarps;
   const int begin = share_of(list.units, index, n_warps);
   const int end = share_of(list.units, index + 1, n_warps);
-  const bool many = list.units >= Use::kManyGroups * n_warps;  // then nobody has nothing
   typename Use::Type stream;
   if (begin < end) {
     const int item = list.n > 32 ? item_of(list, begin)
                                  : __popc(__ballot_sync(~0u, lane < list.n && start <= begin)) - 1;
     stream.start(list, item, begin, end, own_shared);
-    if (!kExpand) touch_gains<kRun>(stream.now.segment->parts[0], stream.now.group);
+    if (!kExpand) prefetch_gains<kRun>(stream.now.segment->parts[0], stream.now.group);
   }
-  auto& window = *reinterpret_cast<Window*>(own_shared + stream.kShared);
-  auto& of_all = *reinterpret_cast<Window*>(shared + kWarps * Use::kWarpShared);
-  Held<kExpand ? 16 : kRun> held;
+  auto& window = *reinterpret_cast<typename Use::Window*>(own_shared + stream.kShared);
+  auto& held = *reinterpret_cast<typename Use::Held*>(own_shared + stream.kShared + Use::kWindowSize);
+  auto& of_all = *reinterpret_cast<typename Use::Window*>(shared + kWarps * Use::kWarpShared);
+  const bool many = list.units >= Use::kManyGroups * n_warps;
   if (many && threadIdx.x == 0) {
-    constexpr int kWindow = kExpand ? 16 : kRun;
     const auto& now = stream.now;
-    first.window = &of_all;
-    first.item = now.item;
-    first.begin = now.first + (now.group - now.first) / kWindow * kWindow;
-    first.end = min(now.end, first.begin + kWindow);
+    first.set(&of_all, *now.segment, now.item, now.block,
+              now.first + (now.group - now.first) / Use::kWindow * Use::kWindow, now.end);
+    first_block = now.block;
+    first_segment = now.segment;
   }
-  bool rehearses = buffers.rehearses && !many && begin < end;
-  if (!buffers.x_is_there && !rehearses) wait_for_inputs();
+  held.item = -1;
+  if (!buffers.x_is_there) wait_for_inputs();
   if (many) {
     __syncthreads();
-    held = first;
-    const auto* segment = reinterpret_cast<const Segment*>(  // of the first warp
-        reinterpret_cast<const char*>(shared + kStages * stream.kSlot) +
-        held.item % kHeldSegments * HeldSegments<Segment>::kBytes);
-    const int each = (held.end - held.begin + kWarps - 1) / kWarps;
-    const int from = held.begin + warp * each;
-    fill<kExpand>(buffers, *segment, from, min(held.end, from + each), held.begin, of_all);
+    if (lane == 0) held = first;
+    const int each = (first.end - first.begin + kWarps - 1) / kWarps;
+    const int from = first.begin + warp * each;
+    fill<kExpand>(buffers, *first_segment, first_block, from, min(first.end, from + each),
+                  first.begin, of_all);
     __syncthreads();
   }
-  while (stream.left > 0) {
-    multiply_block<kExpand>(buffers, stream, window, held, rehearses);
-    if (!rehearses) continue;
-    rehearses = false;
-    held.item = -1;
-    wait_for_inputs();
-  }
+  while (stream.left > 0) multiply_block<kExpand>(buffers, stream, window, held);
   if (kExpand) clear_next_z(buffers);
   // One block of threads is enough to outlast the kernel before; the others make room.
   if (buffers.x_is_there && blockIdx.x == 0) wait_for_inputs();
