@@ -203,8 +203,6 @@ class Builder {
     const int64_t blocks = u.gains == nullptr ? 1 : (u.rows + u.gain_rows - 1) / u.gain_rows;
     SegmentPart& part = s.parts[s.n_parts++];
     part = part_of(u);
-    if (part.gain_rows < s.rows)
-      s.gain_run = std::gcd(s.gain_run, part.gain_rows / block_rows(s.bits));
     s.groups += part.groups;
     part.z = to_int(first);
     part.cols = to_int(tiles * kTileCols);

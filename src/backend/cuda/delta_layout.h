@@ -170,8 +170,6 @@ struct DeltaSegment {
   int32_t dim = 0;       // of vector codes
   int32_t tier = 0;      // of U
   int32_t n_parts = 1;
-  /// Row blocks after which gains of inputs are others; 0: those of all are the same.
-  int32_t gain_run = 0;
 };
 /// V, dense and vector codes.
 struct InputSegment : DeltaSegment {

@@ -168,18 +168,26 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Wind
     const SegmentPart& part = segment.parts[p];
     const int end = min(last, before + part.groups);
     while (group < end) {
-      if (!held.has(stream.now.item, block, group)) {
+      if (held.item != stream.now.item || group < held.begin || group >= held.end) {
         // All of them only if the warp has as many: those of other row blocks are the same.
-        const int first = stream.now.first, end_of_all = stream.now.end;
-        const bool all = stream.left >= end_of_all - first;
-        __syncwarp();  // everyone has read what was held
-        held.set(&own, segment, stream.now.item, block,
-                 all ? first + (group - first) / kWindow * kWindow : group, all ? end_of_all : last);
-        fill<kExpand>(buffers, segment, block, held.begin, held.end, held.begin, own);
+        const bool all = stream.left >= stream.now.end - stream.now.first;
+        held.window = &own;
+        held.item = stream.now.item;
+        held.begin =
+            all ? stream.now.first + (group - stream.now.first) / kWindow * kWindow : group;
+        held.end = min(all ? stream.now.end : last, held.begin + kWindow);
+        fill<kExpand>(buffers, segment, held.begin, held.end, held.begin, own);
       }
-      const int at = group - held.begin, stop = min(end, held.end);
+      const int at = group - held.begin;
+      int stop = min(end, held.end);
       const uint4* entries = held.window->entries[at];
       const float2* scale_sums = &held.window->scale_sums[at];
+      if (kExpand && has_row_gains(segment, part)) {
+        fill_own(buffers, segment, part, group - before, block, at, *held.window, own);
+        stop = group + 1;
+        entries = own.own;
+        scale_sums = own.own_scale_sum;
+      }
       if (part.bits == 2) {
         multiply_groups<2>(part, bits, block, stop - group, entries, scale_sums, stream, sum);
       } else if (part.bits == 1) {
@@ -212,13 +220,11 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Wind
 /// Grid: any, block (32 * kWarps), shared memory of 16 * kShared.
 template <bool kExpand>
 struct TokenStream {
-  static constexpr int kWindow = kExpand ? 16 : kRun;
-  using Window = cuda::Window<kWindow>;
+  using Window = cuda::Window<kExpand ? 16 : kRun>;
   using Segment = typename ListOf<kExpand>::Segment;
   using Type = GroupStream<Segment, kStages, true, true, kExpand ? 0 : kRun>;
   static constexpr int kWindowSize = static_cast<int>(sizeof(Window) / 16);
-  using Held = cuda::Held<kWindow>;
-  static constexpr int kWarpShared = Type::kShared + kWindowSize + Held::kSize;
+  static constexpr int kWarpShared = Type::kShared + kWindowSize;
   static constexpr int kShared = kWarps * kWarpShared + kWindowSize;
   static constexpr int kManyGroups = 8;  // of a warp
   static_assert(sizeof(Window) % 16 == 0);
@@ -228,11 +234,11 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
     token_kernel(const __grid_constant__ DeltaCall call,
                  const __grid_constant__ DeltaBuffers buffers) {
   using Use = TokenStream<kExpand>;
+  using Segment = typename Use::Segment;
+  using Window = typename Use::Window;
   extern __shared__ uint4 shared[];
-  __shared__ typename Use::Held first;  // inputs that the first warp begins with
-  __shared__ int first_block;
-  __shared__ const typename Use::Segment* first_segment;
-  const WorkList<typename Use::Segment>& where = ListOf<kExpand>::of(call);
+  __shared__ Held<kExpand ? 16 : kRun> first;  // what the first warp begins with
+  const WorkList<Segment>& where = ListOf<kExpand>::of(call);
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   uint4* own_shared = shared + warp * Use::kWarpShared;
   if (buffers.releases) release_dependents();
@@ -240,11 +246,12 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   // Read beside the head of the list, not after it: enough for few variants.
   const auto* starts = reinterpret_cast<const int32_t*>(where.head + 1);
   const int start = lane < where.capacity ? starts[lane] : 0;
-  const Work<typename Use::Segment> list = open(where);
+  const Work<Segment> list = open(where);
   const int index = static_cast<int>(blockIdx.x) * kWarps + warp;
   const int n_warps = static_cast<int>(gridDim.x) * kWarps;
   const int begin = share_of(list.units, index, n_warps);
   const int end = share_of(list.units, index + 1, n_warps);
+  const bool many = list.units >= Use::kManyGroups * n_warps;  // then nobody has nothing
   typename Use::Type stream;
   if (begin < end) {
     const int item = list.n > 32 ? item_of(list, begin)
@@ -252,26 +259,27 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
     stream.start(list, item, begin, end, own_shared);
     if (!kExpand) prefetch_gains<kRun>(stream.now.segment->parts[0], stream.now.group);
   }
-  auto& window = *reinterpret_cast<typename Use::Window*>(own_shared + stream.kShared);
-  auto& held = *reinterpret_cast<typename Use::Held*>(own_shared + stream.kShared + Use::kWindowSize);
-  auto& of_all = *reinterpret_cast<typename Use::Window*>(shared + kWarps * Use::kWarpShared);
-  const bool many = list.units >= Use::kManyGroups * n_warps;
+  auto& window = *reinterpret_cast<Window*>(own_shared + stream.kShared);
+  auto& of_all = *reinterpret_cast<Window*>(shared + kWarps * Use::kWarpShared);
+  Held<kExpand ? 16 : kRun> held;
   if (many && threadIdx.x == 0) {
+    constexpr int kWindow = kExpand ? 16 : kRun;
     const auto& now = stream.now;
-    first.set(&of_all, *now.segment, now.item, now.block,
-              now.first + (now.group - now.first) / Use::kWindow * Use::kWindow, now.end);
-    first_block = now.block;
-    first_segment = now.segment;
+    first.window = &of_all;
+    first.item = now.item;
+    first.begin = now.first + (now.group - now.first) / kWindow * kWindow;
+    first.end = min(now.end, first.begin + kWindow);
   }
-  held.item = -1;
   if (!buffers.x_is_there) wait_for_inputs();
   if (many) {
     __syncthreads();
-    if (lane == 0) held = first;
-    const int each = (first.end - first.begin + kWarps - 1) / kWarps;
-    const int from = first.begin + warp * each;
-    fill<kExpand>(buffers, *first_segment, first_block, from, min(first.end, from + each),
-                  first.begin, of_all);
+    held = first;
+    const auto* segment = reinterpret_cast<const Segment*>(  // of the first warp
+        reinterpret_cast<const char*>(shared + kStages * stream.kSlot) +
+        held.item % kHeldSegments * HeldSegments<Segment>::kBytes);
+    const int each = (held.end - held.begin + kWarps - 1) / kWarps;
+    const int from = held.begin + warp * each;
+    fill<kExpand>(buffers, *segment, from, min(held.end, from + each), held.begin, of_all);
     __syncthreads();
   }
   while (stream.left > 0) multiply_block<kExpand>(buffers, stream, window, held);

@@ -10,36 +10,22 @@ namespace deltacome::cuda {
 constexpr int kBatch = 8;                     // groups that it loads at once, at most
 constexpr int kEntryWords = kGroupCols / 16;  // of 16 bytes
 
-/// Inputs of up to kWindow groups, as prepared inputs have them.
+/// Inputs of up to kWindow groups that a warp holds: as prepared inputs have them; or, of a small
+/// part with gains of row blocks, 32 floats. `own`: such a group with the gains of the warp's row
+/// block.
 template <int kWindow>
 struct Window {
   uint4 entries[kWindow][kEntryWords];
+  uint4 own[kEntryWords];
   float2 scale_sums[kWindow];
+  float2 own_scale_sum[2];
 };
-/// Which window a warp multiplies, and what it holds. In shared memory.
+/// Which window a warp multiplies, and what it holds.
 template <int kWindow>
-struct alignas(16) Held {
-  static constexpr int kSize = 2;  // of 16 bytes
-  const Window<kWindow>* window;
-  int item;                    // -1: nothing
-  int begin, end;              // groups of a row block
-  int first_block, end_block;  // row blocks for which it holds their gains
-
-  __device__ bool has(int of_item, int block, int group) const {
-    return item == of_item && group >= begin && group < end && block >= first_block &&
-           block < end_block;
-  }
-  /// Holds groups [from, to) for the row block and those with the same gains.
-  template <class Segment>
-  __device__ void set(const Window<kWindow>* where, const Segment& segment, int of_item, int block,
-                      int from, int to) {
-    window = where;
-    item = of_item;
-    begin = from;
-    end = min(to, from + kWindow);
-    first_block = segment.gain_run == 0 ? 0 : block / segment.gain_run * segment.gain_run;
-    end_block = segment.gain_run == 0 ? INT32_MAX : first_block + segment.gain_run;
-  }
+struct Held {
+  const Window<kWindow>* window = nullptr;
+  int item = -1;
+  int begin = 0, end = 0;  // groups of a row block
 };
 
 /// Four columns of a group of the input, with gains; zeros behind the last one.
@@ -97,32 +83,41 @@ __device__ inline const SegmentPart& part_at(const ComponentSegment& segment, in
   while (group >= segment.parts[p].groups) group -= segment.parts[p++].groups;
   return segment.parts[p];
 }
+__device__ inline bool has_row_gains(const DeltaSegment& segment, const SegmentPart& part) {
+  return part.gain_rows < segment.rows;
+}
 
-/// Groups [begin, end) of inputs of a row block into a window whose first one is `origin`.
+/// Groups [begin, end) of the segment's row blocks into a window whose first one is `origin`.
 template <bool kExpand, class Segment, int kWindow>
-__device__ inline void fill(const DeltaBuffers& buffers, const Segment& segment, int block,
-                            int begin, int end, int origin, Window<kWindow>& window) {
+__device__ inline void fill(const DeltaBuffers& buffers, const Segment& segment, int begin, int end,
+                            int origin, Window<kWindow>& window) {
   constexpr int kNow = kBatch < kWindow ? kBatch : kWindow;
+  const int lane = static_cast<int>(threadIdx.x % 32);
   __syncwarp();  // what was there has been read
   for (int first = begin; first < end; first += kNow) {
     float4 v[kNow];
-    float factor[kNow];
+    float factor[kNow];  // 0: floats are kept
 #pragma unroll
     for (int u = 0; u < kNow; ++u) {
+      v[u] = float4{};
+      factor[u] = 0;
       if (first + u >= end) continue;
       int group = first + u;
       const SegmentPart& part = part_at(segment, group);
-      const float* gains = part.gains;
-      if (kExpand && gains != nullptr)
-        gains += int64_t{block * block_rows(segment.bits) / part.gain_rows} * part.cols;
-      factor[u] = part.factor;
-      v[u] = load_input<kExpand>(buffers, segment, part, group, gains);
+      const bool row_gains = kExpand && has_row_gains(segment, part);
+      if (!row_gains) factor[u] = part.factor;
+      if (!row_gains || part.cols <= kTileCols)
+        v[u] = load_input<kExpand>(buffers, segment, part, group, row_gains ? nullptr : part.gains);
     }
 #pragma unroll
     for (int u = 0; u < kNow; ++u) {
       const int at = first + u - origin;
-      if (first + u < end)
+      if (first + u >= end) continue;
+      if (factor[u] != 0) {
         quantize_group(v[u], factor[u], window.entries[at], &window.scale_sums[at]);
+      } else if (lane < kEntryWords) {
+        reinterpret_cast<float4*>(window.entries[at])[lane] = v[u];
+      }
     }
   }
   __syncwarp();
@@ -136,6 +131,27 @@ __device__ inline void prefetch_gains(const SegmentPart& part, int group) {
 #pragma unroll
   for (int u = 0; u < kGroups; ++u)
     if (first + kGroupCols * u < part.cols) prefetch(part.gains + first + kGroupCols * u);
+}
+
+/// A group of a part whose inputs have gains of the row block, as own.own. `at`: in `window`.
+template <class Segment, int kWindow>
+__device__ inline void fill_own(const DeltaBuffers& buffers, const Segment& segment,
+                                const SegmentPart& part, int group, int block, int at,
+                                const Window<kWindow>& window, Window<kWindow>& own) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int gain_block = block * block_rows(segment.bits) / part.gain_rows;
+  const float* gains = part.gains + int64_t{gain_block} * part.cols;
+  __syncwarp();  // the group before has been read
+  float4 v{};
+  if (part.cols > kTileCols) {
+    v = load_input<true>(buffers, segment, part, group, gains);
+  } else if (lane < kEntryWords) {
+    const float4 z = reinterpret_cast<const float4*>(window.entries[at])[lane];
+    const float4 by = *reinterpret_cast<const float4*>(gains + 4 * lane);
+    v = {z.x * by.x, z.y * by.y, z.z * by.z, z.w * by.w};
+  }
+  quantize_group(v, part.factor, own.own, own.own_scale_sum);
+  __syncwarp();
 }
 
 }  // namespace deltacome::cuda
