@@ -4,8 +4,8 @@
 #include <span>
 
 #include "backend/backend.h"
-#include "backend/cuda/context.h"
 #include "backend/cuda/branch.h"
+#include "backend/cuda/context.h"
 #include "backend/cuda/delta_kernels.h"
 #include "backend/cuda/variant_plan.h"
 

@@ -97,13 +97,14 @@ __device__ inline int run_of(const Segment& segment) {
 
 /// The segments that a warp is at, in shared memory: what they say is needed again and again, and
 /// reading it where it lies takes as long as a group of codes.
-constexpr int kHeldSegments = 4;  // copies are of up to kStages - 1 groups, each of a segment, ahead
+constexpr int kHeldSegments =
+    4;  // copies are of up to kStages - 1 groups, each of a segment, ahead
 template <class Segment>
 struct HeldSegments {
   static constexpr int kBytes = (sizeof(Segment) + 15) / 16 * 16;
   static constexpr int kSize = kHeldSegments * kBytes / 16;  // of 16 bytes
-  char* held;            // kSize, of the warp
-  const Segment* items;  // of the list
+  char* held;                                                // kSize, of the warp
+  const Segment* items;                                      // of the list
 
   __device__ const Segment* at(int item) const {
     return reinterpret_cast<const Segment*>(held + item % kHeldSegments * kBytes);

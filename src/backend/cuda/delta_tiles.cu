@@ -186,8 +186,8 @@ DELTACOME_HOST_DEVICE constexpr int stages() {
 
 /// Segments of a long prompt read the same codes: those stay in the L2 cache.
 template <int kTokenTiles, bool kExpand>
-using TileStream = GroupStream<typename ListOf<kExpand>::Segment, stages<kTokenTiles>(), true,
-                               kTokenTiles <= 2>;
+using TileStream =
+    GroupStream<typename ListOf<kExpand>::Segment, stages<kTokenTiles>(), true, kTokenTiles <= 2>;
 
 /// Packed codes times inputs of some tokens: a persistent grid; every warp has an equal, contiguous
 /// share of the groups of all segments, in the order in which they lie in memory, and adds its
@@ -216,8 +216,7 @@ __global__ void __launch_bounds__(32 * kWarps, kTokenTiles == 1   ? 4
   release_dependents();
   Stream stream;
   if (begin < end)
-    stream.start(list, item_of(list, begin), begin, end,
-                 shared + warp * Stream::kShared);
+    stream.start(list, item_of(list, begin), begin, end, shared + warp * Stream::kShared);
   wait_for_inputs();
   if (kExpand) clear_next_z(buffers);
   if (begin == end) return;
