@@ -154,8 +154,9 @@ class CudaBackend final : public Backend {
     const CudaVariantPlan& variants = cuda_plan(plan);
     DELTACOME_CHECK(variants.n_rows() == x.rows());
     CudaStream& queue = on(stream);
-    const bool x_is_there = linear_.run(queue, x, targets);
-    if (!variants.base_only()) add_deltas(context_, queue, variants, x, targets, x_is_there);
+    const bool deltas = !variants.base_only();
+    const bool x_is_there = linear_.run(queue, x, targets, deltas);
+    if (deltas) add_deltas(context_, queue, variants, x, targets, x_is_there);
     add_biases(queue, variants, targets);
   }
   std::unique_ptr<AttentionPlan> plan_attention(std::span<const SequenceChunk> chunks) override {
