@@ -184,11 +184,11 @@ class Bench {
         if (d > 8) {  // as the backend does
           cuda::PreparedDeltas deltas = cuda::prepare_deltas(context_, *stream_, plan, in, targets);
           cuda::begin_deltas(*branch_, *stream_, deltas);
-          linear.run(*stream_, in, targets);
+          linear.run(*stream_, in, targets, false);
           cuda::finish_deltas(context_, *branch_, *stream_, plan, in, deltas);
           continue;
         }
-        const bool x_is_there = linear.run(*stream_, in, targets);
+        const bool x_is_there = linear.run(*stream_, in, targets, d > 0);
         if (d > 0) cuda::add_deltas(context_, *stream_, plan, in, targets, x_is_there);
       }
     });

@@ -155,14 +155,15 @@ class CudaBackend final : public Backend {
     const CudaVariantPlan& variants = cuda_plan(plan);
     DELTACOME_CHECK(variants.n_rows() == x.rows());
     CudaStream& queue = on(stream);
-    if (runs_beside(variants, x, targets)) {
+if (runs_beside(variants, x, targets)) {
       PreparedDeltas deltas = prepare_deltas(context_, queue, variants, x, targets);
       if (!deltas.empty()) begin_deltas(branch_, queue, deltas);
-      linear_.run(queue, x, targets);
+      linear_.run(queue, x, targets, false);
       if (!deltas.empty()) finish_deltas(context_, branch_, queue, variants, x, deltas);
     } else {
-      const bool x_is_there = linear_.run(queue, x, targets);
-      if (!variants.base_only()) add_deltas(context_, queue, variants, x, targets, x_is_there);
+      const bool has_deltas = !variants.base_only();
+      const bool x_is_there = linear_.run(queue, x, targets, has_deltas);
+      if (has_deltas) add_deltas(context_, queue, variants, x, targets, x_is_there);
     }
     add_biases(queue, variants, targets);
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "backend/cuda/plain_product.h"
 #include "backend/cuda/rows.h"
 
 namespace deltacome::cuda {
@@ -58,19 +59,21 @@ void BaseLinear::multiply(CudaStream& stream, const Tensor& x, const Tensor& rou
 
 /// kSkinnyRows rows at a time.
 bool BaseLinear::run_in_parts(CudaStream& stream, const Tensor& x,
-                              std::span<const LinearTarget> targets) {
+                              std::span<const LinearTarget> targets, bool leaves_room) {
   for (int64_t first = 0; first < x.rows(); first += kSkinnyRows) {
     const int64_t n = std::min<int64_t>(kSkinnyRows, x.rows() - first);
     std::vector<LinearTarget> part(targets.begin(), targets.end());
     for (LinearTarget& target : part) target.y = target.y.slice(first, n);
-    run(stream, x.slice(first, n), part);
+    run(stream, x.slice(first, n), part, leaves_room);
   }
   return false;
 }
 
-bool BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets) {
+bool BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets,
+                     bool leaves_room) {
   const int64_t n_rows = x.rows(), n_in = x.cols();
-  if (context_.deterministic && n_rows > kSkinnyRows) return run_in_parts(stream, x, targets);
+  if (context_.deterministic && n_rows > kSkinnyRows)
+    return run_in_parts(stream, x, targets, leaves_room);
   for (const LinearTarget& target : targets) {
     DELTACOME_CHECK(target.weight.cols() == n_in && target.y.rows() == n_rows);
     DELTACOME_CHECK(target.y.cols() >= target.weight.rows());
@@ -84,11 +87,10 @@ bool BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const Linear
     of_codes.clear();
   }
   if (!of_codes.empty()) coded_.run(stream, x, of_codes);
-  const int64_t most = context_.deterministic ? kSkinnyRows : own_rows(n_in);
   const auto is_skinny = [&](const LinearTarget& target) {
     const Matrix w = matrix_of(target.weight);
-    return n_rows <= most && w.type != Element::kF32 && n_in % 8 == 0 && aligned(w.data, 16) &&
-           aligned(bytes_of(x), 16);
+    return n_rows <= kSkinnyRows && w.type != Element::kF32 && n_in % 8 == 0 &&
+           aligned(w.data, 16) && aligned(bytes_of(x), 16);
   };
   Tensor rounded;  // x, for cuBLASLt
   Element rounded_to = Element::kF32;
@@ -97,6 +99,7 @@ bool BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const Linear
   skinny.n_rows = static_cast<int>(n_rows);
   skinny.n_in = n_in;
   skinny.overlaps = context_.overlaps;
+  skinny.leaves_room = leaves_room;
   const auto launch = [&] {
     if (skinny.n_targets == 0) return false;
     DELTACOME_CUDA_CHECK(launch_skinny(skinny, context_.n_sms, stream.get()));
@@ -113,7 +116,7 @@ bool BaseLinear::run(CudaStream& stream, const Tensor& x, std::span<const Linear
       skinny.targets[skinny.n_targets++] = {w.data, f32(target.y), w.rows, target.y.cols()};
       continue;
     }
-    if (w.type != Element::kF32 && n_rows > most && rounded_to != w.type) {
+    if (w.type != Element::kF32 && n_rows > kSkinnyRows && rounded_to != w.type) {
       rounded = context_.allocate(target.weight.dtype, x.shape);
       rounded_to = w.type;
       DELTACOME_CUDA_CHECK(launch_round(f32(x), w.type, bytes_of(rounded), x.size(), stream.get()));

@@ -11,27 +11,25 @@
 
 namespace deltacome::cuda {
 
-/// Rows that the own kernel multiplies: where it is faster than cuBLASLt (docs/benchmarks.md).
-constexpr int64_t own_rows(int64_t n_in) {
-  return n_in <= kHeldInputs ? 8 : 1;
-}
-
 Element element_of(DType dtype);  // throws kUnsupported for a type that kernels do not read
 Matrix matrix_of(const Tensor& weight);
 
-/// y = W x of the base: an own kernel for a few rows, cuBLASLt for more; W in codes: CodedBase. x
-/// is rounded to the type of W, sums are in f32. For at most own_rows() rows a row's result does
-/// not depend on the others; with cuBLASLt it may, by the order of the sum. If deterministic it
-/// never does: kSkinnyRows rows at a time are multiplied by the own kernel.
+/// y = W x of the base: up to kSkinnyRows rows by an own kernel, which is faster there than
+/// cuBLASLt (docs/benchmarks.md), more by cuBLASLt; W in codes: CodedBase. x is rounded to the type
+/// of W, sums are in f32. Of up to kSkinnyRows rows one's result does not depend on the others;
+/// with cuBLASLt it may, by the order of the sum. If deterministic it never does: kSkinnyRows rows
+/// at a time are multiplied by the own kernel.
 class BaseLinear {
  public:
   explicit BaseLinear(const CudaContext& context) : context_(context), coded_(context) {}
-  /// True: a kernel that begins early behind it begins when x is there, and has to wait for it
-  /// before it ends.
-  bool run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets);
+  /// `leaves_room`: a kernel that begins early behind it may run beside it. True: it begins when x
+  /// is there, and has to wait for this before it ends.
+  bool run(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets,
+           bool leaves_room);
 
  private:
-  bool run_in_parts(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets);
+  bool run_in_parts(CudaStream& stream, const Tensor& x, std::span<const LinearTarget> targets,
+                    bool leaves_room);
   void multiply(CudaStream& stream, const Tensor& x, const Tensor& rounded,
                 const LinearTarget& target);
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <array>
 #include <limits>
 
+#include "backend/cuda/memory.h"
+#include "backend/cuda/skinny.h"
 #include "backend/cuda/test_support.h"
 
 namespace deltacome::cuda {
@@ -165,17 +168,86 @@ TEST_F(LinearTest, OneRealLayer) {
   check({DType::kBf16, 40, 4096, {11008}}, false, 0);
 }
 
-TEST_F(LinearTest, ARowOfFewHasTheSameBitsInAnyCompany) {
-  const int64_t n_in = 4096, n_out = 272;
-  const std::vector<HostTensor> weight = {
-      host_tensor(DType::kBf16, {n_out, n_in}, random_floats(rng_, n_out * n_in))};
-  const std::vector<float> x = random_floats(rng_, 8 * n_in);
-  const std::vector<float> all = run(gpu(), weight, {}, 8, x, 0).front();
-  for (const int64_t n : {1, 2, 5}) {
-    const std::vector<float> part(x.begin(), x.begin() + n * n_in);
-    const std::vector<float> got = run(gpu(), weight, {}, n, part, 0).front();
-    EXPECT_TRUE(std::equal(got.begin(), got.end(), all.begin())) << n;
+TEST_F(LinearTest, FollowsTheCpuWhereTheInputIsCutIntoParts) {
+  for (const DType dtype : {DType::kBf16, DType::kF16}) {
+    for (const int64_t n_in : {1016, 1024, 1032, 2048, 4088, 4104, 5504, 11000})
+      for (const int64_t n_rows : {1, 2, 8, 16}) check({dtype, n_rows, n_in, {17, 40}}, false, 1);
   }
+}
+
+TEST_F(LinearTest, ARowOfFewHasTheSameBitsInAnyCompany) {
+  const int64_t n_out = 272;
+  for (const int64_t n_in : {520, 4096, 11008}) {
+    const std::vector<HostTensor> weight = {
+        host_tensor(DType::kBf16, {n_out, n_in}, random_floats(rng_, n_out * n_in))};
+    const int64_t most = kSkinnyRows;
+    const std::vector<float> x = random_floats(rng_, most * n_in);
+    const std::vector<float> all = run(gpu(), weight, {}, most, x, 0).front();
+    for (int64_t n = 1; n < most; n += 2) {
+      const std::vector<float> part(x.begin(), x.begin() + n * n_in);
+      const std::vector<float> got = run(gpu(), weight, {}, n, part, 0).front();
+      EXPECT_TRUE(std::equal(got.begin(), got.end(), all.begin())) << n << " of " << n_in;
+    }
+  }
+}
+
+/// Calls of several shapes behind one another, each of which begins before the one before ends.
+TEST_F(LinearTest, CallsThatFollowEachOtherGiveTheSameBitsEachTimeAlsoAsAGraph) {
+  struct Call {
+    std::unique_ptr<VariantPlan> plan;
+    Tensor x;
+    std::vector<LinearTarget> targets;
+    std::vector<float> want;  // of the last target
+  };
+  std::vector<Call> calls;
+  for (const auto& [n_rows, n_in, n_out] : std::vector<std::array<int64_t, 3>>{
+           {1, 4096, 4096}, {8, 4096, 1030}, {3, 11008, 4096}, {16, 2056, 700}, {2, 136, 40}}) {
+    Call call;
+    call.plan = gpu().base_plan(n_rows);
+    call.x = gpu().put({n_rows, n_in}, random_floats(rng_, n_rows * n_in));
+    for (int i = 0; i < 2; ++i) {
+      LinearTarget target;
+      target.slot = i;
+      target.weight = gpu().backend->import_projection(
+          host_tensor(DType::kBf16, {n_out, n_in}, random_floats(rng_, n_out * n_in)),
+          WeightFormat::kStored);
+      target.y = gpu().backend->allocate(DType::kF32, {n_rows, n_out});
+      call.targets.push_back(target);
+    }
+    calls.push_back(std::move(call));
+  }
+  const auto multiply = [&](Call& call) {
+    gpu().backend->linear(*gpu().stream, *call.plan, call.x, call.targets);
+  };
+  const auto expect_same = [&](const char* what) {
+    for (const Call& call : calls)
+      EXPECT_EQ(gpu().get(call.targets.back().y), call.want) << what << ", " << call.x.cols();
+  };
+  for (Call& call : calls) {  // each alone
+    multiply(call);
+    call.want = gpu().get(call.targets.back().y);
+  }
+  for (int i = 0; i < 20; ++i) std::ranges::for_each(calls, multiply);
+  expect_same("in a row");
+
+  const cudaStream_t stream = raw(*gpu().stream);
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t replay = nullptr;
+  DELTACOME_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  for (int i = 0; i < 3; ++i) std::ranges::for_each(calls, multiply);
+  DELTACOME_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+  DELTACOME_CUDA_CHECK(cudaGraphInstantiate(&replay, graph, 0));
+  for (int i = 0; i < 5; ++i) {
+    for (const Call& call : calls) {
+      const Tensor& y = call.targets.back().y;
+      DELTACOME_CUDA_CHECK(
+          cudaMemsetAsync(bytes_of(y), 0xff, static_cast<size_t>(y.bytes()), stream));
+    }
+    DELTACOME_CUDA_CHECK(cudaGraphLaunch(replay, stream));
+    expect_same("as a graph");
+  }
+  cudaGraphExecDestroy(replay);
+  cudaGraphDestroy(graph);
 }
 
 TEST_F(LinearTest, ADeterministicBackendGivesARowItsBitsInAnyCompany) {

@@ -11,7 +11,6 @@ namespace deltacome::cuda {
 
 inline constexpr int kSkinnyRows = 16;    // most rows of x of launch_skinny()
 inline constexpr int kSkinnyTargets = 4;  // most matrices of a launch
-inline constexpr int kHeldInputs = 4096;  // n_in up to which x of 8 rows stays in registers
 
 /// y = x W^T for a few rows of x, which are rounded to the type of W; sums in f32. A row's result
 /// does not depend on the other rows, nor on their number. All targets share x and the type.
@@ -28,12 +27,9 @@ struct Skinny {
   int n_rows = 0;                 // 1 to kSkinnyRows
   int64_t n_in = 0;               // a multiple of 8
   bool overlaps = false;          // with what is before it: sm_90 or later
+  bool leaves_room = false;       // on each SM for a kernel that begins early behind it
 };
 /// Kernels that begin early behind it begin when x is there.
 cudaError_t launch_skinny(const Skinny& args, int n_sms, cudaStream_t stream);
-
-/// The same for any type (f32: x is not rounded), number of rows and n_in; one matrix. Slower.
-cudaError_t launch_plain_product(const Matrix& w, const float* x, int64_t n_rows, float* y,
-                                 int64_t stride, cudaStream_t stream);
 
 }  // namespace deltacome::cuda
