@@ -62,7 +62,6 @@ class Bench {
     context_.memory = std::make_shared<cuda::DeviceMemory>(0, static_cast<int64_t>(free));
     context_.lt_matmul = std::make_shared<cuda::LtMatmul>(context_.memory);
     stream_ = std::make_unique<CudaStream>(context_.memory);
-    branch_ = std::make_unique<cuda::Branch>(context_.memory);
     check_cublas(cublasCreate(&cublas_));
     check_cublas(cublasSetStream(cublas_, stream_->get()));
     workspace_ = context_.allocate(DType::kU8, {32 << 20}, Purpose::kWeights);
@@ -181,13 +180,6 @@ class Bench {
         }
         const int64_t n_in = layer_matrices[static_cast<size_t>(matrices[0])].n_in;
         const Tensor in = x.slice(0, n * n_in).reshaped({n, n_in});
-        if (d > 8) {  // as the backend does
-          cuda::PreparedDeltas deltas = cuda::prepare_deltas(context_, *stream_, plan, in, targets);
-          cuda::begin_deltas(*branch_, *stream_, deltas);
-          linear.run(*stream_, in, targets, false);
-          cuda::finish_deltas(context_, *branch_, *stream_, plan, in, deltas);
-          continue;
-        }
         const bool x_is_there = linear.run(*stream_, in, targets, d > 0);
         if (d > 0) cuda::add_deltas(context_, *stream_, plan, in, targets, x_is_there);
       }
@@ -391,7 +383,6 @@ class Bench {
   int samples_;
   CudaContext context_;
   std::unique_ptr<CudaStream> stream_;
-  std::unique_ptr<cuda::Branch> branch_;
   cublasHandle_t cublas_ = nullptr;
   Tensor workspace_;
   double roof_ = 0;

@@ -57,7 +57,6 @@ class CudaBackend final : public Backend {
   explicit CudaBackend(const CudaOptions& options)
       : context_(open_device(options)),
         order_(context_.memory),
-        branch_(context_.memory),
         linear_(context_),
         coded_maker_(context_) {
     cudaDeviceProp properties{};
@@ -155,16 +154,9 @@ class CudaBackend final : public Backend {
     const CudaVariantPlan& variants = cuda_plan(plan);
     DELTACOME_CHECK(variants.n_rows() == x.rows());
     CudaStream& queue = on(stream);
-if (runs_beside(variants, x, targets)) {
-      PreparedDeltas deltas = prepare_deltas(context_, queue, variants, x, targets);
-      if (!deltas.empty()) begin_deltas(branch_, queue, deltas);
-      linear_.run(queue, x, targets, false);
-      if (!deltas.empty()) finish_deltas(context_, branch_, queue, variants, x, deltas);
-    } else {
-      const bool has_deltas = !variants.base_only();
-      const bool x_is_there = linear_.run(queue, x, targets, has_deltas);
-      if (has_deltas) add_deltas(context_, queue, variants, x, targets, x_is_there);
-    }
+    const bool deltas = !variants.base_only();
+    const bool x_is_there = linear_.run(queue, x, targets, deltas);
+    if (deltas) add_deltas(context_, queue, variants, x, targets, x_is_there);
     add_biases(queue, variants, targets);
   }
   std::unique_ptr<AttentionPlan> plan_attention(std::span<const SequenceChunk> chunks) override {
@@ -265,18 +257,8 @@ if (runs_beside(variants, x, targets)) {
     return cuda_stream(stream);
   }
 
-  /// Whether V is put on a branch beside the base's product. Of few rows the kernels overlap by
-  /// themselves (BaseLinear::run()), prompts keep the device busy.
-  bool runs_beside(const CudaVariantPlan& plan, const Tensor& x,
-                   std::span<const LinearTarget> targets) const {
-    constexpr int64_t kFewRows = 8, kMostRows = 256;
-    return !plan.base_only() && !context_.deterministic && x.rows() > kFewRows &&
-           x.rows() <= kMostRows && targets.size() <= kMaxTargets;
-  }
-
   CudaContext context_;
   StreamOrder order_;
-  Branch branch_;
   BaseLinear linear_;
   CodedMaker coded_maker_;
   std::unique_ptr<VisionOps> vision_;

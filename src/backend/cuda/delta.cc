@@ -23,93 +23,33 @@ void launch_if(unsigned needed, const Plan::Call& call, const DeltaBuffers& buff
   if ((call.kinds & needed) != 0) DELTACOME_CUDA_CHECK(launcher(call.table, buffers, more..., how));
 }
 
-/// Inputs, and V unless it writes y. Of one token V may run beside what wrote y: the first launch.
-void launch_first(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
-  const bool x_is_there = buffers.x_is_there, shrinks = needs_only_x(call.kinds);
-  buffers.whole_blocks = how.deterministic;
-  buffers.x_is_there = x_is_there && how.one_token;
-  if (how.prepares) launch_if(Plan::kInputs, call, buffers, how, launch_inputs, false);
-  if (shrinks) launch_if(Plan::kShrink, call, buffers, how, launch_shrink);
-  buffers.x_is_there = x_is_there && (call.kinds & Plan::kShrink) == 0;
-  launch_if(Plan::kVectorInputs, call, buffers, how, launch_inputs, true);
-}
-
-void launch_rest(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
-  buffers.whole_blocks = how.deterministic;
-  buffers.x_is_there = false;
-  if (!needs_only_x(call.kinds)) launch_if(Plan::kShrink, call, buffers, how, launch_shrink);
-  launch_if(Plan::kVectors, call, buffers, how, launch_vectors);
-  launch_if(Plan::kPlain, call, buffers, how, launch_plain, false);
-  if (how.prepares) launch_if(Plan::kExpand, call, buffers, how, launch_components);
-  // Of many variants V beside U costs more than its early beginning saves (docs/benchmarks.md).
-  buffers.releases = how.blocks_per_sm > 0;
-  // One after another if the order of additions to y matters.
-  for (int tier = 0; tier < (how.deterministic ? kTierLaunches : 1); ++tier) {
-    buffers.tier = how.deterministic ? tier : -1;
-    launch_if(Plan::kExpand, call, buffers, how, launch_expand);
-    launch_if(Plan::kPlainExpand, call, buffers, how, launch_plain, true);
-  }
-}
-
 }  // namespace
-
-PreparedDeltas prepare_deltas(const CudaContext& context, CudaStream& stream,
-                              const CudaVariantPlan& plan, const Tensor& x,
-                              std::span<const LinearTarget> targets) {
-  DELTACOME_CHECK(plan.n_rows() == x.rows() && targets.size() <= kMaxTargets);
-  std::vector<int> slots;
-  for (const LinearTarget& target : targets) slots.push_back(target.slot);
-  PreparedDeltas out;
-  out.call = plan.call(slots, x.cols(), stream);
-  if (out.empty()) return out;
-  out.how = launch_of(context, stream, plan, x.cols());
-  out.buffers = plan.buffers(out.call, stream);
-  out.buffers.x = f32(x);
-  out.buffers.x_stride = x.cols();
-  for (size_t i = 0; i < targets.size(); ++i) {
-    DELTACOME_CHECK(targets[i].y.rows() == x.rows());
-    out.buffers.y[i] = f32(targets[i].y);
-    out.buffers.y_stride[i] = targets[i].y.cols();
-  }
-  return out;
-}
 
 void add_deltas(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
                 const Tensor& x, std::span<const LinearTarget> targets, bool x_is_there) {
+  DELTACOME_CHECK(plan.n_rows() == x.rows());
+  const DeltaLaunch how = launch_of(context, stream, plan, x.cols());
   while (!targets.empty()) {
     const auto now = targets.first(std::min<size_t>(targets.size(), kMaxTargets));
     targets = targets.subspan(now.size());
-    PreparedDeltas deltas = prepare_deltas(context, stream, plan, x, now);
-    if (deltas.empty()) continue;
-    deltas.buffers.x_is_there = x_is_there;
-    launch_call(deltas.call, deltas.buffers, deltas.how);
-    for (const PromptGroup& group : deltas.call.prompts)
-      multiply_prompt(context, stream, group, plan.order(), deltas.buffers, x.cols());
+    std::vector<int> slots;
+    for (const LinearTarget& target : now) slots.push_back(target.slot);
+    const Plan::Call call = plan.call(slots, x.cols(), stream);
+    if (call.kinds == 0 && call.prompts.empty()) continue;
+    DeltaBuffers buffers = plan.buffers(call, stream);
+    buffers.x = f32(x);
+    buffers.x_stride = x.cols();
+    buffers.x_is_there = x_is_there;
+    for (size_t i = 0; i < now.size(); ++i) {
+      DELTACOME_CHECK(now[i].y.rows() == x.rows());
+      buffers.y[i] = f32(now[i].y);
+      buffers.y_stride[i] = now[i].y.cols();
+    }
+    launch_call(call, buffers, how);
+    for (const PromptGroup& group : call.prompts)
+      multiply_prompt(context, stream, group, plan.order(), buffers, x.cols());
     x_is_there = false;
   }
-}
-
-bool begin_deltas(Branch& branch, const CudaStream& stream, PreparedDeltas& deltas) {
-  const unsigned kinds = deltas.call.kinds;
-  if (!needs_only_x(kinds) && (kinds & Plan::kVectorInputs) == 0) return false;
-  DeltaLaunch how = deltas.how;
-  how.stream = branch.fork(stream).get();
-  how.overlaps = false;  // with what is on the other stream
-  launch_first(deltas.call, deltas.buffers, how);
-  return deltas.begun = true;
-}
-
-void finish_deltas(const CudaContext& context, Branch& branch, CudaStream& stream,
-                   const CudaVariantPlan& plan, const Tensor& x, PreparedDeltas& deltas) {
-  if (deltas.begun) {
-    branch.join(stream);
-    deltas.how.overlaps = false;
-    launch_rest(deltas.call, deltas.buffers, deltas.how);
-  } else {
-    launch_call(deltas.call, deltas.buffers, deltas.how);
-  }
-  for (const PromptGroup& group : deltas.call.prompts)
-    multiply_prompt(context, stream, group, plan.order(), deltas.buffers, x.cols());
 }
 
 DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
@@ -131,9 +71,27 @@ DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const Cuda
           .blocks_per_sm = few ? 3 : 0};
 }
 
-void launch_call(const Plan::Call& call, const DeltaBuffers& buffers, const DeltaLaunch& how) {
-  launch_first(call, buffers, how);
-  launch_rest(call, buffers, how);
+void launch_call(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {
+  buffers.whole_blocks = how.deterministic;
+  // What only x is needed for may run beside what wrote y: the first one.
+  const bool x_is_there = buffers.x_is_there, shrinks = (call.kinds & Plan::kShrink) != 0;
+  buffers.x_is_there = x_is_there && how.one_token && needs_only_x(call.kinds);
+  if (how.prepares) launch_if(Plan::kInputs, call, buffers, how, launch_inputs, false);
+  launch_if(Plan::kShrink, call, buffers, how, launch_shrink);
+  buffers.x_is_there = x_is_there && !shrinks;
+  launch_if(Plan::kVectorInputs, call, buffers, how, launch_inputs, true);
+  buffers.x_is_there = false;
+  launch_if(Plan::kVectors, call, buffers, how, launch_vectors);
+  launch_if(Plan::kPlain, call, buffers, how, launch_plain, false);
+  if (how.prepares) launch_if(Plan::kExpand, call, buffers, how, launch_components);
+  // Of many variants V beside U costs more than its early beginning saves (docs/benchmarks.md).
+  buffers.releases = how.blocks_per_sm > 0;
+  // One after another if the order of additions to y matters.
+  for (int tier = 0; tier < (how.deterministic ? kTierLaunches : 1); ++tier) {
+    buffers.tier = how.deterministic ? tier : -1;
+    launch_if(Plan::kExpand, call, buffers, how, launch_expand);
+    launch_if(Plan::kPlainExpand, call, buffers, how, launch_plain, true);
+  }
 }
 
 void embed_deltas(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,

@@ -4,25 +4,11 @@
 #include <span>
 
 #include "backend/backend.h"
-#include "backend/cuda/branch.h"
 #include "backend/cuda/context.h"
 #include "backend/cuda/delta_kernels.h"
 #include "backend/cuda/variant_plan.h"
 
 namespace deltacome::cuda {
-
-/// One call of the kernels of deltas: up to kMaxTargets targets.
-struct PreparedDeltas {
-  CudaVariantPlan::Call call;
-  DeltaBuffers buffers;
-  DeltaLaunch how;
-  bool begun = false;  // what only x is needed for has been launched
-
-  bool empty() const { return call.kinds == 0 && call.prompts.empty(); }
-};
-PreparedDeltas prepare_deltas(const CudaContext& context, CudaStream& stream,
-                              const CudaVariantPlan& plan, const Tensor& x,
-                              std::span<const LinearTarget> targets);
 
 /// Adds each row's delta to the targets' y: y += (U diag(s) V) x from the packed codes; columns of
 /// rows that a variant added, and rows of raw tensors, are replaced (a raw tensor takes the bias
@@ -32,18 +18,10 @@ PreparedDeltas prepare_deltas(const CudaContext& context, CudaStream& stream,
 void add_deltas(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
                 const Tensor& x, std::span<const LinearTarget> targets, bool x_is_there = false);
 
-/// The same in two parts, so that the base's product, which writes y, may be on its way beside the
-/// first. begin_deltas(): whether there is a first part, which is on the branch then.
-bool begin_deltas(Branch& branch, const CudaStream& stream, PreparedDeltas& deltas);
-void finish_deltas(const CudaContext& context, Branch& branch, CudaStream& stream,
-                   const CudaVariantPlan& plan, const Tensor& x, PreparedDeltas& deltas);
-
-/// How the calls of a plan are launched, and the launches of one call; those that need only x, and
-/// the others.
+/// How the calls of a plan are launched, and the launches of one call.
 DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const CudaVariantPlan& plan,
                       int64_t n_in);
-void launch_call(const CudaVariantPlan::Call& call, const DeltaBuffers& buffers,
-                 const DeltaLaunch& how);
+void launch_call(const CudaVariantPlan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how);
 
 /// y[i] += delta row ids[i] of row i's variant, or = the row that replaces the base's or that only
 /// the variant has. ids [n_rows] i32 in device memory (see CudaVariantPlan::check_ids()), y

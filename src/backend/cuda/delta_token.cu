@@ -183,11 +183,10 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Wind
       const uint4* entries = held.window->entries[at];
       const float2* scale_sums = &held.window->scale_sums[at];
       if (kExpand && has_row_gains(segment, part)) {
-        stop = min(stop, group + kOwn);
-        fill_own(buffers, segment, part, group - before, stop - group, block, at, *held.window,
-                 own);
-        entries = own.own[0];
-        scale_sums = own.own_scale_sums;
+        fill_own(buffers, segment, part, group - before, block, at, *held.window, own);
+        stop = group + 1;
+        entries = own.own;
+        scale_sums = own.own_scale_sum;
       }
       if (part.bits == 2) {
         multiply_groups<2>(part, bits, block, stop - group, entries, scale_sums, stream, sum);

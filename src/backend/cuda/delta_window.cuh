@@ -9,17 +9,16 @@ namespace deltacome::cuda {
 
 constexpr int kBatch = 8;                     // groups that it loads at once, at most
 constexpr int kEntryWords = kGroupCols / 16;  // of 16 bytes
-constexpr int kOwn = 4;                       // groups with gains of a row block at once
 
 /// Inputs of up to kWindow groups that a warp holds: as prepared inputs have them; or, of a small
-/// part with gains of row blocks, 32 floats. `own`: such groups with the gains of the warp's row
+/// part with gains of row blocks, 32 floats. `own`: such a group with the gains of the warp's row
 /// block.
 template <int kWindow>
 struct Window {
   uint4 entries[kWindow][kEntryWords];
-  uint4 own[kOwn][kEntryWords];
+  uint4 own[kEntryWords];
   float2 scale_sums[kWindow];
-  float2 own_scale_sums[kOwn];
+  float2 own_scale_sum[2];
 };
 /// Which window a warp multiplies, and what it holds.
 template <int kWindow>
@@ -134,29 +133,24 @@ __device__ inline void prefetch_gains(const SegmentPart& part, int group) {
     if (first + kGroupCols * u < part.cols) prefetch(part.gains + first + kGroupCols * u);
 }
 
-/// n groups, at most kOwn, of a part whose inputs have gains of the row block, as own.own. `at`: of
-/// the first one in `window`.
+/// A group of a part whose inputs have gains of the row block, as own.own. `at`: in `window`.
 template <class Segment, int kWindow>
 __device__ inline void fill_own(const DeltaBuffers& buffers, const Segment& segment,
-                                const SegmentPart& part, int group, int n, int block, int at,
+                                const SegmentPart& part, int group, int block, int at,
                                 const Window<kWindow>& window, Window<kWindow>& own) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int gain_block = block * block_rows(segment.bits) / part.gain_rows;
   const float* gains = part.gains + int64_t{gain_block} * part.cols;
-  __syncwarp();  // the groups before have been read
-  float4 v[kOwn] = {};
+  __syncwarp();  // the group before has been read
+  float4 v{};
   if (part.cols > kTileCols) {
-#pragma unroll
-    for (int u = 0; u < kOwn; ++u)
-      if (u < n) v[u] = load_input<true>(buffers, segment, part, group + u, gains);
-  } else if (lane < kEntryWords) {  // one group
+    v = load_input<true>(buffers, segment, part, group, gains);
+  } else if (lane < kEntryWords) {
     const float4 z = reinterpret_cast<const float4*>(window.entries[at])[lane];
     const float4 by = *reinterpret_cast<const float4*>(gains + 4 * lane);
-    v[0] = {z.x * by.x, z.y * by.y, z.z * by.z, z.w * by.w};
+    v = {z.x * by.x, z.y * by.y, z.z * by.z, z.w * by.w};
   }
-#pragma unroll
-  for (int u = 0; u < kOwn; ++u)
-    if (u < n) quantize_group(v[u], part.factor, own.own[u], own.own_scale_sums + u);
+  quantize_group(v, part.factor, own.own, own.own_scale_sum);
   __syncwarp();
 }
 
