@@ -56,6 +56,9 @@ DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const Cuda
                       int64_t n_in) {
   // Up to so many rows launches cost more than quantizing the same numbers in many warps.
   constexpr int64_t kFewRows = 8;
+  // Up to so many rows the codes of the next kernel are better on their way beside this one than
+  // this one on all of an SM.
+  constexpr int64_t kFewestRows = 2;
   const bool few = plan.n_rows() <= kFewRows;
   const int token_tiles = (plan.segment_tokens() + kMaxTokens - 1) / kMaxTokens;
   const bool one_token = plan.segment_tokens() == 1 && !context.deterministic;
@@ -68,7 +71,7 @@ DeltaLaunch launch_of(const CudaContext& context, CudaStream& stream, const Cuda
           .one_token = one_token,
           .prepares = !one_token && (context.deterministic || !few || !whole_tiles),
           .deterministic = context.deterministic,
-          .blocks_per_sm = few ? 3 : 0};
+          .blocks_per_sm = plan.n_rows() <= kFewestRows ? 3 : 0};
 }
 
 void launch_call(const Plan::Call& call, DeltaBuffers buffers, const DeltaLaunch& how) {

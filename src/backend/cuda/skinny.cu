@@ -14,7 +14,7 @@ constexpr int kHeldInputs = kHeldPieces * kWarps * kPiece;  // of a block
 constexpr int kTilesOfParts = 2;  // that are multiplied with a part of x before the next is read
 // Pieces of a warp in shared memory: all that fit in a block which has an SM for itself, or what
 // leaves room for two blocks of a kernel that begins early. Measured: docs/benchmarks.md.
-constexpr int kStages = 5, kStagesBeside = 3;
+constexpr int kStages = 5, kStagesBeside = 4;
 
 /// Elements between rows of x in shared memory: lanes that read 8 inputs of 8 rows meet in no bank.
 __host__ __device__ constexpr int64_t input_stride(int64_t n_in) {
