@@ -180,7 +180,7 @@ class Bench {
         }
         const int64_t n_in = layer_matrices[static_cast<size_t>(matrices[0])].n_in;
         const Tensor in = x.slice(0, n * n_in).reshaped({n, n_in});
-        const bool x_is_there = linear.run(*stream_, in, targets);
+        const bool x_is_there = linear.run(*stream_, in, targets, d > 0);
         if (d > 0) cuda::add_deltas(context_, *stream_, plan, in, targets, x_is_there);
       }
     });
