@@ -14,7 +14,7 @@ constexpr int kHeldInputs = kHeldPieces * kWarps * kPiece;  // of a block
 constexpr int kTilesOfParts = 2;  // that are multiplied with a part of x before the next is read
 // Pieces of a warp in shared memory: all that fit in a block which has an SM for itself, or what
 // leaves room for two blocks of a kernel that begins early. Measured: docs/benchmarks.md.
-constexpr int kStages = 5, kStagesBeside = 4;
+constexpr int kStagesAlone = 5, kStagesBeside = 4;
 
 /// Elements between rows of x in shared memory: lanes that read 8 inputs of 8 rows meet in no bank.
 __host__ __device__ constexpr int64_t input_stride(int64_t n_in) {
@@ -25,7 +25,7 @@ __host__ __device__ constexpr int sums_bytes(int columns) {
 }
 /// Most bytes of shared memory of a block: those of sm_90, or of sm_80.
 constexpr int64_t most_shared(int stages) {
-  return (stages == kStages ? 227 : 163) * 1024;
+  return (stages == kStagesAlone ? 227 : 163) * 1024;
 }
 
 /// c [16, 8] += a [16, 16] b [16, 8].
@@ -47,22 +47,25 @@ __device__ __forceinline__ void multiply(const f16*, float (&c)[4], uint32_t a0,
 /// The one row of x as T into shared memory, zeros behind n_in. By all threads.
 template <class T>
 __device__ void copy_input(const Skinny& a, T* to) {
-  constexpr int kLoads = 12;  // of a thread, on their way at once
-  const int stride = static_cast<int>(input_stride(a.n_in)), n_in = static_cast<int>(a.n_in);
-  for (int first = 4 * threadIdx.x; first < stride; first += kLoads * 4 * 32 * kWarps) {
+  constexpr int kLoads = 6;               // of a thread, on their way at once
+  constexpr int kStep = 4 * 32 * kWarps;  // inputs between those of a thread
+  const int n_in = static_cast<int>(a.n_in), thread = static_cast<int>(threadIdx.x);
+  for (int first = 4 * thread; first < n_in; first += kLoads * kStep) {
     float4 v[kLoads];
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
-      const int k = first + i * 4 * 32 * kWarps;
-      v[i] = __ldg(reinterpret_cast<const float4*>(a.x + (k < n_in ? k : 0)));
+      if (first + i * kStep < n_in)
+        v[i] = __ldg(reinterpret_cast<const float4*>(a.x + first + i * kStep));
     }
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
-      const int k = first + i * 4 * 32 * kWarps;
-      const uint2 four = {pack2<T>(v[i].x, v[i].y), pack2<T>(v[i].z, v[i].w)};
-      if (k < stride) *reinterpret_cast<uint2*>(to + k) = k < n_in ? four : uint2{0, 0};
+      if (first + i * kStep < n_in)
+        *reinterpret_cast<uint2*>(to + first + i * kStep) = {pack2<T>(v[i].x, v[i].y),
+                                                             pack2<T>(v[i].z, v[i].w)};
     }
   }
+  const int k = n_in + 4 * thread;
+  if (k < input_stride(n_in)) *reinterpret_cast<uint2*>(to + k) = {0, 0};
 }
 
 /// Inputs of a part of n_in as operands of the tensor cores: of a lane 8 neighbours of a row in
@@ -234,7 +237,7 @@ cudaError_t launch_rows(const Skinny& args, int n_sms, cudaStream_t stream) {
 
 template <class T>
 cudaError_t launch_typed(const Skinny& args, int n_sms, cudaStream_t stream) {
-  return args.overlaps && !args.leaves_room ? launch_rows<T, kStages>(args, n_sms, stream)
+  return args.overlaps && !args.leaves_room ? launch_rows<T, kStagesAlone>(args, n_sms, stream)
                                             : launch_rows<T, kStagesBeside>(args, n_sms, stream);
 }
 
