@@ -30,7 +30,7 @@ struct CudaContext {
   /// rows, and no sums in the order in which parts are ready (DeltaLaunch).
   bool deterministic = false;
   DecodeRows decode_rows;
-  int64_t decoded_bytes = int64_t{36} << 20;  // of weights that are decoded at a time
+  int64_t decoded_bytes = int64_t{72} << 20;  // of weights that are decoded at a time
 
   /// Makes the device the current one of the calling thread. First call of whatever may run on a
   /// thread that the backend has not seen.
