@@ -13,7 +13,7 @@ constexpr int kHeldPieces = 4;                              // of a warp, whose 
 constexpr int kHeldInputs = kHeldPieces * kWarps * kPiece;  // of a block
 constexpr int kTilesOfParts = 2;  // that are multiplied with a part of x before the next is read
 // Pieces of a warp in shared memory: all that fit in a block which has an SM for itself, or what
-// leaves room for two blocks of a kernel that begins early. Measured: docs/benchmarks.md.
+// leaves room for two blocks of V (delta_token.cu), 34 KB each. Measured: docs/benchmarks.md.
 constexpr int kStagesAlone = 5, kStagesBeside = 4;
 
 /// Elements between rows of x in shared memory: lanes that read 8 inputs of 8 rows meet in no bank.
