@@ -19,14 +19,6 @@ __device__ void store8(void* to, const float (&v)[8], int64_t left) {
                                    pack2<bf16>(kept[4], kept[5]), pack2<bf16>(kept[6], kept[7])};
 }
 
-/// Times the gains of the columns from `col` on, of which the matrix has `cols`.
-__device__ void multiply_gains(const float* gains, int64_t col, int64_t cols, float (&v)[8]) {
-  if (gains == nullptr) return;
-#pragma unroll
-  for (int e = 0; e < 8; ++e)
-    if (col + e < cols) v[e] *= gains[col + e];
-}
-
 /// What the codes of a row of a group are multiplied with.
 __device__ float factor_of(const PackedMatrix& m, int64_t row, int64_t group, int64_t groups) {
   if (row >= m.rows) return 0;
@@ -90,7 +82,6 @@ __device__ void decode_group(const DecodeJob& job, int64_t block, int64_t group)
 #pragma unroll
           for (int e = 0; e < 8; ++e) v[e] *= gains[col + e];
         }
-        multiply_gains(job.col_gains, col, m.cols, v);
         store8(out + col, v, m.cols - col);
       }
     }
@@ -111,7 +102,6 @@ __device__ void decode_stored(const DecodeJob& job, int64_t block, int64_t group
     v[e] = factor * (job.transposed ? element_at(job.array, col + e, row)
                                     : element_at(job.array, row, col + e));
   }
-  multiply_gains(job.col_gains, col, cols, v);
   store8(static_cast<uint16_t*>(job.out) + (row - job.first) * job.stride + col, v, 8);
 }
 

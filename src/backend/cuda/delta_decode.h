@@ -12,14 +12,13 @@ namespace deltacome::cuda {
 
 /// Rows [first, first + n) of a coded matrix times its factors, to `out` [n, stride]: columns up to
 /// `cols` (a multiple of 8, at most 7 beyond the matrix's) are written, zeros where the matrix has
-/// no element. One of these, its columns times col_gains:
+/// no element. One of:
 ///   tiles  matrix.codes, in the layout of delta_layout.h
 ///   array  `array` as it is stored, or its transpose, its rows times row_factor
 struct DecodeJob {
   PackedMatrix matrix;
   PlainArray array;  // used if matrix.codes is null
   const float* row_factor = nullptr;
-  const float* col_gains = nullptr;  // [the matrix's columns] or null
   bool transposed = false;
   int64_t first = 0, n = 0;
   int64_t cols = 0;

@@ -46,7 +46,7 @@ class PromptRun {
       prepare(t);
       size_t n = 1;
       if (t.format.codec == Codec::kLowRank) {
-        while (i + n < all.size() && all[i + n].tensor->format.codec == Codec::kLowRank) ++n;
+        while (i + n < all.size() && shares_input(t, *all[i + n].tensor)) ++n;
         low_rank(all.subspan(i, n));
       } else {
         whole(all[i]);
@@ -57,16 +57,14 @@ class PromptRun {
 
  private:
   static bool is_rotated(const CudaTensor& t) { return t.format.codec == Codec::kVector; }
-  /// Gains of the inputs that are prepared; V has its own when it is decoded, so that all V of a
-  /// call share an input.
-  static std::span<const float> gains_of(const CudaTensor& t) {
-    return t.format.codec == Codec::kLowRank ? std::span<const float>() : t.col_gain_values;
+  static bool shares_input(const CudaTensor& a, const CudaTensor& b) {
+    return b.format.codec == Codec::kLowRank && a.col_gain_values == b.col_gain_values;
   }
 
   /// Inputs as `t` multiplies them, unless they are.
   void prepare(const CudaTensor& t) {
     if (of_ != nullptr && is_rotated(*of_) == is_rotated(t) &&
-        std::ranges::equal(gains_of(*of_), gains_of(t)) &&
+        of_->col_gain_values == t.col_gain_values &&
         (!is_rotated(t) || of_->format.vector == t.format.vector)) {
       return;
     }
@@ -76,7 +74,7 @@ class PromptRun {
     input.x = buffers_.x;
     input.x_stride = buffers_.x_stride;
     input.rows = buffers_.rows + group_.first;
-    input.gains = gains_of(t).empty() ? nullptr : t.col_gain;
+    input.gains = t.col_gain;
     input.n_rows = static_cast<int32_t>(group_.n_rows);
     input.cols = static_cast<int32_t>(n_in_);
     input.padded = static_cast<int32_t>(x_.cols);
@@ -105,7 +103,6 @@ class PromptRun {
           if (begin < end) {
             DecodeJob job = job_of(t.packed ? &tier.v : nullptr, tier.plain_v, false, w);
             job.row_factor = t.packed ? nullptr : t.s + of_tensor;
-            job.col_gains = t.col_gain;
             job.first = begin - at;
             job.n = end - begin;
             job.out = w.at(begin - first);
