@@ -8,7 +8,7 @@ namespace {
 
 constexpr int64_t kAlign = 256;
 constexpr int64_t kPage = int64_t{2} << 20;  // what the device hands out
-constexpr int64_t kSlabBytes = int64_t{256} << 20;  // its end is lost: less than 1 % of it
+constexpr int64_t kSlabBytes = int64_t{64} << 20;
 constexpr int64_t kLargestInSlab = int64_t{16} << 20;
 
 int64_t rounded_to(int64_t bytes, int64_t step) {
