@@ -66,13 +66,14 @@ class LinearCall {
     allocate_components();
   }
 
-  void run() {
+  /// `all`: or deltas alone.
+  void run(bool all) {
     inputs_.compute();
     std::vector<Task> first, second;
     int64_t first_work = 0, second_work = 0;
     for (const Product& product : products_) {
       const int64_t tile = product.n_rows() < kWideFromRows ? kOutputTile : kWideOutputTile;
-      for (int64_t o = 0; o < product.n_out; o += tile)
+      for (int64_t o = 0; all && o < product.n_out; o += tile)
         first.push_back({&product, nullptr, nullptr, o, std::min(tile, product.n_out - o)});
       for (const Part& part : product.parts) {
         const int64_t n_in = product.weight.n_in();
@@ -352,7 +353,12 @@ class LinearCall {
 void linear(const Runtime& runtime, const CpuVariantPlan& plan, const Tensor& x,
             std::span<const LinearTarget> targets) {
   DELTACOME_CHECK(plan.n_rows() == x.rows());
-  LinearCall(runtime, plan, x, targets).run();
+  LinearCall(runtime, plan, x, targets).run(true);
+}
+
+void add_deltas(const Runtime& runtime, const CpuVariantPlan& plan, const Tensor& x,
+                std::span<const LinearTarget> targets) {
+  LinearCall(runtime, plan, x, targets).run(false);
 }
 
 }  // namespace deltacome::cpu
