@@ -9,7 +9,7 @@ namespace deltacome::cpu {
 namespace {
 
 // A panel is read from its first to its last byte, the next follows. Measured on a Zen 4.
-constexpr int64_t kAhead = 1024;  // bytes
+constexpr int64_t kAhead = 4096;  // bytes
 
 using Int32 [[gnu::may_alias]] = int32_t;
 
