@@ -26,6 +26,12 @@ struct Unit {
       keep(v[i]);
     }
   }
+  /// The codes of a step, times 2^(kBits f).
+  template <int f>
+  DELTACOME_INLINE __m512i step_in_place() const {
+    return _mm512_and_si512(v[0],
+                            _mm512_set1_epi8(static_cast<char>(((1 << kBits) - 1) << kBits * f)));
+  }
   /// The codes of a step.
   template <int f>
   DELTACOME_INLINE __m512i step() const {
@@ -49,8 +55,10 @@ struct Tile {
   static constexpr int64_t kCols = kPanelBytes / kRows;  // of a step
   static constexpr int kSteps = static_cast<int>(unit_steps(kBits));
   // Independent chains of vpdpbusd, of which each waits for the one before it.
-  static constexpr int kWanted = R * T >= 4 ? 1 : 4 / (R * T);
+  static constexpr int kWanted = R * T >= 4 ? 1 : 4;
   static constexpr int kChains = kWanted < kSteps ? kWanted : kSteps;
+  // Where each step has sums of its own, these are shifted instead of the codes.
+  static constexpr bool kInPlace = (kBits == 2 || kBits == 4) && kChains == kSteps;
   using Products = __m512i[R][T][kChains];
 
   const uint8_t* codes[R];
@@ -63,10 +71,20 @@ struct Tile {
                                  Products& products) const {
     __m512i c[R];
 #pragma GCC unroll 2
-    for (int r = 0; r < R; ++r) c[r] = unit[r].template step<f>();
+    for (int r = 0; r < R; ++r) {
+      if constexpr (kInPlace) {
+        c[r] = unit[r].template step_in_place<f>();
+      } else {
+        c[r] = unit[r].template step<f>();
+      }
+    }
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       const int8_t* at = bytes[t] + col + f * kCols;
+      if constexpr (kCols == 4 && R == 1) {
+        add_products(products[0][t][f % kChains], c[0], *reinterpret_cast<const Int32*>(at));
+        continue;
+      }
       __m512i xs;
       if constexpr (kCols == 4) {
         xs = _mm512_set1_epi32(*reinterpret_cast<const Int32*>(at));
@@ -121,7 +139,9 @@ struct Tile {
       for (int t = 0; t < T; ++t) {
         __m512i total = products[r][t][0];
 #pragma GCC unroll 4
-        for (int i = 1; i < kChains; ++i) total = _mm512_add_epi32(total, products[r][t][i]);
+        for (int i = 1; i < kChains; ++i)
+          total = _mm512_add_epi32(
+              total, _mm512_srai_epi32(products[r][t][i], kInPlace ? kBits * i : 0));
         float* sum = sums + 16 * (r * T + t);
         const __m512 by = _mm512_mul_ps(scale, _mm512_set1_ps(x[t]->scale[g]));
         _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), by, _mm512_load_ps(sum)));
