@@ -97,6 +97,14 @@ struct Tile {
     if constexpr (f + 1 < kSteps) add_step<f + 1>(unit, col, products);
   }
 
+  DELTACOME_INLINE void add_unit(int64_t g, int64_t u, Products& products) const {
+    constexpr int64_t kUnits = group_units(kBits, kRows, kGroup), kBytes = unit_bytes(kBits);
+    Unit<kBits> unit[R];
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) unit[r].read(codes[r] + (g * kUnits + u) * kBytes);
+    add_step<0>(unit, g * kGroup + u * kSteps * kCols, products);
+  }
+
   /// Group g into sums [R, T, 16], and what the center of codes is multiplied with into centers,
   /// if codes have scales of groups.
   DELTACOME_INLINE void add_group(const PackedShape& shape, int64_t g, float* sums,
@@ -110,14 +118,13 @@ struct Tile {
         for (int i = 0; i < kChains; ++i) products[r][t][i] = _mm512_setzero_si512();
       }
     }
-    constexpr int64_t kUnits = group_units(kBits, kRows, kGroup), kBytes = unit_bytes(kBits);
+    constexpr int64_t kUnits = group_units(kBits, kRows, kGroup);
     const int64_t left = shape.cols - g * kGroup;
-    const int64_t n_units = left < kGroup ? group_units(kBits, kRows, left) : kUnits;
-    for (int64_t u = 0; u < n_units; ++u) {
-      Unit<kBits> unit[R];
-#pragma GCC unroll 2
-      for (int r = 0; r < R; ++r) unit[r].read(codes[r] + (g * kUnits + u) * kBytes);
-      add_step<0>(unit, g * kGroup + u * kSteps * kCols, products);
+    if (left >= kGroup) {
+#pragma GCC unroll 8
+      for (int64_t u = 0; u < kUnits; ++u) add_unit(g, u, products);
+    } else {
+      for (int64_t u = 0; u < group_units(kBits, kRows, left); ++u) add_unit(g, u, products);
     }
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r) {
@@ -183,37 +190,44 @@ DELTACOME_INLINE void finish(const PackedDotArgs& a, int64_t row, int64_t count,
   _mm512_mask_storeu_ps(y, valid, v);
 }
 
-/// R panels from `row` of the call on against tokens [token, token + T).
+/// Panels of rows [row, end) of the call, R at a time, against tokens [token, token + T).
 template <int kBits, int64_t kRows, int R, int T>
-[[gnu::noinline]] void dot_tile(const PackedDotArgs& a, int64_t row, int64_t token) {
-  alignas(64) float sums[16 * R * T] = {}, centers[16 * R * T] = {};
+[[gnu::noinline]] void dot_tiles(const PackedDotArgs& a, int64_t row, int64_t end, int64_t token) {
+  const PackedShape& shape = *a.shape;
+  const int64_t panel_bytes = kRows == kPanelRows ? shape.whole_bytes : shape.narrow_bytes;
+  const int64_t scale_bytes = 2 * kRows * shape.n_groups;
   Tile<kBits, kRows, R, T> tile;
   tile.x = a.x + token;
   for (int t = 0; t < T; ++t) tile.bytes[t] = tile.x[t]->bytes;
   for (int r = 0; r < R; ++r) {
-    const int64_t first = a.first + row + r * kRows;
-    tile.codes[r] = a.codes + panel_offset(*a.shape, a.n_rows, first);
-    tile.scales[r] = a.codes + scale_offset(*a.shape, a.n_rows, first);
+    tile.codes[r] = a.codes + panel_offset(shape, a.n_rows, a.first + row) + r * panel_bytes;
+    tile.scales[r] = a.codes + scale_offset(shape, a.n_rows, a.first + row) + r * scale_bytes;
   }
-  for (int64_t g = 0; g < a.shape->n_groups; ++g) tile.add_group(*a.shape, g, sums, centers);
-  for (int r = 0; r < R; ++r) {
-    const int64_t at = row + r * kRows, left = a.count - at;
-    for (int t = 0; t < T; ++t) {
-      finish<kRows>(a, at, left < kRows ? left : kRows, token + t, sums + 16 * (r * T + t),
-                    centers + 16 * (r * T + t));
+  for (; row < end; row += R * kRows) {
+    alignas(64) float sums[16 * R * T] = {}, centers[16 * R * T] = {};
+    for (int64_t g = 0; g < shape.n_groups; ++g) tile.add_group(shape, g, sums, centers);
+    for (int r = 0; r < R; ++r) {
+      const int64_t at = row + r * kRows, left = a.count - at;
+      for (int t = 0; t < T; ++t) {
+        finish<kRows>(a, at, left < kRows ? left : kRows, token + t, sums + 16 * (r * T + t),
+                      centers + 16 * (r * T + t));
+      }
+      tile.codes[r] += R * panel_bytes;
+      tile.scales[r] += R * scale_bytes;
     }
   }
 }
 
-/// One panel of few rows, or whole ones against few tokens.
+/// Panels of few rows, or whole ones against few tokens.
 template <int kBits, int64_t kRows>
-DELTACOME_INLINE void dot_panel(const PackedDotArgs& a, int64_t row, int64_t token) {
-  for (; token + 4 <= a.n_tokens; token += 4) dot_tile<kBits, kRows, 1, 4>(a, row, token);
+DELTACOME_INLINE void dot_panels(const PackedDotArgs& a, int64_t row, int64_t end, int64_t token) {
+  if (row >= end) return;
+  for (; token + 4 <= a.n_tokens; token += 4) dot_tiles<kBits, kRows, 1, 4>(a, row, end, token);
   if (token + 2 <= a.n_tokens) {
-    dot_tile<kBits, kRows, 1, 2>(a, row, token);
+    dot_tiles<kBits, kRows, 1, 2>(a, row, end, token);
     token += 2;
   }
-  if (token < a.n_tokens) dot_tile<kBits, kRows, 1, 1>(a, row, token);
+  if (token < a.n_tokens) dot_tiles<kBits, kRows, 1, 1>(a, row, end, token);
 }
 
 template <int kBits>
@@ -222,16 +236,13 @@ void dot_bits(const PackedDotArgs& a) {
   const int64_t whole = a.n_rows / kPanelRows * kPanelRows - a.first;  // rows of the call in panels
   int64_t n = whole < a.count ? whole : a.count;                       // of 16
   if (n < 0) n = 0;
-  // Pairs of panels stay in the cache while the tokens go by.
   const int64_t pairs = n / (2 * kPanelRows) * (2 * kPanelRows);
   const int64_t many = a.n_tokens / kTokens * kTokens;
-  for (int64_t token = 0; token < many; token += kTokens) {
-    for (int64_t row = 0; row < pairs; row += 2 * kPanelRows)
-      dot_tile<kBits, kPanelRows, 2, kTokens>(a, row, token);
-  }
-  for (int64_t row = 0; row < n; row += kPanelRows)
-    dot_panel<kBits, kPanelRows>(a, row, row < pairs ? many : 0);
-  for (int64_t row = n; row < a.count; row += kNarrowRows) dot_panel<kBits, kNarrowRows>(a, row, 0);
+  for (int64_t token = 0; token < many; token += kTokens)
+    dot_tiles<kBits, kPanelRows, 2, kTokens>(a, 0, pairs, token);
+  dot_panels<kBits, kPanelRows>(a, 0, pairs, many);
+  dot_panels<kBits, kPanelRows>(a, pairs, n, 0);
+  dot_panels<kBits, kNarrowRows>(a, n, a.count, 0);
 }
 
 void dot(const PackedDotArgs& a) {
