@@ -167,8 +167,8 @@ void run(const Options& o) {
   std::vector<std::unique_ptr<Deltas>> all;
   for (size_t at = 0; at < o.kinds.size();) {
     const size_t end = std::min(o.kinds.find(',', at), o.kinds.size());
-    all.push_back(std::make_unique<Deltas>(runtime, o.kinds.substr(at, end - at), o.variants,
-                                           o.layers));
+    all.push_back(
+        std::make_unique<Deltas>(runtime, o.kinds.substr(at, end - at), o.variants, o.layers));
     at = end + 1;
   }
   std::vector<double> roofs, huges;
