@@ -54,22 +54,26 @@ class Roof {
   Roof(const Roof&) = delete;
   Roof& operator=(const Roof&) = delete;
 
+  /// Read twice, as the deltas are: what caches keep helps both.
   double gb_per_s() {
-    constexpr int64_t kPiece = 1 << 17;
-    const double s = seconds_of([&] {
-      pool_.parallel_for(kBytes / 8 / kPiece, 1, [&](int64_t begin, int64_t end) {
-        uint64_t sums[16] = {};
-        for (int64_t i = begin * kPiece; i < end * kPiece; i += 16) {
-          for (int64_t j = 0; j < 16; ++j) sums[j] += words_[i + j];
-        }
-        for (const uint64_t sum : sums) total_ += sum;
-      });
-    });
-    return kBytes / s / 1e9;
+    read();
+    return kBytes / seconds_of([&] { read(); }) / 1e9;
   }
 
  private:
   static constexpr int64_t kBytes = int64_t{384} << 20;
+
+  void read() {
+    constexpr int64_t kPiece = 1 << 17;
+    pool_.parallel_for(kBytes / 8 / kPiece, 1, [&](int64_t begin, int64_t end) {
+      uint64_t sums[16] = {};
+      for (int64_t i = begin * kPiece; i < end * kPiece; i += 16) {
+        for (int64_t j = 0; j < 16; ++j) sums[j] += words_[i + j];
+      }
+      for (const uint64_t sum : sums) total_ += sum;
+    });
+  }
+
   ThreadPool& pool_;
   uint64_t* words_;
   std::atomic<uint64_t> total_ = 0;

@@ -20,9 +20,11 @@ struct Unit {
   static constexpr int kVectors = kBits == 3 ? 3 : 1;
   __m512i v[kVectors];
 
+  /// kOnce: no other token will need it.
+  template <bool kOnce>
   DELTACOME_INLINE void read(const uint8_t* p) {
     for (int i = 0; i < kVectors; ++i) {
-      _mm_prefetch(p + 64 * i + kAhead, _MM_HINT_T0);
+      _mm_prefetch(p + 64 * i + kAhead, kOnce ? _MM_HINT_NTA : _MM_HINT_T0);
       v[i] = _mm512_load_si512(p + 64 * i);
       keep(v[i]);
     }
@@ -102,7 +104,8 @@ struct Tile {
     constexpr int64_t kUnits = group_units(kBits, kRows, kGroup), kBytes = unit_bytes(kBits);
     Unit<kBits> unit[R];
 #pragma GCC unroll 2
-    for (int r = 0; r < R; ++r) unit[r].read(codes[r] + (g * kUnits + u) * kBytes);
+    for (int r = 0; r < R; ++r)
+      unit[r].template read<R * T == 1>(codes[r] + (g * kUnits + u) * kBytes);
     add_step<0>(unit, g * kGroup + u * kSteps * kCols, products);
   }
 
@@ -148,8 +151,8 @@ struct Tile {
         __m512i total = products[r][t][0];
 #pragma GCC unroll 4
         for (int i = 1; i < kChains; ++i)
-          total = _mm512_add_epi32(
-              total, _mm512_srai_epi32(products[r][t][i], kInPlace ? kBits * i : 0));
+          total = _mm512_add_epi32(total,
+                                   _mm512_srai_epi32(products[r][t][i], kInPlace ? kBits * i : 0));
         float* sum = sums + 16 * (r * T + t);
         const __m512 by = _mm512_mul_ps(scale, _mm512_set1_ps(x[t]->scale[g]));
         _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), by, _mm512_load_ps(sum)));
