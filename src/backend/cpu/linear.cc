@@ -12,7 +12,7 @@ namespace {
 // Weight rows that are decoded at a time, a piece of which stays in a second-level cache.
 constexpr int64_t kDecodedRows = 32;
 constexpr int64_t kDenseScratch = (kDecodedRows + 1) * kInputBlock;  // and scales
-constexpr int64_t kExpandComponents = 128;  // decoded at a time: 64 KiB
+constexpr int64_t kExpandComponents = 128;                           // decoded at a time: 64 KiB
 
 /// y[t][y_first + i] = or += row first + i of w times x[t], i < count.
 void multiply_packed(const Kernels& kernels, const PackedRows& w, int64_t first, int64_t count,

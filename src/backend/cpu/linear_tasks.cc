@@ -36,8 +36,7 @@ int64_t output_cost(const Product& product) {
   for (const Part& part : product.parts) {
     if (part.is(Codec::kRaw))
       cost += cost_of(w.n_in(), 8 * dtype_bytes(part.tensor->raw.dtype), part.n());
-    if (part.is(Codec::kDense))
-      cost += cost_of(w.n_in(), part.tensor->format.dense.bits, part.n());
+    if (part.is(Codec::kDense)) cost += cost_of(w.n_in(), part.tensor->format.dense.bits, part.n());
   }
   return cost;
 }
