@@ -4,36 +4,15 @@
 #include <algorithm>
 
 #include "backend/cpu/cpu_memory.h"
-#include "backend/cpu/linear_parts.h"
+#include "backend/cpu/linear_tasks.h"
 
 namespace deltacome::cpu {
 namespace {
 
-// Weight rows of a task, a piece of which stays in a second-level cache. Many rows of x are read
-// once for each task, so then it is wider.
-constexpr int64_t kOutputTile = 32;
-constexpr int64_t kWideOutputTile = 128;
-constexpr int64_t kWideFromRows = 32;
-constexpr int64_t kDenseScratch = (kOutputTile + 1) * kInputBlock;  // decoded rows and scales
-constexpr int64_t kShrinkTile = 32;                                 // components of a task
-constexpr int64_t kExpandOutputs = 128;                             // outputs of a task
-// The same of vector codes. Sums of an input, half a KiB a code, are read once for each task: the
-// wider the better, as long as every thread has some.
-constexpr int64_t kFewVectorOutputs = 256, kVectorOutputs = 2048;
-constexpr int64_t kTasksOfThread = 4;
-static_assert(kFewVectorOutputs % kEntryRows == 0 && kVectorOutputs % kEntryRows == 0);
-constexpr int64_t kExpandComponents = 128;              // components decoded at a time: 64 KiB
-static_assert(kExpandOutputs % kActivationGroup == 0);  // a task has one set of column scales
-static_assert(kOutputTile % kPanelRows == 0 && kShrinkTile % kPanelRows == 0);
-
-/// A piece of work for one thread.
-struct Task {
-  const Product* product = nullptr;
-  const Part* part = nullptr;                 // null: outputs of all parts
-  const VariantTensor::Tier* tier = nullptr;  // null: outputs
-  int64_t first = 0;                          // output or component
-  int64_t count = 0;
-};
+// Weight rows that are decoded at a time, a piece of which stays in a second-level cache.
+constexpr int64_t kDecodedRows = 32;
+constexpr int64_t kDenseScratch = (kDecodedRows + 1) * kInputBlock;  // and scales
+constexpr int64_t kExpandComponents = 128;                           // decoded at a time: 64 KiB
 
 /// y[t][y_first + i] = or += row first + i of w times x[t], i < count.
 void multiply_packed(const Kernels& kernels, const PackedRows& w, int64_t first, int64_t count,
@@ -66,65 +45,20 @@ class LinearCall {
     allocate_components();
   }
 
-  void run() {
+  /// `all`: or only the deltas that come on top of other weights.
+  void run(bool all) {
     inputs_.compute();
-    std::vector<Task> first, second;
-    int64_t first_work = 0, second_work = 0;
-    for (const Product& product : products_) {
-      const int64_t tile = product.n_rows() < kWideFromRows ? kOutputTile : kWideOutputTile;
-      for (int64_t o = 0; o < product.n_out; o += tile)
-        first.push_back({&product, nullptr, nullptr, o, std::min(tile, product.n_out - o)});
-      for (const Part& part : product.parts) {
-        const int64_t n_in = product.weight.n_in();
-        first_work += part.n() * product.n_out * n_in;
-        if (part.is(Codec::kVector)) {
-          const int64_t rows = part.tensor->vector.rows(), at_once = vector_outputs();
-          second_work += (part.n() + 1) * rows * n_in;
-          for (int64_t o = 0; o < rows; o += at_once)
-            second.push_back({&product, &part, nullptr, o, std::min(at_once, rows - o)});
-        }
-        if (part.z.empty()) continue;
-        const int64_t rank = part.tensor->rank();
-        const int64_t base_rows = part.tensor->format.base_rows;
-        first_work += (part.n() + 1) * rank * n_in;
-        second_work += (part.n() + 1) * rank * base_rows;
-        for (const VariantTensor::Tier& tier : part.tensor->tiers) {
-          for (int64_t c = 0; c < tier.rank; c += kShrinkTile)
-            first.push_back({&product, &part, &tier, c, std::min(kShrinkTile, tier.rank - c)});
-        }
-        for (int64_t o = 0; o < base_rows; o += kExpandOutputs)
-          second.push_back({&product, &part, nullptr, o, std::min(kExpandOutputs, base_rows - o)});
-      }
-    }
-    run_tasks(first, first_work, [this](const Task& task) {
+    const LinearTasks tasks = make_tasks(products_, runtime_.pool.n_threads(), all);
+    run_tasks(runtime_, tasks.first, [this](const Task& task) {
       task.part == nullptr ? compute_outputs(task) : shrink(task);
     });
     quantize_components();
-    run_tasks(second, second_work, [this](const Task& task) {
+    run_tasks(runtime_, tasks.second, [this](const Task& task) {
       task.part->is(Codec::kVector) ? add_vector(*task.part, task) : expand(task);
     });
   }
 
  private:
-  /// Outputs of a task of vector codes.
-  int64_t vector_outputs() const {
-    int64_t rows = 0;
-    for (const Product& product : products_) {
-      for (const Part& part : product.parts)
-        rows += part.is(Codec::kVector) ? part.tensor->vector.rows() : 0;
-    }
-    const int64_t share = ceil_div(rows, kTasksOfThread * runtime_.pool.n_threads());
-    return std::clamp(ceil_div(share, kEntryRows) * kEntryRows, kFewVectorOutputs, kVectorOutputs);
-  }
-
-  template <class Body>
-  void run_tasks(const std::vector<Task>& tasks, int64_t work, const Body& body) {
-    const auto n = static_cast<int64_t>(tasks.size());
-    runtime_.pool.parallel_for(n, grain_of(n, work), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) body(tasks[static_cast<size_t>(i)]);
-    });
-  }
-
   void allocate_components() {
     int64_t total = 0;
     const auto each_low_rank = [this](const auto& visit) {
@@ -240,8 +174,8 @@ class LinearCall {
                              end - task.first, part.quantized, part.y.data(), task.first, true);
     }
     float* scratch = thread_scratch(kDenseScratch).data();
-    for (int64_t o = task.first; o < end; o += kOutputTile)
-      multiply_coded(part.tensor->dense, {}, o, std::min(kOutputTile, end - o), part.rows(), o,
+    for (int64_t o = task.first; o < end; o += kDecodedRows)
+      multiply_coded(part.tensor->dense, {}, o, std::min(kDecodedRows, end - o), part.rows(), o,
                      true, scratch);
   }
 
@@ -352,7 +286,12 @@ class LinearCall {
 void linear(const Runtime& runtime, const CpuVariantPlan& plan, const Tensor& x,
             std::span<const LinearTarget> targets) {
   DELTACOME_CHECK(plan.n_rows() == x.rows());
-  LinearCall(runtime, plan, x, targets).run();
+  LinearCall(runtime, plan, x, targets).run(true);
+}
+
+void add_deltas(const Runtime& runtime, const CpuVariantPlan& plan, const Tensor& x,
+                std::span<const LinearTarget> targets) {
+  LinearCall(runtime, plan, x, targets).run(false);
 }
 
 }  // namespace deltacome::cpu

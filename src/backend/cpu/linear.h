@@ -15,4 +15,9 @@ namespace deltacome::cpu {
 void linear(const Runtime& runtime, const CpuVariantPlan& plan, const Tensor& x,
             std::span<const LinearTarget> targets);
 
+/// What low-rank and vector codes add to y: linear() without the weights beside them, for
+/// benchmarks.
+void add_deltas(const Runtime& runtime, const CpuVariantPlan& plan, const Tensor& x,
+                std::span<const LinearTarget> targets);
+
 }  // namespace deltacome::cpu

@@ -32,6 +32,10 @@ DELTACOME_INLINE void keep(__m512i& v) {
 DELTACOME_INLINE void add_products(__m512i& sum, __m512i codes, __m512i x) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));
 }
+/// The same with four bytes in memory, over and over.
+DELTACOME_INLINE void add_products(__m512i& sum, __m512i codes, const int32_t& x) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(x));
+}
 DELTACOME_INLINE __mmask64 first_bytes(int64_t n) {
   return n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1;
 }

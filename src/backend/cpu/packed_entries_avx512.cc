@@ -11,6 +11,7 @@ namespace deltacome::cpu {
 namespace {
 
 constexpr int64_t kBlocks = 32;  // of rows whose sums are kept at a time
+constexpr int64_t kAhead = 4;    // blocks that codes are fetched before; measured on a Zen 5
 constexpr int64_t kPanels = kEntryRows / kPanelRows;
 constexpr int64_t kPieces = kEntryGroup / kEntryPiece;  // of a group
 
@@ -82,7 +83,7 @@ DELTACOME_INLINE void look_up_piece(const uint8_t* codes, int64_t width, int64_t
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r) {
       const uint8_t* at = codes + r * kEntryRows * kEntryPiece + j * width;
-      _mm_prefetch(at + ahead, _MM_HINT_T1);
+      _mm_prefetch(at + ahead, _MM_HINT_T0);
       __m512i c = width == kEntryRows ? load(at) : _mm512_maskz_loadu_epi8(first_bytes(width), at);
       keep(c);
       const __mmask64 upper = _mm512_movepi8_mask(c);
@@ -129,18 +130,22 @@ void look_up_blocks(const EntryDotArgs& a, int64_t row, int64_t n_blocks, int64_
     for (int64_t b = 0; b < n_blocks; ++b)
       of_group[b].low.both = of_group[b].low.odd = of_group[b].high.both = of_group[b].high.odd =
           _mm512_setzero_si512();
-    // The same rows of the next piece: what is read after this one.
-    const int64_t ahead = entry_offset(a.n_rows, 1, 0);
+    // What is read kAhead blocks after block b: of this piece, or of the next.
+    const int64_t next_piece = entry_offset(a.n_rows, 1, 0);
+    const auto ahead = [&](int64_t b) {
+      if (b + kAhead < n_blocks) return kAhead * kEntryRows * kEntryPiece;
+      return next_piece + (n_blocks > kAhead ? kAhead - n_blocks : 0) * kEntryRows * kEntryPiece;
+    };
     for (int64_t p = piece; p < piece + n; ++p) {
       const uint8_t* codes = a.codes + entry_offset(a.n_rows, p, first);
       const int8_t* tables = x.bytes + p * kEntryPiece * kEntrySumBytes;
       int64_t b = 0;
       for (; b + 2 <= n_whole; b += 2)
-        look_up_piece<2>(codes + b * kEntryRows * kEntryPiece, kEntryRows, ahead, tables,
+        look_up_piece<2>(codes + b * kEntryRows * kEntryPiece, kEntryRows, ahead(b), tables,
                          of_group + b);
       for (; b < n_blocks; ++b)
         look_up_piece<1>(codes + b * kEntryRows * kEntryPiece,
-                         b < n_whole ? kEntryRows : last_width, ahead, tables, of_group + b);
+                         b < n_whole ? kEntryRows : last_width, ahead(b), tables, of_group + b);
     }
     for (int64_t b = 0; b < n_blocks; ++b)
       add_group(of_group[b], n * kEntryPiece, x.scale[piece / kPieces], sums[b]);
