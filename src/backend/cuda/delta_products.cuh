@@ -3,7 +3,7 @@
 
 #include <cuda_fp16.h>
 
-#include "backend/cuda/delta_device.cuh"
+#include "backend/cuda/delta_stream.cuh"
 
 namespace deltacome::cuda {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "backend/cuda/delta_device.cuh"
+#include "backend/cuda/delta_stream.cuh"
 #include "backend/cuda/delta_kernels.h"
 
 namespace deltacome::cuda {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "backend/cuda/delta_device.cuh"
+#include "backend/cuda/delta_stream.cuh"
 
 namespace deltacome::cuda {
 
