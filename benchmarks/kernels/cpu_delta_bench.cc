@@ -26,7 +26,6 @@ namespace deltacome::bench {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-const std::vector<std::vector<int>> kCalls = {{0, 1, 2}, {3}, {4, 5}, {6}};  // share an input
 
 template <class Body>
 double seconds_of(const Body& body) {

@@ -35,8 +35,6 @@ using cuda::CudaVariant;
 using cuda::CudaVariantPlan;
 using cuda::f32;
 
-const std::vector<std::vector<int>> kCalls = {{0, 1, 2}, {3}, {4, 5}, {6}};  // share an input
-
 void check_cublas(cublasStatus_t status) {
   if (status != CUBLAS_STATUS_SUCCESS)
     fail(ErrorCode::kDevice, "cuBLAS: status {}", static_cast<int>(status));

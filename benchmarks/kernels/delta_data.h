@@ -18,6 +18,8 @@ struct MatrixShape {
 /// Of the layer: Llama-2-7B's, or as --hidden says, the MLP in proportion.
 inline int64_t hidden_size = 4096, inner_size = 11008;
 inline std::vector<MatrixShape> layer_matrices;
+/// Which of them are multiplied in one call: they share an input.
+inline const std::vector<std::vector<int>> kCalls = {{0, 1, 2}, {3}, {4, 5}, {6}};
 
 inline void set_hidden_size(int64_t hidden) {
   hidden_size = hidden;

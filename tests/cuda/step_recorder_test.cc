@@ -5,6 +5,7 @@
 #include <array>
 
 #include "tests/cuda/delta_test_support.h"
+#include "tests/support/gpu_test.h"
 
 namespace deltacome::cuda {
 namespace {
@@ -13,16 +14,13 @@ constexpr int64_t kHeads = 2, kHeadDim = 32, kHidden = kHeads * kHeadDim, kRows 
 constexpr int64_t kBlocks = 64;
 
 /// A layer's worth of ops on a backend: norm, a projection with deltas, rotation, cache, attention.
-class StepRecorderTest : public testing::Test {
+class StepRecorderTest : public test::GpuTest<> {
  protected:
   void SetUp() override {
-    try {
-      backend_ = create_cuda_backend();
-    } catch (const Error& error) {
-      GTEST_SKIP() << error.what();
-    }
-    stream_ = backend_->create_stream();
-    recorder_ = backend_->create_step_recorder();
+    GpuTest::SetUp();
+    if (gpu_ == nullptr) return;
+    stream_ = gpu_->create_stream();
+    recorder_ = gpu_->create_step_recorder();
     ASSERT_NE(recorder_, nullptr);
     norm_ = weight({kHidden});
     projection_ = weight({kHidden, kHidden});
@@ -31,15 +29,15 @@ class StepRecorderTest : public testing::Test {
         low_rank(kHidden, kHidden, {tier(9, 2, 3)}), low_rank(kHidden, kHidden, {tier(33, 8, 2)}),
         vector_format(kHidden, kHidden, 8, true), low_rank(kHidden, kHidden, {tier(4, 16, 16)})};
     for (const MatrixFormat& format : formats) {
-      variants_.push_back(backend_->create_variant(2));
+      variants_.push_back(gpu_->create_variant(2));
       variants_.back()->set(1, format, random_blob(rng_, format), *stream_);
     }
     const MatrixFormat norm = raw_format({kHidden}, DType::kF32);
     variants_[1]->set(0, norm, random_blob(rng_, norm), *stream_);
-    x_ = backend_->allocate(DType::kF32, {kRows, kHidden});
-    out_ = backend_->allocate(DType::kF32, {kRows, kHidden});
+    x_ = gpu_->allocate(DType::kF32, {kRows, kHidden});
+    out_ = gpu_->allocate(DType::kF32, {kRows, kHidden});
     for (Tensor* cache : {&keys_, &values_}) {
-      *cache = backend_->allocate(DType::kF32, {kBlocks, kKvBlock, kHidden});
+      *cache = gpu_->allocate(DType::kF32, {kBlocks, kKvBlock, kHidden});
       upload(*cache, random_floats(rng_, cache->size()));
     }
     for (int32_t i = 0; i < kBlocks; ++i) blocks_.push_back((7 * i + 3) % kBlocks);
@@ -47,32 +45,31 @@ class StepRecorderTest : public testing::Test {
 
   Tensor weight(Shape shape) {
     const int64_t n = element_count(shape);
-    return backend_->import_weight(
-        host_tensor(DType::kF32, std::move(shape), random_floats(rng_, n)));
+    return gpu_->import_weight(host_tensor(DType::kF32, std::move(shape), random_floats(rng_, n)));
   }
   void upload(const Tensor& to, const std::vector<float>& values) {
-    backend_->upload(*stream_, std::as_bytes(std::span(values)), to);
+    gpu_->upload(*stream_, std::as_bytes(std::span(values)), to);
   }
   std::vector<float> result() {
     std::vector<float> values(static_cast<size_t>(out_.size()));
-    backend_->download(*stream_, out_, std::as_writable_bytes(std::span(values)));
+    gpu_->download(*stream_, out_, std::as_writable_bytes(std::span(values)));
     return values;
   }
 
   void ops(const VariantPlan& variants, const AttentionPlan& attention) {
-    const Tensor normed = backend_->allocate(DType::kF32, {kRows, kHidden});
-    const Tensor q = backend_->allocate(DType::kF32, {kRows, kHidden});
-    backend_->rms_norm(*stream_, variants, 0, x_, norm_, 1e-5, normed);
+    const Tensor normed = gpu_->allocate(DType::kF32, {kRows, kHidden});
+    const Tensor q = gpu_->allocate(DType::kF32, {kRows, kHidden});
+    gpu_->rms_norm(*stream_, variants, 0, x_, norm_, 1e-5, normed);
     LinearTarget target;
     target.slot = 1;
     target.weight = projection_;
     target.y = q;
-    backend_->linear(*stream_, variants, normed, {&target, 1});
-    backend_->rope(*stream_, attention, q, inv_freq_);
-    backend_->store_kv(*stream_, attention, q, normed, keys_, values_);
+    gpu_->linear(*stream_, variants, normed, {&target, 1});
+    gpu_->rope(*stream_, attention, q, inv_freq_);
+    gpu_->store_kv(*stream_, attention, q, normed, keys_, values_);
     const AttentionShape shape{
         .n_heads = kHeads, .n_kv_heads = kHeads, .head_dim = kHeadDim, .window = 0};
-    backend_->attention(*stream_, attention, shape, q, keys_, values_, out_);
+    gpu_->attention(*stream_, attention, shape, q, keys_, values_, out_);
   }
 
   /// A step of rows of these variants (-1 = base), each after so many tokens; recorded and not.
@@ -90,8 +87,8 @@ class StepRecorderTest : public testing::Test {
     const StepRecorder::Plans plans = recorder_->begin(*stream_, key, segments, chunks);
     recorder_->run(*stream_, [&] { ops(plans.variants, plans.attention); });
     const std::vector<float> got = result();
-    const auto variants = backend_->plan_variants(segments);
-    const auto attention = backend_->plan_attention(chunks);
+    const auto variants = gpu_->plan_variants(segments);
+    const auto attention = gpu_->plan_attention(chunks);
     ops(*variants, *attention);
     const std::vector<float> want = result();
     // Parts of a delta are added in any order: a few roundings of numbers of about this size.
@@ -106,7 +103,6 @@ class StepRecorderTest : public testing::Test {
   }
 
   Rng rng_{7};
-  std::unique_ptr<Backend> backend_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<StepRecorder> recorder_;
   std::vector<std::shared_ptr<DeviceVariant>> variants_;
@@ -162,7 +158,7 @@ TEST_F(StepRecorderTest, VariantsGoAndCome) {
   variants_[2].reset();
   EXPECT_TRUE(gone.expired());
   const MatrixFormat format = vector_format(kHidden, kHidden, 8, false);
-  variants_[2] = backend_->create_variant(2);
+  variants_[2] = gpu_->create_variant(2);
   variants_[2]->set(1, format, random_blob(rng_, format), *stream_);
   stream_->synchronize();
   check({0, 1, 2}, {4, 21, 8});
@@ -174,13 +170,13 @@ TEST_F(StepRecorderTest, WorkspaceOfAGraphIsItsOwn) {
   std::vector<Tensor> others;
   const std::vector<float> marks(static_cast<size_t>(kRows * kHidden), 5.0f);
   for (int i = 0; i < 12; ++i) {
-    others.push_back(backend_->allocate(DType::kF32, {kRows, kHidden}));
+    others.push_back(gpu_->allocate(DType::kF32, {kRows, kHidden}));
     upload(others.back(), marks);
   }
   check({0, 1, 0}, {4, 21, 8});
   for (const Tensor& other : others) {
     std::vector<float> values(marks.size());
-    backend_->download(*stream_, other, std::as_writable_bytes(std::span(values)));
+    gpu_->download(*stream_, other, std::as_writable_bytes(std::span(values)));
     EXPECT_EQ(values, marks);
   }
 }

@@ -4,33 +4,28 @@
 #include <cmath>
 #include <numeric>
 
-#include "backend/backend.h"
+#include "tests/support/gpu_test.h"
 
 namespace deltacome {
 namespace {
 
-class CudaBackendTest : public testing::Test {
+class CudaBackendTest : public test::GpuTest<> {
  protected:
   void SetUp() override {
-    try {
-      backend_ = create_cuda_backend();
-    } catch (const Error& error) {
-      GTEST_SKIP() << error.what();
-    }
-    stream_ = backend_->create_stream();
+    GpuTest::SetUp();
+    if (gpu_ != nullptr) stream_ = gpu_->create_stream();
   }
   Tensor put(const std::vector<float>& values) {
-    const Tensor tensor = backend_->allocate(DType::kF32, {static_cast<int64_t>(values.size())});
-    backend_->upload(*stream_, std::as_bytes(std::span(values)), tensor);
+    const Tensor tensor = gpu_->allocate(DType::kF32, {static_cast<int64_t>(values.size())});
+    gpu_->upload(*stream_, std::as_bytes(std::span(values)), tensor);
     stream_->synchronize();
     return tensor;
   }
   std::vector<float> get(const Tensor& tensor) {
     std::vector<float> values(static_cast<size_t>(tensor.size()));
-    backend_->download(*stream_, tensor, std::as_writable_bytes(std::span(values)));
+    gpu_->download(*stream_, tensor, std::as_writable_bytes(std::span(values)));
     return values;
   }
-  std::unique_ptr<Backend> backend_;
   std::unique_ptr<Stream> stream_;
 };
 
@@ -42,10 +37,10 @@ TEST_F(CudaBackendTest, ElementwiseOpsMatchTheHostAtOddSizes) {
       y[i] = std::cos(static_cast<float>(i));
     }
     const Tensor a = put(x), b = put(y);
-    backend_->add(*stream_, a, b);
+    gpu_->add(*stream_, a, b);
     const std::vector<float> sum = get(b);
     for (size_t i = 0; i < n; ++i) ASSERT_EQ(sum[i], x[i] + y[i]) << i;
-    backend_->silu_mul(*stream_, a, b, a);
+    gpu_->silu_mul(*stream_, a, b, a);
     const std::vector<float> product = get(a);
     for (size_t i = 0; i < n; ++i) {
       const double want = x[i] / (1 + std::exp(-static_cast<double>(x[i]))) * sum[i];
@@ -58,7 +53,7 @@ TEST_F(CudaBackendTest, ImportedWeightsKeepTheirBytes) {
   std::vector<float> values(1u << 22);
   std::iota(values.begin(), values.end(), 0.0f);
   const auto n = static_cast<int64_t>(values.size());
-  const Tensor weight = backend_->import_weight(HostTensor::of(DType::kF32, {n}, values));
+  const Tensor weight = gpu_->import_weight(HostTensor::of(DType::kF32, {n}, values));
   EXPECT_EQ(get(weight), values);
 }
 
@@ -71,9 +66,9 @@ TEST_F(CudaBackendTest, GatherRowsCopiesTheNamedRows) {
   std::vector<float> x(6 * 5);
   std::iota(x.begin(), x.end(), 0.0f);
   const Tensor from = put(x).reshaped({6, 5});
-  const Tensor to = backend_->allocate(DType::kF32, {3, 5});
+  const Tensor to = gpu_->allocate(DType::kF32, {3, 5});
   const std::vector<int32_t> rows{5, 0, 5};
-  backend_->gather_rows(*stream_, from, rows, to);
+  gpu_->gather_rows(*stream_, from, rows, to);
   const std::vector<float> got = get(to);
   for (size_t i = 0; i < got.size(); ++i) {
     EXPECT_EQ(got[i], x[static_cast<size_t>(rows[i / 5]) * 5 + i % 5]);

@@ -178,10 +178,14 @@ struct GroupStream {
   int slot = 0, slot_ahead = 0;
   uint64_t policy;
 
+  /// Where in a warp's kShared its segments are.
+  __device__ static HeldSegments<Segment> segments_in(uint4* shared, const Work<Segment>& list) {
+    return {reinterpret_cast<char*>(shared + kStages * kSlot), list.items};
+  }
   /// Units [begin, end) of the list, of which the first is of `item`. shared: kShared.
   __device__ void start(const Work<Segment>& list, int item, int begin, int end, uint4* shared) {
     ring = shared;
-    segments = {reinterpret_cast<char*>(shared + kStages * kSlot), list.items};
+    segments = segments_in(shared, list);
     policy = cache_policy<kReadOnce>();
     now.enter(segments.bring(item), item, begin - list.starts[item]);
     ahead.enter(now);

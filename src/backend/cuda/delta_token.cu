@@ -220,7 +220,8 @@ __device__ void multiply_block(const DeltaBuffers& buffers, Stream& stream, Wind
 /// Grid: any, block (32 * kWarps), shared memory of 16 * kShared.
 template <bool kExpand>
 struct TokenStream {
-  using Window = cuda::Window<kExpand ? 16 : kRun>;
+  static constexpr int kWindow = kExpand ? 16 : kRun;
+  using Window = cuda::Window<kWindow>;
   using Segment = typename ListOf<kExpand>::Segment;
   using Type = GroupStream<Segment, kStages, true, true, kExpand ? 0 : kRun>;
   static constexpr int kWindowSize = static_cast<int>(sizeof(Window) / 16);
@@ -237,7 +238,7 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   using Segment = typename Use::Segment;
   using Window = typename Use::Window;
   extern __shared__ uint4 shared[];
-  __shared__ Held<kExpand ? 16 : kRun> first;  // what the first warp begins with
+  __shared__ Held<Use::kWindow> first;  // what the first warp begins with
   const WorkList<Segment>& where = ListOf<kExpand>::of(call);
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   uint4* own_shared = shared + warp * Use::kWarpShared;
@@ -261,25 +262,23 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   }
   auto& window = *reinterpret_cast<Window*>(own_shared + stream.kShared);
   auto& of_all = *reinterpret_cast<Window*>(shared + kWarps * Use::kWarpShared);
-  Held<kExpand ? 16 : kRun> held;
+  Held<Use::kWindow> held;
   if (many && threadIdx.x == 0) {
-    constexpr int kWindow = kExpand ? 16 : kRun;
     const auto& now = stream.now;
     first.window = &of_all;
     first.item = now.item;
-    first.begin = now.first + (now.group - now.first) / kWindow * kWindow;
-    first.end = min(now.end, first.begin + kWindow);
+    first.begin = now.first + (now.group - now.first) / Use::kWindow * Use::kWindow;
+    first.end = min(now.end, first.begin + Use::kWindow);
   }
   if (!buffers.x_is_there) wait_for_inputs();
   if (many) {
     __syncthreads();
     held = first;
-    const auto* segment = reinterpret_cast<const Segment*>(  // of the first warp
-        reinterpret_cast<const char*>(shared + kStages * stream.kSlot) +
-        held.item % kHeldSegments * HeldSegments<Segment>::kBytes);
+    const Segment& segment =
+        *Use::Type::segments_in(shared, list).at(held.item);  // of the first warp
     const int each = (held.end - held.begin + kWarps - 1) / kWarps;
     const int from = held.begin + warp * each;
-    fill<kExpand>(buffers, *segment, from, min(held.end, from + each), held.begin, of_all);
+    fill<kExpand>(buffers, segment, from, min(held.end, from + each), held.begin, of_all);
     __syncthreads();
   }
   while (stream.left > 0) multiply_block<kExpand>(buffers, stream, window, held);
