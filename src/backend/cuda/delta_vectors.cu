@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "backend/cuda/delta_stream.cuh"
 #include "backend/cuda/delta_kernels.h"
+#include "backend/cuda/delta_stream.cuh"
 
 namespace deltacome::cuda {
 namespace {
